@@ -1,0 +1,197 @@
+//! Names of things: each id is its own type, so that two cannot be exchanged by mistake.
+
+use std::{borrow::Borrow, fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// The longest id accepted, in bytes. Ids become keys in databases and parts of headers.
+pub const ID_BYTES_MAX: usize = 200;
+
+/// Why a text is not an id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdError {
+    /// The text has no characters.
+    #[error("{kind} is empty")]
+    Empty {
+        /// Which id.
+        kind: &'static str,
+    },
+    /// The text is longer than [`ID_BYTES_MAX`].
+    #[error("{kind} has {bytes} bytes, more than the {ID_BYTES_MAX} allowed")]
+    TooLong {
+        /// Which id.
+        kind: &'static str,
+        /// Its length.
+        bytes: usize,
+    },
+    /// The text has a control character.
+    #[error("{kind} has a control character")]
+    Control {
+        /// Which id.
+        kind: &'static str,
+    },
+}
+
+fn check(kind: &'static str, text: &str) -> Result<(), IdError> {
+    if text.is_empty() {
+        return Err(IdError::Empty { kind });
+    }
+    if text.len() > ID_BYTES_MAX {
+        return Err(IdError::TooLong {
+            kind,
+            bytes: text.len(),
+        });
+    }
+    if text.chars().any(char::is_control) {
+        return Err(IdError::Control { kind });
+    }
+    Ok(())
+}
+
+macro_rules! id_type {
+    ($(#[$doc:meta])* $name:ident, $kind:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Checks and takes an id: 1 to [`ID_BYTES_MAX`] bytes without control characters.
+            pub fn new(text: impl Into<Arc<str>>) -> Result<Self, IdError> {
+                let text = text.into();
+                check($kind, &text)?;
+                Ok(Self(text))
+            }
+
+            /// The id as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = IdError;
+            fn try_from(text: String) -> Result<Self, IdError> {
+                Self::new(text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> String {
+                id.0.to_string()
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", &self.0)
+            }
+        }
+    };
+}
+
+id_type!(
+    /// One execution of a workflow (`execution_id` and `runId` on the wire). Time-ordered where
+    /// Leveret makes it (UUID v7), any text where a client brings it.
+    RunId,
+    "run id"
+);
+id_type!(
+    /// The name of a workflow; its versions share it.
+    WorkflowId,
+    "workflow id"
+);
+id_type!(
+    /// The name of a node within its workflow.
+    NodeId,
+    "node id"
+);
+
+/// Where a step stands in loops and batches: empty, `each[17]`, `loop#2`, nested by `/`.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Scope(Arc<str>);
+
+impl Scope {
+    /// The scope outside every loop and batch.
+    pub fn root() -> Scope {
+        Scope::default()
+    }
+
+    /// Takes a stored or received scope as it is.
+    pub fn new(text: impl Into<Arc<str>>) -> Scope {
+        Scope(text.into())
+    }
+
+    /// The scope as text; empty for the root.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &self.0)
+    }
+}
+
+/// The identity of a step: what is recorded at most once.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StepKey {
+    /// The run.
+    pub run_id: RunId,
+    /// The node of the run's workflow.
+    pub node_id: NodeId,
+    /// Where in loops and batches.
+    pub scope: Scope,
+}
+
+impl StepKey {
+    /// The key that an outside system can use to recognise a repeated attempt: `run_id/node_id/scope`.
+    pub fn idempotency_key(&self) -> String {
+        let StepKey {
+            run_id,
+            node_id,
+            scope,
+        } = self;
+        format!("{run_id}/{node_id}/{}", scope.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_cannot_be_a_key() {
+        assert_eq!(RunId::new(""), Err(IdError::Empty { kind: "run id" }));
+        assert_eq!(
+            NodeId::new("a\nb"),
+            Err(IdError::Control { kind: "node id" })
+        );
+        assert!(matches!(
+            WorkflowId::new("x".repeat(201)),
+            Err(IdError::TooLong { bytes: 201, .. })
+        ));
+        assert_eq!(RunId::new("ex1").unwrap().as_str(), "ex1");
+    }
+}

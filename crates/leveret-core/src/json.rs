@@ -1,0 +1,151 @@
+//! JSON that is cheap to hand on: text and parsed value of one document, each made at most once.
+
+use std::{
+    fmt,
+    sync::{Arc, LazyLock, OnceLock},
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Value, value::RawValue};
+
+/// An immutable JSON document.
+///
+/// A clone shares the document. A document that came as text is parsed only if somebody looks inside, and one
+/// that came as a value is printed only if somebody stores or sends it: a step that hands its input on costs neither.
+#[derive(Clone)]
+pub struct Json(Arc<Document>);
+
+struct Document {
+    text: OnceLock<Box<RawValue>>,
+    value: OnceLock<Value>,
+}
+
+static NULL: LazyLock<Json> = LazyLock::new(|| Json::from_value(Value::Null));
+
+impl Json {
+    /// The document `null`.
+    pub fn null() -> Json {
+        NULL.clone()
+    }
+
+    /// A document from a value.
+    pub fn from_value(value: Value) -> Json {
+        Json(Arc::new(Document {
+            text: OnceLock::new(),
+            value: OnceLock::from(value),
+        }))
+    }
+
+    /// A document from its text, which is checked to be JSON and nothing else.
+    pub fn from_text(text: String) -> Result<Json, serde_json::Error> {
+        Ok(Self::from_raw(RawValue::from_string(text)?))
+    }
+
+    fn from_raw(raw: Box<RawValue>) -> Json {
+        Json(Arc::new(Document {
+            text: OnceLock::from(raw),
+            value: OnceLock::new(),
+        }))
+    }
+
+    /// The document as text.
+    pub fn text(&self) -> &str {
+        self.raw().get()
+    }
+
+    fn raw(&self) -> &RawValue {
+        self.0.text.get_or_init(|| {
+            let value = self
+                .0
+                .value
+                .get()
+                .expect("a document has a text or a value");
+            serde_json::value::to_raw_value(value).expect("a JSON value prints")
+        })
+    }
+
+    /// The document as a value.
+    ///
+    /// The text was checked when it came in, so that parsing it here can only fail on a number that no
+    /// `serde_json` number holds; such a document reads as null.
+    pub fn value(&self) -> &Value {
+        self.0.value.get_or_init(|| {
+            let text = self.0.text.get().expect("a document has a text or a value");
+            serde_json::from_str(text.get()).unwrap_or(Value::Null)
+        })
+    }
+
+    /// Whether the document is `null`.
+    pub fn is_null(&self) -> bool {
+        match self.0.value.get() {
+            Some(value) => value.is_null(),
+            None => self.text() == "null",
+        }
+    }
+}
+
+impl Default for Json {
+    fn default() -> Json {
+        Json::null()
+    }
+}
+
+impl From<Value> for Json {
+    fn from(value: Value) -> Json {
+        Json::from_value(value)
+    }
+}
+
+impl PartialEq for Json {
+    fn eq(&self, other: &Json) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.value() == other.value()
+    }
+}
+
+impl fmt::Debug for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+impl Serialize for Json {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.raw().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Json, D::Error> {
+        Box::<RawValue>::deserialize(deserializer).map(Json::from_raw)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn keeps_text_and_value_in_step() {
+        let document = Json::from_text(r#"{"a": [1, 2]}"#.to_owned()).unwrap();
+        assert_eq!(document.value(), &json!({"a": [1, 2]}));
+        assert_eq!(document.text(), r#"{"a": [1, 2]}"#);
+        assert_eq!(document, Json::from(json!({"a": [1, 2]})));
+        assert!(Json::null().is_null());
+        assert!(Json::from_text("{".to_owned()).is_err());
+    }
+
+    #[test]
+    fn nests_in_other_documents_unparsed() {
+        #[derive(Serialize, Deserialize)]
+        struct Outer {
+            inner: Json,
+        }
+        let outer: Outer = serde_json::from_str(r#"{"inner":{"b":true}}"#).unwrap();
+        assert_eq!(
+            serde_json::to_string(&outer).unwrap(),
+            r#"{"inner":{"b":true}}"#
+        );
+    }
+}

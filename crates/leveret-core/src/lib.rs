@@ -1,0 +1,8 @@
+//! The pure half of Leveret.
+//!
+//! The workflow model, its validation, expressions, the decider and retry policy. Nothing here is
+//! async, does I/O, reads a clock, draws randomness or logs: time and randomness are arguments.
+
+pub mod ids;
+pub mod json;
+pub mod time;

@@ -1,0 +1,3 @@
+//! Leveret: message-driven backends, embedded or across machines.
+
+pub mod broker;
