@@ -3,6 +3,9 @@
 //! The workflow model, its validation, expressions, the decider and retry policy. Nothing here is
 //! async, does I/O, reads a clock, draws randomness or logs: time and randomness are arguments.
 
+pub mod decide;
+pub mod graph;
 pub mod ids;
 pub mod json;
+pub mod retry;
 pub mod time;
