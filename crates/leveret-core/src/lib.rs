@@ -3,6 +3,10 @@
 //! The workflow model, its validation, expressions, the decider and retry policy. Nothing here is
 //! async, does I/O, reads a clock, draws randomness or logs: time and randomness are arguments.
 
+pub mod expr;
 pub mod ids;
 pub mod json;
+mod suggest;
+pub mod template;
 pub mod time;
+pub mod workflow;
