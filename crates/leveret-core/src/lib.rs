@@ -6,6 +6,8 @@
 pub mod expr;
 pub mod ids;
 pub mod json;
+pub mod mermaid;
+pub mod parse;
 mod suggest;
 pub mod template;
 pub mod time;

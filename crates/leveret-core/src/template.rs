@@ -129,7 +129,8 @@ impl Compiler<'_> {
             Value::Array(elements) => {
                 let keyed = elements.iter().enumerate();
                 let parts = self.parts(keyed.map(|(at, element)| (at.to_string(), element)))?;
-                Ok(parts.map(|parts| Part::Array(parts.into_iter().map(|(_, part)| part).collect())))
+                Ok(parts
+                    .map(|parts| Part::Array(parts.into_iter().map(|(_, part)| part).collect())))
             }
             Value::Object(entries) => {
                 let parts = self.parts(entries.iter().map(|(key, value)| (key.clone(), value)))?;

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, cell::Cell, cmp::Ordering, collections::BTreeMap, rc::Rc};
 
 use super::{
-    EvalErrorKind, EvalScope, WORK_MAX, Values, functions,
+    EvalErrorKind, EvalScope, Values, WORK_MAX, functions,
     resolve::{Fold, FoldKind, Span, Term},
     syntax::Operator,
     value::{self, Data},
@@ -86,7 +86,8 @@ impl<'v> Evaluation<'v> {
             Term::Local(slot) => self.local(*slot),
             Term::Select(of, field, span) => {
                 let of = self.term(of)?;
-                of.field(field).ok_or_else(|| self.no_field(&of, field, *span))
+                of.field(field)
+                    .ok_or_else(|| self.no_field(&of, field, *span))
             }
             Term::Index(of, index, span) => {
                 let of = self.term(of)?;
@@ -208,9 +209,9 @@ impl<'v> Evaluation<'v> {
                     let message = format!("index {at} is outside of the list's {len} elements");
                     self.at(span, EvalErrorKind::Missing, &message)
                 }),
-            (None, Data::Text(field)) => {
-                of.field(field).ok_or_else(|| self.no_field(of, field, span))
-            }
+            (None, Data::Text(field)) => of
+                .field(field)
+                .ok_or_else(|| self.no_field(of, field, span)),
             _ => {
                 let message = format!("cannot index {} with {}", of.type_name(), index.type_name());
                 Err(self.at(span, EvalErrorKind::Type, &message))
@@ -489,7 +490,11 @@ impl<'v> Evaluation<'v> {
         span: Span,
     ) -> Failure {
         let (left, sign, right) = (left.type_name(), operator.sign(), right.type_name());
-        self.at(span, EvalErrorKind::Type, &format!("there is no {left} {sign} {right}"))
+        self.at(
+            span,
+            EvalErrorKind::Type,
+            &format!("there is no {left} {sign} {right}"),
+        )
     }
 
     fn no_field(&self, of: &Data<'_>, field: &str, span: Span) -> Failure {

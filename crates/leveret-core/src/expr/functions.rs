@@ -94,7 +94,15 @@ pub(super) fn find(name: &str, is_method: bool, arguments: usize) -> Result<Func
     let Some((_, style, least, most, function)) =
         FUNCTIONS.iter().find(|(known, ..)| *known == name)
     else {
-        let macros = ["has", "all", "exists", "exists_one", "map", "filter", "secret"];
+        let macros = [
+            "has",
+            "all",
+            "exists",
+            "exists_one",
+            "map",
+            "filter",
+            "secret",
+        ];
         let known = FUNCTIONS.iter().map(|(known, ..)| *known).chain(macros);
         return Err(Problem {
             message: format!("there is no function `{name}`"),
@@ -221,7 +229,10 @@ fn double<'v>(of: &Data<'v>) -> Outcome<Data<'v>> {
         Data::Int(value) => Ok(Data::Double(*value as f64)),
         Data::Double(value) => Ok(Data::Double(*value)),
         Data::Text(text) => text.parse().map(Data::Double).map_err(|_| {
-            Failure::new(EvalErrorKind::Arithmetic, "`double` takes text that is a number")
+            Failure::new(
+                EvalErrorKind::Arithmetic,
+                "`double` takes text that is a number",
+            )
         }),
         other => Err(wrong("double", other)),
     }
@@ -253,7 +264,10 @@ fn extreme<'v>(
     };
     let mut elements = elements.into_iter();
     let mut best = elements.next().ok_or_else(|| {
-        Failure::new(EvalErrorKind::Missing, "an empty list has no least or greatest element")
+        Failure::new(
+            EvalErrorKind::Missing,
+            "an empty list has no least or greatest element",
+        )
     })?;
     if !matches!(best, Data::Int(_) | Data::Double(_)) {
         return Err(wrong("min or max", &best));
@@ -344,12 +358,17 @@ fn replace<'v>(text: &str, from: &str, to: &str, work: &Work) -> Outcome<Data<'v
 fn substring<'v>(text: &str, start: &Data<'_>, end: Option<&Data<'_>>) -> Outcome<Data<'v>> {
     let position = |data: &Data<'_>| match data {
         Data::Int(at) => usize::try_from(*at).map_err(|_| {
-            Failure::new(EvalErrorKind::Missing, "`substring` takes positions within the text")
+            Failure::new(
+                EvalErrorKind::Missing,
+                "`substring` takes positions within the text",
+            )
         }),
         other => Err(wrong("substring", other)),
     };
     let start = position(start)?;
     let end = end.map_or(Ok(usize::MAX), position)?;
     let count = end.saturating_sub(start);
-    Ok(Data::text(text.chars().skip(start).take(count).collect::<String>()))
+    Ok(Data::text(
+        text.chars().skip(start).take(count).collect::<String>(),
+    ))
 }

@@ -70,7 +70,8 @@ fn token(source: &str, at: usize, first: char) -> Result<(Kind, usize), Expressi
     if raw_string {
         return raw_text(source, at + 1);
     }
-    if first.is_ascii_digit() || (first == '.' && rest[1..].starts_with(|c: char| c.is_ascii_digit()))
+    if first.is_ascii_digit()
+        || (first == '.' && rest[1..].starts_with(|c: char| c.is_ascii_digit()))
     {
         return number(source, at);
     }
@@ -78,9 +79,7 @@ fn token(source: &str, at: usize, first: char) -> Result<(Kind, usize), Expressi
         return text(source, at);
     }
     if is_name_start(first) {
-        let len = rest
-            .find(|c: char| !is_name_part(c))
-            .unwrap_or(rest.len());
+        let len = rest.find(|c: char| !is_name_part(c)).unwrap_or(rest.len());
         return Ok((Kind::Name(rest[..len].to_owned()), at + len));
     }
     match SIGNS.iter().find(|sign| rest.starts_with(**sign)) {
@@ -140,7 +139,12 @@ fn number(source: &str, at: usize) -> Result<(Kind, usize), ExpressionError> {
 }
 
 /// A whole number, with CEL's optional `u` behind it.
-fn whole(source: &str, at: usize, len: usize, value: u64) -> Result<(Kind, usize), ExpressionError> {
+fn whole(
+    source: &str,
+    at: usize,
+    len: usize,
+    value: u64,
+) -> Result<(Kind, usize), ExpressionError> {
     let mut end = at + len;
     if source[end..].starts_with(['u', 'U']) {
         end += 1;

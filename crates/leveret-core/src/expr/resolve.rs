@@ -235,9 +235,11 @@ impl Resolver<'_> {
             return error.help("a secret is read by `secret(\"NAME\")`");
         }
         let rest = &self.source[offset..];
-        let dashed = self.names.node_ids.iter().find(|id| {
-            id.contains('-') && rest.starts_with(&***id) && id.len() > name.len()
-        });
+        let dashed = self
+            .names
+            .node_ids
+            .iter()
+            .find(|id| id.contains('-') && rest.starts_with(&***id) && id.len() > name.len());
         if let Some(id) = dashed {
             return error.help(format!("write `nodes[\"{id}\"].output`"));
         }
@@ -324,10 +326,8 @@ impl Resolver<'_> {
     }
 
     fn unknown_node(&self, id: &str, after: usize) -> ExpressionError {
-        let error = ExpressionError::new(
-            self.name_after(after),
-            format!("there is no node `{id}`"),
-        );
+        let error =
+            ExpressionError::new(self.name_after(after), format!("there is no node `{id}`"));
         match suggest::nearest(id, self.names.node_ids.iter().map(|id| &**id)) {
             Some(near) => error.help(format!("did you mean `{near}`?")),
             None => error,
@@ -369,7 +369,9 @@ impl Resolver<'_> {
         mut arguments: Vec<Tree>,
         span: Span,
     ) -> Outcome<Term> {
-        let offset = of.as_ref().map_or(span.start as usize, |of| self.name_after(of.end));
+        let offset = of
+            .as_ref()
+            .map_or(span.start as usize, |of| self.name_after(of.end));
         match of {
             None if name == "secret" => self.secret(arguments, offset),
             None if name == "has" => self.has(arguments, offset),
@@ -426,13 +428,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn fold(
-        &mut self,
-        name: &str,
-        of: Tree,
-        arguments: Vec<Tree>,
-        span: Span,
-    ) -> Outcome<Term> {
+    fn fold(&mut self, name: &str, of: Tree, arguments: Vec<Tree>, span: Span) -> Outcome<Term> {
         let kind = FoldKind::named(name, arguments.len()).expect("checked by the caller");
         let range = self.term(of)?;
         let mut arguments = arguments.into_iter();

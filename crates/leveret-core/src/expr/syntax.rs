@@ -81,8 +81,24 @@ const PRECEDENCE_PRODUCT: u8 = 5;
 
 /// Words that CEL keeps for itself.
 const RESERVED: [&str; 18] = [
-    "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop",
-    "package", "namespace", "return", "var", "void", "while", "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
+    "in",
 ];
 
 /// Parses a whole text as one expression.
@@ -162,10 +178,7 @@ impl Parser {
             Kind::Text(_) => "found a text".to_owned(),
             Kind::Int(_) | Kind::Double(_) => "found a number".to_owned(),
         };
-        let error = ExpressionError::new(
-            self.start(),
-            format!("expected {wanted}, but {found}"),
-        );
+        let error = ExpressionError::new(self.start(), format!("expected {wanted}, but {found}"));
         match self.peek() {
             Kind::Sign("=") => error.help("equality is written `==`"),
             Kind::Sign("&") => error.help("`and` is written `&&`"),
@@ -253,7 +266,9 @@ impl Parser {
             };
             // A chain of `&&` or `||` is one level, however long.
             let heights = match &shape {
-                Shape::And(terms) | Shape::Or(terms) if terms.len() > 2 => [heights[0] - 1, heights[1]],
+                Shape::And(terms) | Shape::Or(terms) if terms.len() > 2 => {
+                    [heights[0] - 1, heights[1]]
+                }
                 _ => heights,
             };
             left = self.tree(start, shape, heights)?;

@@ -122,7 +122,10 @@ impl<'v> Data<'v> {
             Data::Bool(value) => Ok(*value),
             other => Err(Failure::new(
                 EvalErrorKind::Type,
-                format!("a condition must be true or false, not {}", other.type_name()),
+                format!(
+                    "a condition must be true or false, not {}",
+                    other.type_name()
+                ),
             )),
         }
     }
@@ -149,7 +152,10 @@ impl<'v> Data<'v> {
             }
             Data::List(elements) => {
                 work.charge(elements.len())?;
-                let elements = elements.iter().cloned().map(|element| element.into_json(work));
+                let elements = elements
+                    .iter()
+                    .cloned()
+                    .map(|element| element.into_json(work));
                 Ok(Value::Array(elements.collect::<Result<_, _>>()?))
             }
             Data::Map(entries) => {
@@ -157,7 +163,9 @@ impl<'v> Data<'v> {
                 let entries = entries
                     .iter()
                     .map(|(key, value)| Ok((key.clone(), value.clone().into_json(work)?)));
-                Ok(Value::Object(entries.collect::<Result<Map<_, _>, Failure>>()?))
+                Ok(Value::Object(
+                    entries.collect::<Result<Map<_, _>, Failure>>()?,
+                ))
             }
         }
     }
@@ -167,9 +175,9 @@ fn int_to_json(value: i128) -> Result<Value, Failure> {
     if let Ok(value) = i64::try_from(value) {
         return Ok(Value::from(value));
     }
-    u64::try_from(value).map(Value::from).map_err(|_| {
-        Failure::new(EvalErrorKind::Arithmetic, "a whole number is out of range")
-    })
+    u64::try_from(value)
+        .map(Value::from)
+        .map_err(|_| Failure::new(EvalErrorKind::Arithmetic, "a whole number is out of range"))
 }
 
 /// Charges for a deep copy of a value before it is made.
@@ -177,7 +185,9 @@ fn charge_copy(value: &Value, work: &Work) -> Result<(), Failure> {
     match value {
         Value::Array(elements) => {
             work.charge(elements.len())?;
-            elements.iter().try_for_each(|element| charge_copy(element, work))
+            elements
+                .iter()
+                .try_for_each(|element| charge_copy(element, work))
         }
         Value::Object(entries) => {
             work.charge(entries.len())?;
