@@ -1,0 +1,374 @@
+//! The functions of expressions.
+
+use super::{
+    EvalErrorKind, ExpressionError,
+    eval::{Failure, Outcome, Work},
+    value::{self, Data},
+};
+use crate::suggest;
+
+/// A function, found by name and number of arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Function {
+    Size,
+    Type,
+    String,
+    Int,
+    Double,
+    Bool,
+    Min,
+    Max,
+    Abs,
+    Floor,
+    Ceil,
+    Round,
+    Contains,
+    StartsWith,
+    EndsWith,
+    IndexOf,
+    LowerAscii,
+    UpperAscii,
+    Trim,
+    Replace,
+    Split,
+    Substring,
+    Join,
+}
+
+/// How a function is called.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Style {
+    /// `f(a)`.
+    Plain,
+    /// `a.f()`.
+    Method,
+    /// Either.
+    Both,
+}
+
+/// Every function with its name, how it is called, and its least and most arguments, what it is called on included.
+const FUNCTIONS: [(&str, Style, usize, usize, Function); 23] = [
+    ("size", Style::Both, 1, 1, Function::Size),
+    ("type", Style::Plain, 1, 1, Function::Type),
+    ("string", Style::Plain, 1, 1, Function::String),
+    ("int", Style::Plain, 1, 1, Function::Int),
+    ("double", Style::Plain, 1, 1, Function::Double),
+    ("bool", Style::Plain, 1, 1, Function::Bool),
+    ("min", Style::Plain, 1, 16, Function::Min),
+    ("max", Style::Plain, 1, 16, Function::Max),
+    ("abs", Style::Plain, 1, 1, Function::Abs),
+    ("floor", Style::Plain, 1, 1, Function::Floor),
+    ("ceil", Style::Plain, 1, 1, Function::Ceil),
+    ("round", Style::Plain, 1, 1, Function::Round),
+    ("contains", Style::Method, 2, 2, Function::Contains),
+    ("startsWith", Style::Method, 2, 2, Function::StartsWith),
+    ("endsWith", Style::Method, 2, 2, Function::EndsWith),
+    ("indexOf", Style::Method, 2, 2, Function::IndexOf),
+    ("lowerAscii", Style::Method, 1, 1, Function::LowerAscii),
+    ("upperAscii", Style::Method, 1, 1, Function::UpperAscii),
+    ("trim", Style::Method, 1, 1, Function::Trim),
+    ("replace", Style::Method, 3, 3, Function::Replace),
+    ("split", Style::Method, 2, 2, Function::Split),
+    ("substring", Style::Method, 2, 3, Function::Substring),
+    ("join", Style::Method, 1, 2, Function::Join),
+];
+
+/// Why a call names no function.
+pub(super) struct Problem {
+    message: String,
+    help: Option<String>,
+}
+
+impl Problem {
+    pub(super) fn at(self, offset: usize) -> ExpressionError {
+        let error = ExpressionError::new(offset, self.message);
+        match self.help {
+            Some(help) => error.help(help),
+            None => error,
+        }
+    }
+}
+
+/// Finds the function that a call means.
+pub(super) fn find(name: &str, is_method: bool, arguments: usize) -> Result<Function, Problem> {
+    let Some((_, style, least, most, function)) =
+        FUNCTIONS.iter().find(|(known, ..)| *known == name)
+    else {
+        let macros = [
+            "has",
+            "all",
+            "exists",
+            "exists_one",
+            "map",
+            "filter",
+            "secret",
+        ];
+        let known = FUNCTIONS.iter().map(|(known, ..)| *known).chain(macros);
+        return Err(Problem {
+            message: format!("there is no function `{name}`"),
+            help: suggest::nearest(name, known).map(|near| format!("did you mean `{near}`?")),
+        });
+    };
+    let form = match style {
+        Style::Plain if is_method => Some(format!("it is called as `{name}(…)`")),
+        Style::Method if !is_method => Some(format!("it is called as `VALUE.{name}(…)`")),
+        _ => None,
+    };
+    if form.is_some() {
+        return Err(Problem {
+            message: format!("`{name}` is called in the wrong form"),
+            help: form,
+        });
+    }
+    if !(*least..=*most).contains(&arguments) {
+        let given = arguments - usize::from(is_method);
+        return Err(Problem {
+            message: format!("`{name}` does not take {given} arguments"),
+            help: None,
+        });
+    }
+    Ok(*function)
+}
+
+/// Calls a function.
+pub(super) fn call<'v>(
+    function: Function,
+    arguments: &[Data<'v>],
+    work: &Work,
+) -> Outcome<Data<'v>> {
+    let first = &arguments[0];
+    match function {
+        Function::Size => size(first, work),
+        Function::Type => Ok(Data::text(first.type_name())),
+        Function::String => string(first, work),
+        Function::Int => int(first),
+        Function::Double => double(first),
+        Function::Bool => boolean(first),
+        Function::Min => extreme(arguments, std::cmp::Ordering::is_lt),
+        Function::Max => extreme(arguments, std::cmp::Ordering::is_gt),
+        Function::Abs => match first {
+            Data::Int(value) => Ok(Data::Int(value.abs())),
+            Data::Double(value) => Ok(Data::Double(value.abs())),
+            other => Err(wrong("abs", other)),
+        },
+        Function::Floor => rounded("floor", first, f64::floor),
+        Function::Ceil => rounded("ceil", first, f64::ceil),
+        Function::Round => rounded("round", first, f64::round),
+        Function::Contains if first.list_len().is_some() => {
+            list_contains(first, &arguments[1], work)
+        }
+        Function::Join => join(first, arguments.get(1), work),
+        _ => on_text(function, arguments, work),
+    }
+}
+
+fn wrong(name: &str, found: &Data<'_>) -> Failure {
+    Failure::new(
+        EvalErrorKind::Type,
+        format!("`{name}` does not take {}", found.type_name()),
+    )
+}
+
+fn text_of<'a>(name: &str, data: &'a Data<'_>) -> Outcome<&'a str> {
+    match data {
+        Data::Text(text) => Ok(text),
+        other => Err(wrong(name, other)),
+    }
+}
+
+fn size<'v>(of: &Data<'v>, work: &Work) -> Outcome<Data<'v>> {
+    if let Data::Text(text) = of {
+        work.charge_bytes(text.len())?;
+        return Ok(Data::Int(text.chars().count() as i128));
+    }
+    of.list_len()
+        .or_else(|| of.map_len())
+        .map(|len| Data::Int(len as i128))
+        .ok_or_else(|| wrong("size", of))
+}
+
+/// Text of a value: strings as they are, lists and maps as JSON.
+fn string<'v>(of: &Data<'v>, work: &Work) -> Outcome<Data<'v>> {
+    match of {
+        Data::Text(_) => Ok(of.clone()),
+        other => other
+            .clone()
+            .into_json(work)
+            .map(|value| Data::text(value.to_string())),
+    }
+}
+
+fn int<'v>(of: &Data<'v>) -> Outcome<Data<'v>> {
+    let not_whole = || {
+        Failure::new(
+            EvalErrorKind::Arithmetic,
+            "`int` takes a number within the range of whole numbers",
+        )
+    };
+    match of {
+        Data::Int(value) => Ok(Data::Int(*value)),
+        Data::Double(value) => {
+            let whole = value.trunc();
+            if (i64::MIN as f64..u64::MAX as f64).contains(&whole) {
+                Ok(Data::Int(whole as i128))
+            } else {
+                Err(not_whole())
+            }
+        }
+        Data::Bool(value) => Ok(Data::Int(i128::from(*value))),
+        Data::Text(text) => match text.parse::<i64>() {
+            Ok(value) => Ok(Data::Int(i128::from(value))),
+            Err(_) => Err(not_whole()),
+        },
+        other => Err(wrong("int", other)),
+    }
+}
+
+fn double<'v>(of: &Data<'v>) -> Outcome<Data<'v>> {
+    match of {
+        Data::Int(value) => Ok(Data::Double(*value as f64)),
+        Data::Double(value) => Ok(Data::Double(*value)),
+        Data::Text(text) => text.parse().map(Data::Double).map_err(|_| {
+            Failure::new(
+                EvalErrorKind::Arithmetic,
+                "`double` takes text that is a number",
+            )
+        }),
+        other => Err(wrong("double", other)),
+    }
+}
+
+fn boolean<'v>(of: &Data<'v>) -> Outcome<Data<'v>> {
+    match of {
+        Data::Bool(value) => Ok(Data::Bool(*value)),
+        Data::Text(text) => match &**text {
+            "true" => Ok(Data::Bool(true)),
+            "false" => Ok(Data::Bool(false)),
+            _ => Err(Failure::new(
+                EvalErrorKind::Type,
+                "`bool` takes \"true\" or \"false\"",
+            )),
+        },
+        other => Err(wrong("bool", other)),
+    }
+}
+
+/// The least or greatest of some numbers, or of one list of numbers.
+fn extreme<'v>(
+    arguments: &[Data<'v>],
+    better: impl Fn(std::cmp::Ordering) -> bool,
+) -> Outcome<Data<'v>> {
+    let elements: Vec<Data<'v>> = match (arguments, arguments[0].list_len()) {
+        ([list], Some(len)) => (0..len).filter_map(|at| list.element(at)).collect(),
+        _ => arguments.to_vec(),
+    };
+    let mut elements = elements.into_iter();
+    let mut best = elements.next().ok_or_else(|| {
+        Failure::new(
+            EvalErrorKind::Missing,
+            "an empty list has no least or greatest element",
+        )
+    })?;
+    if !matches!(best, Data::Int(_) | Data::Double(_)) {
+        return Err(wrong("min or max", &best));
+    }
+    for element in elements {
+        let ordering =
+            value::compare_numbers(&element, &best).ok_or_else(|| wrong("min or max", &element))?;
+        if better(ordering) {
+            best = element;
+        }
+    }
+    Ok(best)
+}
+
+fn rounded<'v>(name: &str, of: &Data<'v>, round: impl Fn(f64) -> f64) -> Outcome<Data<'v>> {
+    match of {
+        Data::Int(value) => Ok(Data::Int(*value)),
+        Data::Double(value) => int(&Data::Double(round(*value))),
+        other => Err(wrong(name, other)),
+    }
+}
+
+fn list_contains<'v>(list: &Data<'v>, value: &Data<'v>, work: &Work) -> Outcome<Data<'v>> {
+    for at in 0..list.list_len().unwrap_or(0) {
+        let element = list.element(at).unwrap_or(Data::Null);
+        if value::equal(&element, value, work)? {
+            return Ok(Data::Bool(true));
+        }
+    }
+    Ok(Data::Bool(false))
+}
+
+fn join<'v>(list: &Data<'v>, separator: Option<&Data<'v>>, work: &Work) -> Outcome<Data<'v>> {
+    let separator = separator.map_or(Ok(""), |separator| text_of("join", separator))?;
+    let len = list.list_len().ok_or_else(|| wrong("join", list))?;
+    let mut joined = String::new();
+    for at in 0..len {
+        let element = list.element(at).unwrap_or(Data::Null);
+        let text = text_of("join", &element)?;
+        work.charge_bytes(16 + separator.len() + text.len())?;
+        if at > 0 {
+            joined.push_str(separator);
+        }
+        joined.push_str(text);
+    }
+    Ok(Data::text(joined))
+}
+
+/// The functions on strings.
+fn on_text<'v>(function: Function, arguments: &[Data<'v>], work: &Work) -> Outcome<Data<'v>> {
+    let text = text_of("a function on strings", &arguments[0])?;
+    work.charge_bytes(text.len())?;
+    let other = |at: usize| text_of("a function on strings", &arguments[at]);
+    Ok(match function {
+        Function::Contains => Data::Bool(text.contains(other(1)?)),
+        Function::StartsWith => Data::Bool(text.starts_with(other(1)?)),
+        Function::EndsWith => Data::Bool(text.ends_with(other(1)?)),
+        Function::IndexOf => {
+            let found = text.find(other(1)?);
+            Data::Int(found.map_or(-1, |at| text[..at].chars().count() as i128))
+        }
+        Function::LowerAscii => Data::text(text.to_ascii_lowercase()),
+        Function::UpperAscii => Data::text(text.to_ascii_uppercase()),
+        Function::Trim => Data::text(text.trim()),
+        Function::Replace => replace(text, other(1)?, other(2)?, work)?,
+        Function::Split => {
+            let separator = other(1)?;
+            if separator.is_empty() {
+                return Err(Failure::new(
+                    EvalErrorKind::Type,
+                    "`split` takes a separator that is not empty",
+                ));
+            }
+            work.charge(text.matches(separator).count())?;
+            Data::list(text.split(separator).map(Data::text).collect())
+        }
+        _ => substring(text, &arguments[1], arguments.get(2))?,
+    })
+}
+
+fn replace<'v>(text: &str, from: &str, to: &str, work: &Work) -> Outcome<Data<'v>> {
+    let grown = text.matches(from).count().saturating_mul(to.len());
+    work.charge_bytes(grown)?;
+    Ok(Data::text(text.replace(from, to)))
+}
+
+/// Characters from `start` to before `end`.
+fn substring<'v>(text: &str, start: &Data<'_>, end: Option<&Data<'_>>) -> Outcome<Data<'v>> {
+    let position = |data: &Data<'_>| match data {
+        Data::Int(at) => usize::try_from(*at).map_err(|_| {
+            Failure::new(
+                EvalErrorKind::Missing,
+                "`substring` takes positions within the text",
+            )
+        }),
+        other => Err(wrong("substring", other)),
+    };
+    let start = position(start)?;
+    let end = end.map_or(Ok(usize::MAX), position)?;
+    let count = end.saturating_sub(start);
+    Ok(Data::text(
+        text.chars().skip(start).take(count).collect::<String>(),
+    ))
+}

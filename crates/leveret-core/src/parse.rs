@@ -1,0 +1,97 @@
+//! Definitions in, workflows out: YAML and JSON, with every problem of a file at once and each at its place.
+//!
+//! A flowcraft blueprint is a definition as it stands: fields that Leveret does not know (positions, styles, source
+//! locations) are dropped, and one that looks like a misspelling of a known field is a warning. Nodes are a list, or
+//! a map from id to node. YAML anchors, aliases and merge keys work, within [`EXPANDED_MAX`].
+//!
+//! Reading takes time linear in the size of the definition, and no input makes it panic.
+
+mod check;
+mod diagnostics;
+mod document;
+mod fields;
+mod json_text;
+mod place;
+mod read;
+mod yaml_text;
+
+use serde_json::Value;
+
+pub use self::diagnostics::{DIAGNOSTICS_MAX, Diagnostic, Diagnostics, Severity};
+use self::{diagnostics::Report, place::Places};
+use crate::workflow::Workflow;
+
+/// The longest text of a definition, in bytes.
+pub const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The most nodes.
+pub const NODES_MAX: usize = 100_000;
+/// The most edges.
+pub const EDGES_MAX: usize = 500_000;
+/// The deepest nesting of a definition.
+pub const DEPTH_MAX: usize = 128;
+/// What the anchors and aliases of a YAML file may add to it: values, and pieces of text of 16 bytes.
+pub const EXPANDED_MAX: usize = 1_000_000;
+
+/// A definition as text.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// The name of the file, for messages. A name that ends in `.json` makes it strict JSON.
+    pub name: &'a str,
+    /// Its text: YAML or JSON.
+    pub text: &'a str,
+}
+
+/// The node types that exist, where that is known.
+pub trait NodeCatalog {
+    /// Whether there is such a node type.
+    fn contains(&self, uses: &str) -> bool;
+    /// The names of all node types, for "did you mean".
+    fn names(&self) -> Vec<String>;
+    /// Checks the parameters of a node as they are written, expressions not evaluated.
+    fn check_params(&self, uses: &str, params: &Value) -> Result<(), ParamProblem>;
+}
+
+/// What a node type has against its parameters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParamProblem {
+    /// Where in the parameters: keys and positions from the outside inwards.
+    pub path: Vec<String>,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Parses a definition. Fails with all its problems; warnings alone do not fail and are not told, see
+/// [`check_workflow`].
+pub fn parse_workflow(
+    source: &Source<'_>,
+    catalog: Option<&dyn NodeCatalog>,
+) -> Result<Workflow, Diagnostics> {
+    let (workflow, diagnostics) = check_workflow(source, catalog);
+    workflow.ok_or(diagnostics)
+}
+
+/// Parses a definition and tells warnings too. There is a workflow exactly when there is no error.
+pub fn check_workflow(
+    source: &Source<'_>,
+    catalog: Option<&dyn NodeCatalog>,
+) -> (Option<Workflow>, Diagnostics) {
+    let mut report = Report::for_text(source);
+    let workflow = document::read(source, &mut report)
+        .and_then(|(value, places)| read::workflow(&value, &places, catalog, &mut report));
+    report.finish(workflow)
+}
+
+/// Takes a definition that is JSON already, such as one received or stored. Problems have paths, as in
+/// `nodes[2].config.fallback`, and neither line nor column.
+pub fn workflow_from_json(
+    value: &Value,
+    catalog: Option<&dyn NodeCatalog>,
+) -> Result<Workflow, Diagnostics> {
+    let mut report = Report::for_value();
+    let workflow = read::workflow(value, &Places::none(), catalog, &mut report);
+    let (workflow, diagnostics) = report.finish(workflow);
+    workflow.ok_or(diagnostics)
+}
+
+#[cfg(test)]
+mod tests;

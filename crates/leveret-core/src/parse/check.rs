@@ -1,0 +1,226 @@
+//! What only the whole graph shows: cycles, and nodes that nothing leads to.
+//!
+//! A fallback takes the place of its node, so that the node is done when its fallback is, and the graph must stay
+//! without cycles under that rule too. To say so, each node is two vertices, its start and its end:
+//!
+//! - a node's start leads to its end,
+//! - an edge leads from the end of its source to the start of its target,
+//! - a node's start leads to its fallback's start, and the fallback's end to the node's end.
+
+use super::{
+    diagnostics::{Problem, Report},
+    fields::Field,
+    read::NodeField,
+};
+use crate::workflow::{Edge, Node};
+
+/// The most cycles told of one definition.
+const CYCLES_MAX: usize = 10;
+
+/// The most nodes of a cycle that are told by name.
+const CYCLE_NODES_MAX: usize = 20;
+
+/// Why one vertex leads to another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// A start leads to its end.
+    Itself,
+    /// An edge, by index.
+    Edge(usize),
+    /// The fallback of a node, by the node's index.
+    Fallback(usize),
+}
+
+#[derive(Clone, Copy)]
+struct Arc {
+    to: usize,
+    cause: Cause,
+}
+
+/// Tells of cycles and unreachable nodes.
+pub(super) fn graph(
+    nodes: &[Node],
+    edges: &[Edge],
+    node_fields: &[NodeField<'_>],
+    edge_fields: &[Field<'_>],
+    report: &mut Report<'_>,
+) {
+    let arcs = arcs(nodes, edges);
+    let mut in_cycle = vec![false; nodes.len()];
+    for cycle in cycles(&arcs) {
+        for vertex in &cycle.vertices {
+            in_cycle[vertex / 2] = true;
+        }
+        tell_cycle(&cycle, nodes, node_fields, edge_fields, report);
+    }
+    for ix in unreachable(nodes, edges) {
+        if !in_cycle[ix] {
+            let message = format!("nothing leads to the node `{}`", nodes[ix].id);
+            let problem = Problem::error("unreachable", message);
+            node_fields[ix].1.tell(report, problem);
+        }
+    }
+}
+
+fn start(ix: usize) -> usize {
+    2 * ix
+}
+
+fn end(ix: usize) -> usize {
+    2 * ix + 1
+}
+
+/// What each vertex leads to.
+fn arcs(nodes: &[Node], edges: &[Edge]) -> Vec<Vec<Arc>> {
+    let mut arcs = vec![Vec::new(); 2 * nodes.len()];
+    for (ix, edge) in edges.iter().enumerate() {
+        arcs[end(edge.source)].push(Arc {
+            to: start(edge.target),
+            cause: Cause::Edge(ix),
+        });
+    }
+    for (ix, node) in nodes.iter().enumerate() {
+        arcs[start(ix)].push(Arc {
+            to: end(ix),
+            cause: Cause::Itself,
+        });
+        if let Some(fallback) = node.config.fallback {
+            let cause = Cause::Fallback(ix);
+            arcs[start(ix)].push(Arc {
+                to: start(fallback),
+                cause,
+            });
+            arcs[end(fallback)].push(Arc { to: end(ix), cause });
+        }
+    }
+    arcs
+}
+
+/// A cycle: its vertices in order, and the cause of the step to each of them.
+struct Cycle {
+    vertices: Vec<usize>,
+    causes: Vec<Cause>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Visit {
+    New,
+    Open,
+    Done,
+}
+
+/// A depth-first search; every arc back to an open vertex closes a cycle.
+fn cycles(arcs: &[Vec<Arc>]) -> Vec<Cycle> {
+    let mut cycles = Vec::new();
+    let mut visits = vec![Visit::New; arcs.len()];
+    // Open vertices, outermost first: the cause of the step to each, and how many of its arcs were followed.
+    let mut open: Vec<(usize, Cause, usize)> = Vec::new();
+    for root in 0..arcs.len() {
+        if visits[root] != Visit::New {
+            continue;
+        }
+        visits[root] = Visit::Open;
+        open.push((root, Cause::Itself, 0));
+        while let Some((vertex, _, followed)) = open.last_mut() {
+            let Some(arc) = arcs[*vertex].get(*followed) else {
+                visits[*vertex] = Visit::Done;
+                open.pop();
+                continue;
+            };
+            *followed += 1;
+            match visits[arc.to] {
+                Visit::New => {
+                    visits[arc.to] = Visit::Open;
+                    open.push((arc.to, arc.cause, 0));
+                }
+                Visit::Open => cycles.push(closed(&open, *arc)),
+                Visit::Done => {}
+            }
+            if cycles.len() == CYCLES_MAX {
+                return cycles;
+            }
+        }
+    }
+    cycles
+}
+
+fn closed(open: &[(usize, Cause, usize)], arc: Arc) -> Cycle {
+    let first = open.iter().rposition(|(vertex, ..)| *vertex == arc.to);
+    let cycle = &open[first.expect("an open vertex is on the stack")..];
+    let mut causes: Vec<Cause> = cycle.iter().map(|(_, cause, _)| *cause).collect();
+    causes[0] = arc.cause;
+    Cycle {
+        vertices: cycle.iter().map(|(vertex, ..)| *vertex).collect(),
+        causes,
+    }
+}
+
+fn tell_cycle(
+    cycle: &Cycle,
+    nodes: &[Node],
+    node_fields: &[NodeField<'_>],
+    edge_fields: &[Field<'_>],
+    report: &mut Report<'_>,
+) {
+    let mut members: Vec<usize> = cycle.vertices.iter().map(|vertex| vertex / 2).collect();
+    members.dedup();
+    if members.len() > 1 && members.first() == members.last() {
+        members.pop();
+    }
+    let mut names: Vec<&str> = members.iter().map(|ix| nodes[*ix].id.as_str()).collect();
+    if names.len() > CYCLE_NODES_MAX {
+        names.truncate(CYCLE_NODES_MAX);
+        names.push("…");
+    }
+    names.push(nodes[members[0]].id.as_str());
+    let names = names.join(" > ");
+
+    let by_fallback = cycle
+        .causes
+        .iter()
+        .any(|cause| matches!(cause, Cause::Fallback(_)));
+    let problem = if by_fallback {
+        Problem::error(
+            "fallback-cycle",
+            format!("a fallback takes the place of its node, which makes a cycle here: {names}"),
+        )
+    } else {
+        Problem::error("cycle", format!("cycles are not supported yet: {names}"))
+    };
+    // The first cause is the arc that closed the cycle; the way from a start to its end has no place of its own.
+    let place = cycle.causes.iter().find_map(|cause| match cause {
+        Cause::Itself => None,
+        Cause::Edge(ix) => Some(edge_fields[*ix]),
+        Cause::Fallback(ix) => Some(node_fields[*ix].1),
+    });
+    match place {
+        Some(field) => field.tell(report, problem),
+        None => node_fields[members[0]].1.tell(report, problem),
+    }
+}
+
+/// Nodes that no start node leads to by edges and fallbacks.
+fn unreachable(nodes: &[Node], edges: &[Edge]) -> Vec<usize> {
+    let mut next: Vec<Vec<usize>> = vec![Vec::new(); nodes.len()];
+    let mut is_start = vec![true; nodes.len()];
+    for edge in edges {
+        next[edge.source].push(edge.target);
+        is_start[edge.target] = false;
+    }
+    for (ix, node) in nodes.iter().enumerate() {
+        if let Some(fallback) = node.config.fallback {
+            next[ix].push(fallback);
+            is_start[fallback] = false;
+        }
+    }
+    let mut is_reached = is_start;
+    let mut found: Vec<usize> = (0..nodes.len()).filter(|ix| is_reached[*ix]).collect();
+    while let Some(ix) = found.pop() {
+        for to in &next[ix] {
+            if !std::mem::replace(&mut is_reached[*to], true) {
+                found.push(*to);
+            }
+        }
+    }
+    (0..nodes.len()).filter(|ix| !is_reached[*ix]).collect()
+}

@@ -1,0 +1,234 @@
+//! A cursor over a definition: a value, its place and its path, with the checks that every field needs.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use super::{
+    diagnostics::{Problem, Report},
+    place::{Inside, Places},
+};
+use crate::suggest;
+
+/// A value within a definition.
+#[derive(Clone, Copy)]
+pub(super) struct Field<'a> {
+    pub(super) value: &'a Value,
+    pub(super) places: &'a Places,
+    parent: Option<&'a Field<'a>>,
+    step: Step<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Root,
+    Key(&'a str),
+    Element(usize),
+}
+
+/// Keys that editors and compilers put beside ours, and that are never a misspelling.
+const FOREIGN: [&str; 16] = [
+    "_sourceLocation",
+    "animated",
+    "className",
+    "comment",
+    "data",
+    "description",
+    "label",
+    "measured",
+    "position",
+    "selected",
+    "sourceHandle",
+    "style",
+    "tags",
+    "targetHandle",
+    "type",
+    "version",
+];
+
+impl<'a> Field<'a> {
+    pub(super) fn root(value: &'a Value, places: &'a Places) -> Field<'a> {
+        Field {
+            value,
+            places,
+            parent: None,
+            step: Step::Root,
+        }
+    }
+
+    /// A field of an object; `None` when it is absent or null.
+    pub(super) fn get(&'a self, key: &'a str) -> Option<Field<'a>> {
+        let value = self.value.get(key)?;
+        (!value.is_null()).then(|| Field {
+            value,
+            places: self.places.entry(key),
+            parent: Some(self),
+            step: Step::Key(key),
+        })
+    }
+
+    /// The elements of an array.
+    pub(super) fn elements(&'a self, array: &'a [Value]) -> Vec<Field<'a>> {
+        let element = |(at, value)| Field {
+            value,
+            places: self.places.element(at),
+            parent: Some(self),
+            step: Step::Element(at),
+        };
+        array.iter().enumerate().map(element).collect()
+    }
+
+    /// The entries of an object, in the order of the text.
+    pub(super) fn entries(&'a self, object: &'a Map<String, Value>) -> Vec<(&'a str, Field<'a>)> {
+        let entry = |(key, value): (&'a String, &'a Value)| {
+            let field = Field {
+                value,
+                places: self.places.entry(key),
+                parent: Some(self),
+                step: Step::Key(key),
+            };
+            (key.as_str(), field)
+        };
+        let mut entries: Vec<_> = object.iter().map(entry).collect();
+        if matches!(self.places.inside, Inside::Entries(_)) {
+            entries.sort_by_key(|(_, field)| (field.places.mark.line, field.places.mark.column));
+        }
+        entries
+    }
+
+    pub(super) fn path(&self) -> String {
+        self.to_string()
+    }
+
+    /// Tells a problem of this value.
+    pub(super) fn tell(&self, report: &mut Report<'_>, problem: Problem) {
+        report.tell(problem, self.places.mark, self.path());
+    }
+
+    /// Tells a problem at a byte of this string.
+    pub(super) fn tell_at(&self, report: &mut Report<'_>, offset: usize, problem: Problem) {
+        report.tell_inside(problem, self.places.mark, Some(offset), self.path());
+    }
+
+    /// Tells a problem of what a path within this value leads to.
+    pub(super) fn tell_within(
+        &self,
+        report: &mut Report<'_>,
+        path: &[String],
+        offset: Option<usize>,
+        problem: Problem,
+    ) {
+        let (mut places, mut text) = (self.places, self.path());
+        for step in path {
+            match step.parse::<usize>() {
+                Ok(at) if matches!(places.inside, Inside::Elements(_)) => {
+                    places = places.element(at);
+                }
+                _ => places = places.entry(step),
+            }
+            text.push('.');
+            text.push_str(step);
+        }
+        let mark = if places.mark.line == 0 {
+            self.places.mark
+        } else {
+            places.mark
+        };
+        report.tell_inside(problem, mark, offset, text);
+    }
+
+    /// Tells that a required field is missing.
+    pub(super) fn tell_missing(&self, report: &mut Report<'_>, what: &str, key: &str) {
+        let message = format!("{what} needs `{key}`");
+        self.tell(report, Problem::error("missing-field", message));
+    }
+
+    pub(super) fn object(
+        &self,
+        report: &mut Report<'_>,
+        what: &str,
+    ) -> Option<&'a Map<String, Value>> {
+        let object = self.value.as_object();
+        if object.is_none() {
+            self.wrong_type(report, what, "an object");
+        }
+        object
+    }
+
+    pub(super) fn text(&self, report: &mut Report<'_>, what: &str) -> Option<&'a str> {
+        let text = self.value.as_str();
+        if text.is_none() {
+            self.wrong_type(report, what, "text");
+        }
+        text
+    }
+
+    pub(super) fn wrong_type(&self, report: &mut Report<'_>, what: &str, wanted: &str) {
+        let found = match self.value {
+            Value::Null => "null",
+            Value::Bool(_) => "true or false",
+            Value::Number(_) => "a number",
+            Value::String(_) => "text",
+            Value::Array(_) => "a list",
+            Value::Object(_) => "an object",
+        };
+        let problem = Problem::error(
+            "wrong-type",
+            format!("{what} must be {wanted}, not {found}"),
+        );
+        let is_scalar = matches!(self.value, Value::Number(_) | Value::Bool(_));
+        self.tell(
+            report,
+            if is_scalar && wanted == "text" {
+                problem.help(format!("put quotes around it: \"{}\"", self.value))
+            } else {
+                problem
+            },
+        );
+    }
+
+    /// Warns of keys that are probably misspelled ones. Others are of no interest here and pass.
+    pub(super) fn warn_of_unknown(
+        &self,
+        report: &mut Report<'_>,
+        object: &Map<String, Value>,
+        known: &[&str],
+    ) {
+        for key in object.keys() {
+            let key = key.as_str();
+            if known.contains(&key) || FOREIGN.contains(&key) {
+                continue;
+            }
+            let absent = known.iter().filter(|known| !object.contains_key(**known));
+            let Some(near) = suggest::nearest(key, absent.copied()) else {
+                continue;
+            };
+            let problem =
+                Problem::warning("unknown-key", format!("`{key}` is not known and ignored"))
+                    .did_you_mean(Some(near));
+            let path = match self.path() {
+                path if path.is_empty() => key.to_owned(),
+                path => format!("{path}.{key}"),
+            };
+            report.tell(problem, self.places.key_mark(key), path);
+        }
+    }
+}
+
+/// The path, as in `nodes[2].config.fallback`.
+impl fmt::Display for Field<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_inner = self
+            .parent
+            .is_some_and(|parent| !matches!(parent.step, Step::Root));
+        if let Some(parent) = self.parent {
+            fmt::Display::fmt(parent, f)?;
+        }
+        match self.step {
+            Step::Root => Ok(()),
+            Step::Key(key) if is_inner => write!(f, ".{key}"),
+            Step::Key(key) => f.write_str(key),
+            Step::Element(at) => write!(f, "[{at}]"),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Values to a workflow: the fields of a definition, checked one by one.
+
+mod config;
+mod edge;
+mod node;
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    DEPTH_MAX, EDGES_MAX, NODES_MAX, NodeCatalog, check,
+    diagnostics::{Problem, Report},
+    fields::Field,
+    place::Places,
+};
+use crate::{
+    expr::{Names, NodeIds},
+    ids::{ID_BYTES_MAX, IdError, NodeId, WorkflowId},
+    json::Json,
+    suggest,
+    workflow::{Workflow, WorkflowHash},
+};
+
+/// The fields of a definition.
+const WORKFLOW_KEYS: [&str; 4] = ["id", "nodes", "edges", "metadata"];
+
+/// Reads a definition. Tells every problem; `None` when it cannot be a workflow.
+pub(super) fn workflow(
+    value: &Value,
+    places: &Places,
+    catalog: Option<&dyn NodeCatalog>,
+    report: &mut Report<'_>,
+) -> Option<Workflow> {
+    let root = Field::root(value, places);
+    if is_deeper_than(value, DEPTH_MAX) {
+        let message = format!("values are nested deeper than {DEPTH_MAX} levels");
+        root.tell(report, Problem::error("too-deep", message));
+        return None;
+    }
+    let object = root.object(report, "a workflow")?;
+    root.warn_of_unknown(report, object, &WORKFLOW_KEYS);
+    let id = workflow_id(&root, report);
+    let metadata = root.get("metadata");
+    if let Some(metadata) = metadata {
+        metadata.object(report, "`metadata`");
+    }
+    let node_list = root.get("nodes");
+    let node_fields = match &node_list {
+        Some(list) => node_fields(list, report)?,
+        None if object.contains_key("nodes") => Vec::new(),
+        None => {
+            root.tell_missing(report, "a workflow", "nodes");
+            Vec::new()
+        }
+    };
+    let edge_list = root.get("edges");
+    let edge_fields = match &edge_list {
+        Some(list) => edge_fields(list, report)?,
+        None => Vec::new(),
+    };
+    let mut reader = Reader {
+        report,
+        catalog,
+        node_types: None,
+        index: HashMap::with_capacity(node_fields.len()),
+        ids: NodeIds::with_capacity(node_fields.len()),
+        fallback_of: HashMap::new(),
+    };
+    let ids = reader.ids(&node_fields);
+    let nodes: Vec<_> = ids
+        .into_iter()
+        .enumerate()
+        .filter_map(|(ix, id)| reader.node(ix, id, &node_fields[ix].1))
+        .collect();
+    let edges: Vec<_> = edge_fields
+        .iter()
+        .filter_map(|field| reader.edge(field))
+        .collect();
+    let index = reader.index;
+    if report.has_errors() {
+        return None;
+    }
+    assert_eq!(
+        nodes.len(),
+        node_fields.len(),
+        "a node is left out with an error only"
+    );
+    assert_eq!(
+        edges.len(),
+        edge_fields.len(),
+        "an edge is left out with an error only"
+    );
+    check::graph(&nodes, &edges, &node_fields, &edge_fields, report);
+    let id = id.filter(|_| !report.has_errors())?;
+    let metadata = metadata.map(|metadata| metadata.value);
+    let definition = definition(&id, metadata, &node_fields, &edge_fields);
+    Some(Workflow {
+        id,
+        hash: WorkflowHash::of(definition.text()),
+        metadata: metadata.map_or_else(Json::null, |metadata| Json::from(metadata.clone())),
+        nodes,
+        edges,
+        definition,
+        index,
+    })
+}
+
+/// A node's field, and its id when the nodes are a map.
+pub(super) type NodeField<'a> = (Option<&'a str>, Field<'a>);
+
+/// What is known while nodes and edges are read.
+struct Reader<'r, 's, 'c> {
+    report: &'r mut Report<'s>,
+    catalog: Option<&'c dyn NodeCatalog>,
+    /// The names of the catalog, asked for at the first unknown one.
+    node_types: Option<Vec<String>>,
+    index: HashMap<NodeId, usize>,
+    ids: NodeIds,
+    /// By a fallback's index, the index of the node that it stands in for.
+    fallback_of: HashMap<usize, usize>,
+}
+
+impl Reader<'_, '_, '_> {
+    fn names(&self, on_edge: bool) -> Names<'_> {
+        Names {
+            node_ids: &self.ids,
+            on_edge,
+        }
+    }
+
+    /// Reads the ids of all nodes, which every other field may refer to.
+    fn ids(&mut self, fields: &[NodeField<'_>]) -> Vec<Option<NodeId>> {
+        let mut ids = Vec::with_capacity(fields.len());
+        for (ix, (key, field)) in fields.iter().enumerate() {
+            let id = self.node_id(*key, field);
+            if let Some(id) = &id {
+                self.ids.insert(Arc::from(id.as_str()));
+                if self.index.insert(id.clone(), ix).is_some() {
+                    let message = format!("there are two nodes `{id}`");
+                    let problem = Problem::error("duplicate-id", message);
+                    match field.get("id") {
+                        Some(id) => id.tell(self.report, problem),
+                        None => field.tell(self.report, problem),
+                    }
+                }
+            }
+            ids.push(id);
+        }
+        ids
+    }
+
+    fn node_id(&mut self, key: Option<&str>, field: &Field<'_>) -> Option<NodeId> {
+        field.object(self.report, "a node")?;
+        let (text, at) = match (key, field.get("id")) {
+            (None, None) => {
+                field.tell_missing(self.report, "a node", "id");
+                return None;
+            }
+            (Some(key), None) => (key, *field),
+            (None, Some(id)) => (id.text(self.report, "the id of a node")?, id),
+            (Some(key), Some(id)) => {
+                let text = id.text(self.report, "the id of a node")?;
+                if text != key {
+                    let message = format!("the node `{key}` has another id, `{text}`");
+                    id.tell(self.report, Problem::error("bad-id", message));
+                }
+                (key, id)
+            }
+        };
+        NodeId::new(text)
+            .map_err(|error| at.tell(self.report, bad_id(&error)))
+            .ok()
+    }
+
+    /// The index of the node that a field names, or a problem with `code`.
+    fn node_named(&mut self, field: &Field<'_>, what: &str, code: &'static str) -> Option<usize> {
+        let name = field.text(self.report, what)?;
+        if let Some(ix) = self.index.get(name) {
+            return Some(*ix);
+        }
+        if !self.report.is_full() {
+            let near = suggest::nearest(name, self.ids.iter().map(|id| &**id));
+            let problem = Problem::error(code, format!("there is no node `{name}`"));
+            field.tell(self.report, problem.did_you_mean(near));
+        }
+        None
+    }
+}
+
+fn bad_id(error: &IdError) -> Problem {
+    Problem::error("bad-id", format!("the {error}")).help(format!(
+        "an id has 1 to {ID_BYTES_MAX} bytes and no control characters"
+    ))
+}
+
+fn workflow_id(root: &Field<'_>, report: &mut Report<'_>) -> Option<WorkflowId> {
+    let Some(field) = root.get("id") else {
+        root.tell_missing(report, "a workflow", "id");
+        return None;
+    };
+    let text = field.text(report, "the id of a workflow")?;
+    WorkflowId::new(text)
+        .map_err(|error| field.tell(report, bad_id(&error)))
+        .ok()
+}
+
+/// The nodes of a list, or of a map from id to node.
+fn node_fields<'a>(list: &'a Field<'a>, report: &mut Report<'_>) -> Option<Vec<NodeField<'a>>> {
+    let fields: Vec<NodeField<'a>> = match list.value {
+        Value::Array(nodes) => {
+            let elements = list.elements(nodes);
+            elements.into_iter().map(|field| (None, field)).collect()
+        }
+        Value::Object(nodes) => {
+            let entries = list.entries(nodes);
+            entries
+                .into_iter()
+                .map(|(key, field)| (Some(key), field))
+                .collect()
+        }
+        _ => {
+            list.wrong_type(report, "`nodes`", "a list, or an object by id");
+            return None;
+        }
+    };
+    within(fields.len(), NODES_MAX, "nodes", list, report).then_some(fields)
+}
+
+fn edge_fields<'a>(list: &'a Field<'a>, report: &mut Report<'_>) -> Option<Vec<Field<'a>>> {
+    let fields = match list.value {
+        Value::Array(edges) => list.elements(edges),
+        Value::Object(edges) => {
+            let entries = list.entries(edges);
+            entries.into_iter().map(|(_, field)| field).collect()
+        }
+        _ => {
+            list.wrong_type(report, "`edges`", "a list");
+            return None;
+        }
+    };
+    within(fields.len(), EDGES_MAX, "edges", list, report).then_some(fields)
+}
+
+fn within(
+    count: usize,
+    most: usize,
+    what: &str,
+    list: &Field<'_>,
+    report: &mut Report<'_>,
+) -> bool {
+    if count > most {
+        let message = format!("a workflow has at most {most} {what}, not {count}");
+        list.tell(report, Problem::error("too-large", message));
+    }
+    count <= most
+}
+
+fn is_deeper_than(value: &Value, levels: usize) -> bool {
+    let Some(below) = levels.checked_sub(1) else {
+        return value.is_array() || value.is_object();
+    };
+    match value {
+        Value::Array(elements) => elements
+            .iter()
+            .any(|element| is_deeper_than(element, below)),
+        Value::Object(entries) => entries.values().any(|value| is_deeper_than(value, below)),
+        _ => false,
+    }
+}
+
+/// The canonical definition: known fields that are not null, keys sorted, nodes and edges as lists.
+fn definition(
+    id: &WorkflowId,
+    metadata: Option<&Value>,
+    nodes: &[NodeField<'_>],
+    edges: &[Field<'_>],
+) -> Json {
+    let nodes: Vec<Value> = nodes
+        .iter()
+        .map(|(key, field)| node::canonical(*key, field.value))
+        .collect();
+    let edges: Vec<Value> = edges
+        .iter()
+        .map(|field| keep(field.value, &edge::KEYS).into())
+        .collect();
+    let mut definition = json!({ "id": id.as_str(), "nodes": nodes, "edges": edges });
+    if let Some(metadata) = metadata {
+        definition["metadata"] = metadata.clone();
+    }
+    definition.sort_all_objects();
+    Json::from(definition)
+}
+
+/// The known fields of an object that are not null.
+fn keep(value: &Value, known: &[&str]) -> Map<String, Value> {
+    let kept = known.iter().filter_map(|key| {
+        let value = value.get(*key).filter(|value| !value.is_null())?;
+        Some(((*key).to_owned(), value.clone()))
+    });
+    kept.collect()
+}

@@ -1,0 +1,217 @@
+//! A node: its type, parameters and inputs.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::{Reader, config, keep};
+use crate::{
+    expr::{Expression, ExpressionError},
+    ids::{ID_BYTES_MAX, NodeId},
+    parse::{diagnostics::Problem, fields::Field},
+    suggest,
+    template::Template,
+    workflow::{InputRef, Inputs, Node},
+};
+
+/// The fields of a node.
+pub(super) const KEYS: [&str; 6] = ["id", "uses", "name", "params", "inputs", "config"];
+
+/// What the context key of a node's output begins with.
+const OUTPUTS: &str = "_outputs.";
+
+/// A node as the canonical definition has it.
+pub(super) fn canonical(key: Option<&str>, node: &Value) -> Value {
+    let mut kept = keep(node, &KEYS);
+    if let Some(key) = key {
+        kept.insert("id".to_owned(), Value::from(key));
+    }
+    if let Some(config) = kept.get_mut("config") {
+        *config = keep(config, &config::KEYS).into();
+    }
+    kept.into()
+}
+
+impl Reader<'_, '_, '_> {
+    /// Reads a node; `None` with a problem told.
+    pub(super) fn node(
+        &mut self,
+        ix: usize,
+        id: Option<NodeId>,
+        field: &Field<'_>,
+    ) -> Option<Node> {
+        let object = field.value.as_object()?;
+        if self.report.is_full() {
+            return None;
+        }
+        field.warn_of_unknown(self.report, object, &KEYS);
+        let uses = self.uses(field);
+        let name = self.optional_text(field, "name");
+        let params = self.params(field, uses.as_deref());
+        let inputs = self.inputs(field);
+        let config = self.config(ix, field);
+        Some(Node {
+            id: id?,
+            uses: uses?,
+            name: name?,
+            params: params?,
+            inputs: inputs?,
+            config: config?,
+        })
+    }
+
+    fn uses(&mut self, node: &Field<'_>) -> Option<Arc<str>> {
+        let Some(field) = node.get("uses") else {
+            node.tell_missing(self.report, "a node", "uses");
+            return None;
+        };
+        let uses = field.text(self.report, "`uses`")?;
+        if uses.is_empty() || uses.len() > ID_BYTES_MAX {
+            let message = format!("`uses` has 1 to {ID_BYTES_MAX} bytes");
+            field.tell(self.report, Problem::error("out-of-range", message));
+            return None;
+        }
+        let Some(catalog) = self.catalog else {
+            return Some(Arc::from(uses));
+        };
+        if catalog.contains(uses) {
+            return Some(Arc::from(uses));
+        }
+        let names = self.node_types.get_or_insert_with(|| catalog.names());
+        let near = suggest::nearest(uses, names.iter().map(String::as_str));
+        let problem = Problem::error(
+            "unknown-node-type",
+            format!("there is no node type `{uses}`"),
+        );
+        field.tell(self.report, problem.did_you_mean(near));
+        None
+    }
+
+    /// A field that is text, if it is there and not empty.
+    pub(super) fn optional_text(&mut self, of: &Field<'_>, key: &str) -> Option<Option<Arc<str>>> {
+        let Some(field) = of.get(key) else {
+            return Some(None);
+        };
+        let text = field.text(self.report, &format!("`{key}`"))?;
+        Some((!text.is_empty()).then(|| Arc::from(text)))
+    }
+
+    fn params(&mut self, node: &Field<'_>, uses: Option<&str>) -> Option<Template> {
+        let empty = Value::Object(Map::new());
+        let field = node.get("params");
+        if let Some(field) = &field {
+            field.object(self.report, "`params`")?;
+        }
+        let value = field.as_ref().map_or(&empty, |field| field.value);
+        let template = match Template::compile(value, &self.names(false)) {
+            Ok(template) => template,
+            Err(problem) => {
+                let offset = problem.error.offset;
+                let told = Problem::expression("bad-template", problem.error);
+                let at = field.as_ref().unwrap_or(node);
+                at.tell_within(self.report, &problem.path, Some(offset), told);
+                return None;
+            }
+        };
+        let (Some(catalog), Some(uses)) = (self.catalog, uses) else {
+            return Some(template);
+        };
+        match catalog.check_params(uses, value) {
+            Ok(()) => Some(template),
+            Err(problem) => {
+                let told = Problem::error("bad-params", problem.message);
+                let at = field.as_ref().unwrap_or(node);
+                at.tell_within(self.report, &problem.path, None, told);
+                None
+            }
+        }
+    }
+
+    fn inputs(&mut self, node: &Field<'_>) -> Option<Inputs> {
+        let Some(field) = node.get("inputs") else {
+            return Some(Inputs::Handed);
+        };
+        match field.value {
+            Value::String(text) if text.is_empty() => Some(Inputs::Handed),
+            Value::String(_) => self.input(&field).map(Inputs::One),
+            Value::Object(entries) => {
+                let mut map = Vec::with_capacity(entries.len());
+                for (key, entry) in field.entries(entries) {
+                    map.push((Arc::from(key), self.input(&entry)));
+                }
+                // By key, so that the order in the text, which the canonical definition forgets, has no effect.
+                map.sort_by(|a: &(Arc<str>, _), b| a.0.cmp(&b.0));
+                let map = map.into_iter().map(|(key, input)| Some((key, input?)));
+                map.collect::<Option<_>>().map(Inputs::Map)
+            }
+            _ => {
+                field.wrong_type(self.report, "`inputs`", "text, or an object of texts");
+                None
+            }
+        }
+    }
+
+    fn input(&mut self, field: &Field<'_>) -> Option<InputRef> {
+        let Some(text) = field.value.as_str() else {
+            field.wrong_type(self.report, "an input", "the name of where it comes from");
+            return None;
+        };
+        if text.contains("{{") {
+            return self.input_expression(field, text);
+        }
+        let name = text.strip_prefix(OUTPUTS).unwrap_or(text);
+        if let Some(ix) = self.index.get(name) {
+            let path = Vec::new();
+            return Some(InputRef::Node { ix: *ix, path });
+        }
+        // A node id may have dots itself: the longest one that fits is meant.
+        let dots = name.match_indices('.').map(|(at, _)| at);
+        let dots = dots.take_while(|at| *at <= ID_BYTES_MAX);
+        for at in dots.collect::<Vec<_>>().into_iter().rev() {
+            if let Some(ix) = self.index.get(&name[..at]) {
+                let path = name[at + 1..].split('.').map(Arc::from).collect();
+                return Some(InputRef::Node { ix: *ix, path });
+            }
+        }
+        let key = Arc::from(text);
+        Some(InputRef::Context { key })
+    }
+
+    /// An input that is one `{{ expression }}`.
+    fn input_expression(&mut self, field: &Field<'_>, text: &str) -> Option<InputRef> {
+        let trimmed = text.trim();
+        let start = text.len() - text.trim_start().len() + 2;
+        let inner = trimmed
+            .strip_prefix("{{")
+            .and_then(|rest| rest.strip_suffix("}}"));
+        let Some(inner) = inner else {
+            let problem = Problem::error(
+                "bad-template",
+                "an input is one `{{ expression }}`, or a name",
+            )
+            .help("texts are made in `params`");
+            field.tell(self.report, problem);
+            return None;
+        };
+        let blank = inner.len() - inner.trim_start().len();
+        let compiled = Expression::compile(inner.trim(), &self.names(false));
+        self.compiled(compiled, field, start + blank, "bad-template")
+            .map(InputRef::Expression)
+    }
+
+    /// The expression, or its problem told: `start` is where it begins in the field's text.
+    pub(super) fn compiled(
+        &mut self,
+        compiled: Result<Expression, ExpressionError>,
+        field: &Field<'_>,
+        start: usize,
+        code: &'static str,
+    ) -> Option<Expression> {
+        compiled
+            .map_err(|error| {
+                let offset = start + error.offset;
+                field.tell_at(self.report, offset, Problem::expression(code, error));
+            })
+            .ok()
+    }
+}
