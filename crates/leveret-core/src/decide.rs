@@ -55,7 +55,7 @@ pub struct Ready {
 
 /// What outlives a single step: a node where edges meet, or the end of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Join {
+pub enum JoinPoint {
     /// A node with several incoming edges.
     Node(NodeIx),
     /// The end of the run.
@@ -212,17 +212,17 @@ pub struct Decision {
     /// Nodes that will not run.
     pub passed: Vec<(NodeIx, Passed)>,
     /// Joins that changed.
-    pub joins: BTreeMap<Join, JoinState>,
+    pub joins: BTreeMap<JoinPoint, JoinState>,
     /// Whether the run is at its end.
     pub ended: bool,
 }
 
 /// The joins that must be loaded (a join that is not stored yet is [`JoinState::new`]) before the step can be decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MissingJoins(pub Vec<Join>);
+pub struct MissingJoins(pub Vec<JoinPoint>);
 
 /// A run's joins, as far as they were loaded.
-pub type Joins = HashMap<Join, JoinState>;
+pub type Joins = HashMap<JoinPoint, JoinState>;
 
 /// Decides what the end of the step at `node` makes of its run.
 ///
@@ -274,10 +274,10 @@ pub fn decide_start(graph: &Graph) -> Decision {
 }
 
 /// How many edges meet at a join.
-pub fn join_width(graph: &Graph, join: Join) -> usize {
+pub fn join_width(graph: &Graph, join: JoinPoint) -> usize {
     match join {
-        Join::Node(node) => graph.incoming(node).len(),
-        Join::End => graph.end_slot_count(),
+        JoinPoint::Node(node) => graph.incoming(node).len(),
+        JoinPoint::End => graph.end_slot_count(),
     }
 }
 
@@ -285,7 +285,7 @@ struct Decider<'a> {
     graph: &'a Graph,
     joins: &'a Joins,
     decision: Decision,
-    missing: Vec<Join>,
+    missing: Vec<JoinPoint>,
     /// Edges that resolved and whose targets have not heard of it.
     open: Vec<(EdgeIx, Resolution)>,
 }
@@ -347,7 +347,7 @@ impl Decider<'_> {
         let position = incoming
             .binary_search(&edge)
             .expect("an edge is among its target's incoming");
-        let Some(state) = self.join(Join::Node(node)) else {
+        let Some(state) = self.join(JoinPoint::Node(node)) else {
             return;
         };
         state.resolve(position, resolution);
@@ -390,7 +390,7 @@ impl Decider<'_> {
         let Some(slot) = slot else { return };
         if self.graph.end_slot_count() == 1 {
             self.decision.ended = true;
-        } else if let Some(state) = self.join(Join::End) {
+        } else if let Some(state) = self.join(JoinPoint::End) {
             state.resolve(slot, Resolution::Taken);
             if state.open == 0 && !state.fired {
                 state.fired = true;
@@ -399,7 +399,7 @@ impl Decider<'_> {
         }
     }
 
-    fn join(&mut self, join: Join) -> Option<&mut JoinState> {
+    fn join(&mut self, join: JoinPoint) -> Option<&mut JoinState> {
         if !self.decision.joins.contains_key(&join) {
             let Some(state) = self.joins.get(&join) else {
                 if !self.missing.contains(&join) {
@@ -478,7 +478,7 @@ fn join_to(graph: &Graph, node: NodeIx, joins: &Joins) -> Result<Option<EdgeIx>,
     if incoming.len() == 1 {
         return Ok(None);
     }
-    match joins.get(&Join::Node(node)) {
+    match joins.get(&JoinPoint::Node(node)) {
         Some(state) if state.fired => Ok(state.last_taken.map(|position| incoming[position])),
         _ => Err(NotFired),
     }

@@ -54,10 +54,10 @@ impl Run {
 
     fn of(graph: Graph, names: Vec<String>) -> Run {
         let mut joins: Joins = (0..graph.node_count())
-            .map(Join::Node)
+            .map(JoinPoint::Node)
             .map(|join| (join, JoinState::new(join_width(&graph, join))))
             .collect();
-        joins.insert(Join::End, JoinState::new(join_width(&graph, Join::End)));
+        joins.insert(JoinPoint::End, JoinState::new(join_width(&graph, JoinPoint::End)));
         let mut run = Run {
             graph,
             names,
@@ -209,7 +209,7 @@ fn asks_for_the_joins_it_needs() {
     let mut joins = Joins::new();
     assert_eq!(
         decide(&run.graph, 0, &ending, &mut joins),
-        Err(MissingJoins(vec![Join::Node(1)]))
+        Err(MissingJoins(vec![JoinPoint::Node(1)]))
     );
     assert!(joins.is_empty());
 }

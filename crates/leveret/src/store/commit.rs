@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use leveret_core::{
-    decide::{Decision, Ending, Join, JoinState, Joins, Mark, MissingJoins, Passed, decide, join_width},
+    decide::{Decision, Ending, JoinPoint, JoinState, Joins, Mark, MissingJoins, Passed, decide, join_width},
     graph::{EdgeIx, Graph, NodeIx},
     workflow::Workflow,
 };
@@ -32,7 +32,7 @@ pub(crate) fn status_of(outcome: &Outcome) -> StepStatus {
 pub(crate) fn decide_finished<E>(
     finished: &Finished,
     joins: &mut Joins,
-    mut load: impl FnMut(&[Join]) -> Result<Vec<(Join, JoinState)>, E>,
+    mut load: impl FnMut(&[JoinPoint]) -> Result<Vec<(JoinPoint, JoinState)>, E>,
 ) -> Result<Decision, E> {
     let Some(ending) = ending_of(&finished.outcome) else { return Ok(Decision::default()) };
     let graph = &finished.workflow.graph;
@@ -51,8 +51,8 @@ pub(crate) fn decide_finished<E>(
 pub(crate) fn provide(
     graph: &Graph,
     joins: &mut Joins,
-    missing: &[Join],
-    loaded: impl IntoIterator<Item = (Join, JoinState)>,
+    missing: &[JoinPoint],
+    loaded: impl IntoIterator<Item = (JoinPoint, JoinState)>,
 ) {
     joins.extend(loaded);
     for &join in missing {
@@ -71,22 +71,22 @@ pub(crate) fn fails_run(finished: &Finished) -> bool {
 }
 
 /// The key under which a join is stored.
-pub(crate) fn key_of(workflow: &Workflow, join: Join) -> JoinKey {
+pub(crate) fn key_of(workflow: &Workflow, join: JoinPoint) -> JoinKey {
     match join {
-        Join::Node(node) => JoinKey(Arc::from(workflow.nodes[node].id.as_str())),
-        Join::End => JoinKey(Arc::from("")),
+        JoinPoint::Node(node) => JoinKey(Arc::from(workflow.nodes[node].id.as_str())),
+        JoinPoint::End => JoinKey(Arc::from("")),
     }
 }
 
 /// The join that is stored under a key.
-pub(crate) fn join_of(workflow: &Workflow, key: &JoinKey) -> Result<Join, StoreError> {
+pub(crate) fn join_of(workflow: &Workflow, key: &JoinKey) -> Result<JoinPoint, StoreError> {
     if key.0.is_empty() {
-        return Ok(Join::End);
+        return Ok(JoinPoint::End);
     }
     let node = workflow.node_ix(&key.0).ok_or_else(|| {
         StoreError::corrupt(format!("join '{}' is not in the run's workflow", key.0))
     })?;
-    Ok(Join::Node(node))
+    Ok(JoinPoint::Node(node))
 }
 
 /// Reads a stored join state.

@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use leveret_core::{
-    decide::{Join, JoinState, Joins},
+    decide::{JoinPoint, JoinState, Joins},
     ids::{NodeId, RunId, Scope, StepKey, WorkflowId},
     json::Json,
     time::Timestamp,
@@ -39,7 +39,7 @@ struct Run {
     record: RunRecord,
     reconcile_at: Timestamp,
     steps: BTreeMap<(NodeId, Scope), StepRecord>,
-    joins: BTreeMap<Join, JoinState>,
+    joins: BTreeMap<JoinPoint, JoinState>,
     context: BTreeMap<Arc<str>, Json>,
     workflow: Arc<Workflow>,
 }
