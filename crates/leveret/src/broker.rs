@@ -14,6 +14,10 @@
 //! after it loses nothing.
 
 pub mod conformance;
+mod local;
+pub mod memory;
+mod queues;
+mod routes;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
