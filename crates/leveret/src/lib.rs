@@ -4,6 +4,7 @@ pub mod broker;
 pub mod metrics;
 pub mod nodes;
 pub mod runtime;
+pub mod sqlite;
 pub mod store;
 mod tls;
 

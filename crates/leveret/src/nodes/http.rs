@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
-use leveret_core::parse::{ParamProblem, parse_duration};
+use leveret_core::{parse::ParamProblem, time::parse_duration};
 use reqwest::{
     Client, Method, StatusCode,
     header::{HeaderMap, HeaderName, HeaderValue},
@@ -134,7 +134,7 @@ fn timeout(value: Option<&Value>) -> Result<Duration, String> {
     match value {
         None | Some(Value::Null) => Ok(TIMEOUT_DEFAULT),
         Some(Value::Number(number)) => number.as_u64().map(Duration::from_millis).ok_or_else(|| format!("{number} is no timeout in whole milliseconds")),
-        Some(Value::String(text)) => parse_duration(text),
+        Some(Value::String(text)) => parse_duration(text).ok_or_else(|| format!("'{text}' is no timeout: say milliseconds or '10s'")),
         Some(other) => Err(format!("{other} is no timeout: say milliseconds or '10s'")),
     }
 }

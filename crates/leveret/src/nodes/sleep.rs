@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use leveret_core::parse::{ParamProblem, parse_duration};
+use leveret_core::{parse::ParamProblem, time::parse_duration};
 use serde_json::Value;
 
 use super::{NodeContext, NodeError, NodeType, Verdict, check_known, is_template, problem};
@@ -20,7 +20,9 @@ fn duration(params: &Value) -> Result<Duration, String> {
         Value::Number(number) => {
             number.as_u64().map(Duration::from_millis).ok_or_else(|| format!("{number} is no duration in whole milliseconds"))?
         }
-        Value::String(text) => parse_duration(text)?,
+        Value::String(text) => {
+            parse_duration(text).ok_or_else(|| format!("'{text}' is no duration: say '250ms', '10s', '5m', '1h' or '2d'"))?
+        }
         other => return Err(format!("{other} is no duration: say milliseconds or '10s'")),
     };
     if duration > SLEEP_MAX { Err(format!("{value} is longer than a hundred years")) } else { Ok(duration) }

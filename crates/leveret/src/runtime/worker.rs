@@ -9,9 +9,9 @@ use super::{
     drive::{Disposal, DriveError, drive},
     health::Part,
 };
-use crate::{
-    broker::{BrokerError, ConsumeOptions, Consumer, ConsumerState, Delivery, Publication, Receipt},
-    broker::consumer::dead_letter,
+use crate::broker::{
+    BrokerError, ConsumeOptions, Consumer, ConsumerState, Delivery, Publication, Receipt,
+    dead_letter::{DeadLetter, dead_letter},
 };
 
 /// How a worker takes jobs.
@@ -135,7 +135,15 @@ async fn handle(inner: Arc<Inner>, delivery: Delivery) {
         inner.metrics.dead_letters.inc();
         tracing::warn!(%reason, "a job goes to the dead-letter queue");
         let now = inner.clock.now();
-        publications.push(dead_letter(&inner.names.execution, &exchange, &routing_key, &message, &reason, 1, now));
+        let letter = DeadLetter {
+            queue: &inner.names.execution,
+            exchange: &exchange,
+            routing_key: &routing_key,
+            reason: &reason,
+            attempts: 1,
+            dead_at: now,
+        };
+        publications.push(dead_letter(&message, &letter));
     }
     settle(&inner, publications, receipt).await;
 }
