@@ -355,7 +355,7 @@ fn loads(
 fn each<T>(result: Result<Vec<T>, StoreError>, count: usize) -> Vec<Result<T, StoreError>> {
     match result {
         Ok(results) => results.into_iter().map(Ok).collect(),
-        Err(error) => vec![Err(error); count].into_iter().map(|e: Result<T, StoreError>| e).collect(),
+        Err(error) => std::iter::repeat_with(|| Err(error.clone())).take(count).collect(),
     }
 }
 
@@ -413,12 +413,12 @@ impl Inner {
     }
 
     async fn start(&self, new: NewRun) -> Result<Started, StoreError> {
-        self.starts.submit([new]).await?.pop().expect("one answer for one run")
+        self.starts.submit(vec![new]).await?.pop().expect("one answer for one run")
     }
 
     async fn load(&self, run_id: &RunId, load: Load) -> Result<Option<Loaded>, StoreError> {
         let call = || async {
-            self.loads.submit([(run_id.clone(), load.clone())]).await?.pop().expect("one answer for one load")
+            self.loads.submit(vec![(run_id.clone(), load.clone())]).await?.pop().expect("one answer for one load")
         };
         Ok(self.durably(call).await?.0)
     }

@@ -516,7 +516,7 @@ impl Progress {
                 .node_ix(id)
                 .ok_or_else(|| StoreError::corrupt(format!("node '{id}' is not in the run's workflow")))
         };
-        let marks = self.marks.iter().map(|(id, mark)| Ok((node(id.as_str())?, *mark))).collect::<Result<_, _>>()?;
+        let marks = self.marks.iter().map(|(id, mark)| Ok((node(id.as_str())?, *mark))).collect::<Result<_, StoreError>>()?;
         let joins = self
             .joins
             .iter()

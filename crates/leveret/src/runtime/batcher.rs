@@ -67,7 +67,7 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
     }
 
     /// Queues the items at once, in order, and waits for their answers. Dropping the future does not take the items back.
-    pub(crate) fn submit(&self, items: impl IntoIterator<Item = T>) -> impl Future<Output = Result<Vec<R>, Gone>> + use<T, R> {
+    pub(crate) fn submit(&self, items: Vec<T>) -> impl Future<Output = Result<Vec<R>, Gone>> + use<T, R> {
         let (answers, lead) = {
             let mut state = self.shared.lock();
             let mut answers = Vec::new();
@@ -179,11 +179,11 @@ mod tests {
                 }
             }
         });
-        let first = tokio::spawn(batcher.submit([1]));
+        let first = tokio::spawn(batcher.submit(vec![1]));
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
-        let rest: Vec<_> = (2..50).map(|n| tokio::spawn(batcher.submit([n]))).collect();
+        let rest: Vec<_> = (2..50).map(|n| tokio::spawn(batcher.submit(vec![n]))).collect();
         gate.add_permits(2);
         assert_eq!(first.await.unwrap(), Ok(vec![2]));
         for (n, answer) in (2..50).zip(rest) {
@@ -198,7 +198,7 @@ mod tests {
             assert!(!batch[0], "asked to panic");
             batch
         });
-        assert_eq!(batcher.submit([true]).await, Err(Gone));
-        assert_eq!(batcher.submit([false]).await, Ok(vec![false]));
+        assert_eq!(batcher.submit(vec![true]).await, Err(Gone));
+        assert_eq!(batcher.submit(vec![false]).await, Ok(vec![false]));
     }
 }

@@ -64,33 +64,39 @@ impl Engine {
     ///
     /// A crash before it returns leaves either no run or one that will be executed; asking again with the same id is safe.
     pub async fn start(&self, request: StartRequest) -> Result<(RunId, bool), StartError> {
-        let inner = &self.inner;
-        let now = inner.clock.now();
-        let known = request.run_id.is_some();
-        let run_id = request.run_id.unwrap_or_else(|| inner.clock.new_run_id());
-        let plan = inner.plans.insert(request.workflow, &inner.registry);
-        let new = inner.new_run(run_id.clone(), plan.workflow.clone(), request.input, now);
-        let started = inner.begin(&plan, new.clone()).await?;
-        match started {
-            Started::New => {
-                inner.metrics.runs_started.inc();
-                Ok((run_id, true))
-            }
-            Started::Exists(_) if known => {
-                let run = inner.run(&run_id).await?;
-                let same = run.is_some_and(|run| run.workflow_hash == plan.workflow.hash && run.input == new.input);
-                if same { Ok((run_id, false)) } else { Err(StartError::Conflict { run_id }) }
-            }
-            Started::Exists(_) => Err(StartError::Conflict { run_id }),
+        let (run_id, novel) = self.run_id_of(&request);
+        let new = self.start_as(&run_id, novel, &request).await?;
+        Ok((run_id, new))
+    }
+
+    /// The run id of a request, and whether it was made just now, so that no run can have it.
+    fn run_id_of(&self, request: &StartRequest) -> (RunId, bool) {
+        match &request.run_id {
+            Some(run_id) => (run_id.clone(), false),
+            None => (self.inner.clock.new_run_id(), true),
         }
+    }
+
+    async fn start_as(&self, run_id: &RunId, novel: bool, request: &StartRequest) -> Result<bool, StartError> {
+        let inner = &self.inner;
+        let plan = inner.plans.insert(request.workflow.clone(), &inner.registry);
+        let (workflow, input) = (plan.workflow.clone(), request.input.clone());
+        let new = inner.new_run(run_id.clone(), workflow, input, inner.clock.now());
+        if inner.begin(&plan, new, novel).await? == Started::New {
+            inner.metrics.runs_started.inc();
+            return Ok(true);
+        }
+        let run = inner.run(run_id).await?;
+        let same = run.is_some_and(|run| run.workflow_hash == plan.workflow.hash && run.input == request.input);
+        if same { Ok(false) } else { Err(StartError::Conflict { run_id: run_id.clone() }) }
     }
 
     /// Starts a run and waits for its end.
     pub async fn start_and_wait(&self, request: StartRequest) -> Result<RunResult, StartError> {
-        let run_id = request.run_id.clone().unwrap_or_else(|| self.inner.clock.new_run_id());
+        let (run_id, novel) = self.run_id_of(&request);
         let mut waiter = self.inner.hub.wait(&run_id);
-        let (workflow, input) = (request.workflow.clone(), request.input.clone());
-        let (run_id, new) = self.start(StartRequest { run_id: Some(run_id), ..request }).await?;
+        let new = self.start_as(&run_id, novel, &request).await?;
+        let StartRequest { workflow, input, .. } = request;
         if !new || workflow.nodes.is_empty() {
             return Ok(self.wait(&run_id).await?.expect("the run is recorded"));
         }
@@ -182,11 +188,11 @@ impl Engine {
 impl Inner {
     /// Records a run and publishes its first jobs. If store and broker write to one file in the order of the calls, both go into
     /// one commit: no crash leaves the jobs without the run.
-    async fn begin(&self, plan: &Plan, new: NewRun) -> Result<Started, StartError> {
+    async fn begin(&self, plan: &Plan, new: NewRun, novel: bool) -> Result<Started, StartError> {
         let run_id = new.run_id.clone();
         let jobs: Vec<_> =
             plan.workflow.graph.starts().iter().map(|&node| self.first_job(&new, node)).collect();
-        if self.one_file && !jobs.is_empty() {
+        if self.one_file && novel && !jobs.is_empty() {
             let (started, published) = tokio::join!(biased; self.store.start(std::slice::from_ref(&new)), self.broker.publish(jobs));
             let started = started?.pop().expect("one answer for one run");
             return match published.into_iter().find_map(Result::err) {

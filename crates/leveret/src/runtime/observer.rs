@@ -143,7 +143,7 @@ async fn publish_all(
             Some(waiters) = in_flight.next(), if !in_flight.is_empty() => {
                 let waiters: Vec<oneshot::Sender<()>> = waiters;
                 for waiter in waiters {
-                    drop(waiter.send(()));
+                    let _gone = waiter.send(());
                 }
             }
             received = items.recv_many(&mut buffer, BATCH_MAX), if in_flight.len() < IN_FLIGHT_MAX => {
