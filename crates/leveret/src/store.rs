@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) mod commit;
 pub mod memory;
+pub mod sqlite;
 
 /// Where a run stands. The texts are persisted and part of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
