@@ -15,6 +15,7 @@
 
 pub mod conformance;
 pub mod dead_letter;
+pub mod embedded;
 mod local;
 pub mod memory;
 mod queues;
@@ -511,6 +512,14 @@ pub enum BrokerError {
     NotAccepted {
         /// What the broker said.
         detail: String,
+    },
+    /// The message is larger than this broker takes.
+    #[error("the message has {size_bytes} bytes, the broker takes {max_bytes}")]
+    TooLarge {
+        /// The size of its body.
+        size_bytes: usize,
+        /// The largest that is taken.
+        max_bytes: usize,
     },
     /// [`Broker::close`] was called.
     #[error("the broker connection was closed")]

@@ -24,8 +24,11 @@ use std::{
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-pub use self::error::DatabaseError;
 use self::{connection::ProcessLock, reader::Readers, writer::Writer};
+pub use self::{
+    error::DatabaseError,
+    writer::{BATCH_JOBS_MAX, LINGER, QUEUED_JOBS_MAX},
+};
 
 /// How a database file is opened.
 #[derive(Clone, Debug)]
@@ -171,8 +174,6 @@ impl Database {
         self.0.writer.close().await;
     }
 }
-
-pub use self::writer::{BATCH_JOBS_MAX, LINGER, QUEUED_JOBS_MAX};
 
 /// The result of a queued write, once it is durable.
 #[derive(Debug)]
