@@ -23,15 +23,17 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     let result = (|| {
         build(&watchdog, args)?;
         let fleet = Fleet::plan(&dir, &kinds, &source)?;
-        say(format_args!(
-            "starting {}",
-            kinds
-                .iter()
-                .map(|kind| kind.name())
-                .collect::<Vec<_>>()
-                .join(", ")
-        ));
-        fleet.start()?;
+        if !kinds.is_empty() {
+            say(format_args!(
+                "starting {}",
+                kinds
+                    .iter()
+                    .map(|kind| kind.name())
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ));
+            fleet.start()?;
+        }
         tests(&watchdog, &fleet, args)
     })();
     watchdog.stop();
