@@ -1,0 +1,3 @@
+//! What the examples talk to.
+
+pub(crate) mod payments;
