@@ -1,0 +1,113 @@
+//! From URLs to a store and a broker: the only place that names adapters.
+//!
+//! | store | |
+//! |---|---|
+//! | `sqlite:PATH` | a SQLite file |
+//! | `postgres://…` | PostgreSQL |
+//! | `memory:` | this process's memory, for tests |
+//!
+//! | broker | |
+//! |---|---|
+//! | `embedded:` | in the store's SQLite file |
+//! | `embedded:PATH` | in a SQLite file of its own |
+//! | `amqp://…`, `amqps://…` | RabbitMQ |
+//! | `memory:` | this process's memory, for tests |
+
+use std::{fmt, path::Path, sync::Arc};
+
+use crate::{
+    broker::{Broker, BrokerError, embedded::EmbeddedBroker, memory::MemoryBroker},
+    sqlite::{Database, DatabaseError, DatabaseOptions},
+    store::{Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
+};
+
+/// A store and a broker.
+#[derive(Clone)]
+pub struct Connected {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The broker.
+    pub broker: Arc<dyn Broker>,
+    /// Both write to one file in the order of the calls: what was asked for later is never there without what was asked for before.
+    pub one_file: bool,
+}
+
+impl fmt::Debug for Connected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connected").field("one_file", &self.one_file).finish_non_exhaustive()
+    }
+}
+
+/// Why no connection was made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The broker.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The SQLite file.
+    #[error("{}", .0.chain())]
+    Database(#[from] DatabaseError),
+    /// The file's directory cannot be made.
+    #[error("cannot make the directory of {path}: {source}")]
+    Directory {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Connects to a store and a broker.
+pub async fn connect(store_url: &str, broker_url: &str) -> Result<Connected, ConnectError> {
+    let (store, database): (Arc<dyn Store>, Option<Database>) = match scheme(store_url) {
+        ("sqlite", path) => {
+            let database = open(path)?;
+            (Arc::new(SqliteStore::open(database.clone())?), Some(database))
+        }
+        ("memory", _) => (Arc::new(MemoryStore::new()), None),
+        #[cfg(feature = "postgres")]
+        ("postgres" | "postgresql", _) => {
+            use crate::store::postgres::{PostgresOptions, PostgresStore};
+            (Arc::new(PostgresStore::connect(PostgresOptions::new(store_url)).await?), None)
+        }
+        (scheme, _) => {
+            let detail = format!("'{scheme}:' is no kind of store; there are sqlite:PATH and postgres://…");
+            return Err(StoreError::Url { detail }.into());
+        }
+    };
+    let (broker, one_file): (Arc<dyn Broker>, bool) = match (scheme(broker_url), database) {
+        (("embedded", ""), Some(database)) => (Arc::new(EmbeddedBroker::open(database)?), true),
+        (("embedded", ""), None) => {
+            let detail = "the embedded broker needs a file: embedded:PATH, or a store in SQLite".to_owned();
+            return Err(BrokerError::Url { detail }.into());
+        }
+        (("embedded", path), _) => (Arc::new(EmbeddedBroker::open(open(path)?)?), false),
+        (("memory", _), _) => (Arc::new(MemoryBroker::new()), false),
+        #[cfg(feature = "rabbitmq")]
+        (("amqp" | "amqps", _), _) => {
+            use crate::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
+            (Arc::new(RabbitMq::connect(RabbitMqOptions::new(broker_url)).await?), false)
+        }
+        ((scheme, _), _) => {
+            let detail = format!("'{scheme}:' is no kind of broker; there are embedded: and amqp://…");
+            return Err(BrokerError::Url { detail }.into());
+        }
+    };
+    Ok(Connected { store, broker, one_file })
+}
+
+fn scheme(url: &str) -> (&str, &str) {
+    url.split_once(':').unwrap_or((url, ""))
+}
+
+fn open(path: &str) -> Result<Database, ConnectError> {
+    if let Some(parent) = Path::new(path).parent() {
+        std::fs::create_dir_all(parent)
+            .map_err(|source| ConnectError::Directory { path: path.to_owned(), source })?;
+    }
+    Ok(Database::open(DatabaseOptions::new(path))?)
+}
