@@ -14,6 +14,8 @@
 //! after it loses nothing.
 
 pub mod conformance;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -505,6 +507,12 @@ pub enum BrokerError {
     #[error("the broker did not accept the message: {detail}")]
     NotAccepted {
         /// What the broker said.
+        detail: String,
+    },
+    /// The message or a name in it can never be sent as it is: too large, or a name too long.
+    #[error("the message cannot be sent: {detail}")]
+    Invalid {
+        /// What is wrong with it.
         detail: String,
     },
     /// [`Broker::close`] was called.
