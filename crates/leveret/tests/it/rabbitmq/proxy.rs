@@ -1,6 +1,6 @@
 //! A TCP proxy between client and server that can cut, stall and restore the connections through it.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -24,7 +24,6 @@ struct Weather {
 /// The proxy. It ends with the process.
 #[derive(Clone)]
 pub(super) struct Proxy {
-    pub(super) address: SocketAddr,
     weather: Arc<watch::Sender<Weather>>,
 }
 
@@ -35,7 +34,6 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let proxy = Proxy {
-            address,
             weather: Arc::new(watch::Sender::new(Weather::default())),
         };
         tokio::spawn(accept(
