@@ -19,6 +19,8 @@ pub mod embedded;
 mod local;
 pub mod memory;
 mod queues;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
 mod routes;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
@@ -513,13 +515,11 @@ pub enum BrokerError {
         /// What the broker said.
         detail: String,
     },
-    /// The message is larger than this broker takes.
-    #[error("the message has {size_bytes} bytes, the broker takes {max_bytes}")]
-    TooLarge {
-        /// The size of its body.
-        size_bytes: usize,
-        /// The largest that is taken.
-        max_bytes: usize,
+    /// The message or a name in it can never be sent as it is: too large, or a name too long.
+    #[error("the message cannot be sent: {detail}")]
+    Invalid {
+        /// What is wrong with it.
+        detail: String,
     },
     /// [`Broker::close`] was called.
     #[error("the broker connection was closed")]

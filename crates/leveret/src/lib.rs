@@ -1,6 +1,7 @@
 //! Leveret: message-driven backends, embedded or across machines.
 
 pub mod broker;
+mod connect;
 pub mod metrics;
 pub mod nodes;
 pub mod runtime;
@@ -9,3 +10,5 @@ pub mod store;
 mod tls;
 
 pub use leveret_core as core;
+
+pub use self::connect::{ConnectError, Connected, connect};
