@@ -1,3 +1,4 @@
 //! Leveret: message-driven backends, embedded or across machines.
 
 pub mod broker;
+pub mod sqlite;

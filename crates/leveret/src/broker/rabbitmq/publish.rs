@@ -102,10 +102,11 @@ impl Publisher {
 
 /// Whether a message can be sent at all.
 fn check(publication: &Publication, bytes_max: usize) -> Outcome {
-    let size = publication.message.body.len();
-    if size > bytes_max {
-        return Err(BrokerError::Invalid {
-            detail: format!("the body has {size} bytes, the limit is {bytes_max}"),
+    let size_bytes = publication.message.body.len();
+    if size_bytes > bytes_max {
+        return Err(BrokerError::TooLarge {
+            size_bytes,
+            max_bytes: bytes_max,
         });
     }
     Ok(())
