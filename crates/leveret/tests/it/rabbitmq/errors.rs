@@ -130,7 +130,7 @@ async fn a_missing_exchange_is_not_found() {
         .await;
     match &results[1] {
         Err(BrokerError::NotFound { what }) => {
-            assert!(what.contains("leveret-test.missing"), "{what}")
+            assert!(what.contains("leveret-test.missing"), "{what}");
         }
         other => panic!("{other:?}"),
     }
