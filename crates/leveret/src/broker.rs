@@ -14,7 +14,6 @@
 //! after it loses nothing.
 
 pub mod conformance;
-pub mod dead_letter;
 pub mod embedded;
 mod local;
 pub mod memory;
@@ -22,6 +21,7 @@ mod queues;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
 mod routes;
+pub mod work;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -515,7 +515,15 @@ pub enum BrokerError {
         /// What the broker said.
         detail: String,
     },
-    /// The message or a name in it can never be sent as it is: too large, or a name too long.
+    /// The message is larger than this broker takes.
+    #[error("the message has {size_bytes} bytes, the broker takes {max_bytes}")]
+    TooLarge {
+        /// The size of its body.
+        size_bytes: usize,
+        /// The largest that is taken.
+        max_bytes: usize,
+    },
+    /// A name or property can never be sent as it is: AMQP keeps each in at most 255 bytes.
     #[error("the message cannot be sent: {detail}")]
     Invalid {
         /// What is wrong with it.

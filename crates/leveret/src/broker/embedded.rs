@@ -99,8 +99,9 @@ impl EmbeddedBroker {
 fn check_size(publication: &Publication) -> Result<(), BrokerError> {
     let size_bytes = publication.message.body.len();
     if size_bytes > MESSAGE_BYTES_MAX {
-        return Err(BrokerError::Invalid {
-            detail: format!("{} bytes, more than the {} taken", size_bytes, MESSAGE_BYTES_MAX),
+        return Err(BrokerError::TooLarge {
+            size_bytes,
+            max_bytes: MESSAGE_BYTES_MAX,
         });
     }
     Ok(())

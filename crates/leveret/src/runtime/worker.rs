@@ -10,8 +10,7 @@ use super::{
     health::Part,
 };
 use crate::broker::{
-    BrokerError, ConsumeOptions, Consumer, ConsumerState, Delivery, Publication, Receipt,
-    dead_letter::{DeadLetter, dead_letter},
+    BrokerError, ConsumeOptions, Consumer, ConsumerState, Delivery, Publication, Receipt, work::dead_letter,
 };
 
 /// How a worker takes jobs.
@@ -117,9 +116,7 @@ async fn drain(mut consumer: Consumer, mut jobs: JoinSet<()>, timeout: Duration)
 /// Brings one delivery to its end: acked, dead-lettered and acked, or returned.
 async fn handle(inner: Arc<Inner>, delivery: Delivery) {
     inner.observer.room().await;
-    let Delivery { message, exchange, routing_key, redelivered, receipt } = delivery;
-    let result = drive(&inner, &message.body, redelivered).await;
-    let (publications, reason) = match result {
+    let (mut publications, reason) = match drive(&inner, &delivery.message.body, delivery.redelivered).await {
         Ok(Disposal::Done(publications)) => (publications, None),
         Ok(Disposal::Dead(reason, publications)) => (publications, Some(reason)),
         Err(DriveError::Bad(bad)) => (Vec::new(), Some(bad.to_string())),
@@ -127,25 +124,16 @@ async fn handle(inner: Arc<Inner>, delivery: Delivery) {
             // What can be repeated was, until it worked: this is a store that is closing, or one that refuses.
             tracing::error!(%error, "a job cannot be executed and returns to its queue");
             tokio::time::sleep(PAUSE).await;
-            return receipt.requeue();
+            return delivery.receipt.requeue();
         }
     };
-    let mut publications = publications;
     if let Some(reason) = reason {
         inner.metrics.dead_letters.inc();
         tracing::warn!(%reason, "a job goes to the dead-letter queue");
         let now = inner.clock.now();
-        let letter = DeadLetter {
-            queue: &inner.names.execution,
-            exchange: &exchange,
-            routing_key: &routing_key,
-            reason: &reason,
-            attempts: 1,
-            dead_at: now,
-        };
-        publications.push(dead_letter(&message, &letter));
+        publications.push(dead_letter(&delivery, &inner.names.execution, &reason, 1, now));
     }
-    settle(&inner, publications, receipt).await;
+    settle(&inner, publications, delivery.receipt).await;
 }
 
 /// Publishes, then acks; until that works, or the connection that the delivery came by is gone and the job with it.

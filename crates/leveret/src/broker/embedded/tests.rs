@@ -139,7 +139,7 @@ async fn refuses_what_is_too_large() {
         Publication::to_queue("q", Message::json("1")),
     ];
     let results = broker.publish(batch).await;
-    assert!(matches!(results[0], Err(BrokerError::Invalid { .. })));
+    assert!(matches!(results[0], Err(BrokerError::TooLarge { .. })));
     assert!(results[1].is_ok());
     broker.close().await;
     database.close().await;

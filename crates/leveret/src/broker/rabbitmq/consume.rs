@@ -24,7 +24,10 @@ use lapin::{
     types::FieldTable,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
     time::{Instant, MissedTickBehavior, interval_at},
 };
 
@@ -358,18 +361,12 @@ impl Subscription {
             let Some(delivery) = attached.take(delivery) else {
                 return Some(End::Lost("the broker skipped a delivery tag"));
             };
-            if attached.backlog.is_empty() {
-                match self.deliveries.try_send(delivery) {
-                    Ok(()) => {}
-                    Err(mpsc::error::TrySendError::Full(delivery)) => {
-                        attached.backlog.push_back(delivery)
-                    }
-                    // Dropped, so that it goes back to its queue.
-                    Err(mpsc::error::TrySendError::Closed(_)) => {}
-                }
-            } else {
+            if !attached.backlog.is_empty() {
+                attached.backlog.push_back(delivery);
+            } else if let Err(TrySendError::Full(delivery)) = self.deliveries.try_send(delivery) {
                 attached.backlog.push_back(delivery);
             }
+            // With the consumer gone the delivery was dropped, so that it goes back to its queue.
             next = attached.stream.next().now_or_never()?;
         }
         next.and_then(|last| self.hand_out(attached, Some(last)))

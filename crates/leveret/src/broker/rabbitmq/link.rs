@@ -101,12 +101,13 @@ impl Link {
         request: impl Future<Output = lapin::Result<T>>,
     ) -> Result<T, BrokerError> {
         tokio::select! {
-            answer = timeout(REQUEST_TIME_MAX, request) => match answer {
-                Ok(answer) => answer.map_err(|error| wire::error(&error, what)),
-                Err(_) => {
-                    self.give_up();
-                    Err(BrokerError::Unavailable { detail: format!("{what}: no answer within {REQUEST_TIME_MAX:?}") })
-                }
+            answer = timeout(REQUEST_TIME_MAX, request) => if let Ok(answer) = answer {
+                answer.map_err(|error| wire::error(&error, what))
+            } else {
+                self.give_up();
+                Err(BrokerError::Unavailable {
+                    detail: format!("{what}: no answer within {REQUEST_TIME_MAX:?}"),
+                })
             },
             () = self.lost() => Err(lost_error()),
         }

@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use lapin::{
-    Channel, Confirmation, ErrorKind, PublisherConfirm,
+    Channel, Confirmation, PublisherConfirm,
     message::BasicReturnMessage,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
@@ -102,10 +102,11 @@ impl Publisher {
 
 /// Whether a message can be sent at all.
 fn check(publication: &Publication, bytes_max: usize) -> Outcome {
-    let size = publication.message.body.len();
-    if size > bytes_max {
-        return Err(BrokerError::Invalid {
-            detail: format!("the body has {size} bytes, the limit is {bytes_max}"),
+    let size_bytes = publication.message.body.len();
+    if size_bytes > bytes_max {
+        return Err(BrokerError::TooLarge {
+            size_bytes,
+            max_bytes: bytes_max,
         });
     }
     Ok(())
@@ -216,36 +217,28 @@ async fn send(
     for publication in chunk {
         sent.push(check(publication, bytes_max).and_then(|()| start(channel, publication)));
     }
-    let mut returned = Vec::new();
-    let mut outcomes = Vec::with_capacity(chunk.len());
-    let mut refused = None;
+    let (mut outcomes, mut returned, mut refused) =
+        (Vec::with_capacity(chunk.len()), Vec::new(), None);
     for sending in sent {
-        let confirmed = match sending {
-            Ok(sending) => confirmation(link, sending, limit).await,
-            Err(error) => {
-                outcomes.push(Err(error));
-                continue;
-            }
-        };
-        outcomes.push(match confirmed {
-            Ok(Confirmation::Ack(message)) => {
-                returned.extend(message);
-                Ok(())
-            }
-            Ok(Confirmation::Nack(message)) => {
-                returned.extend(message);
-                Err(BrokerError::NotAccepted {
-                    detail: "the broker answered with nack".to_owned(),
-                })
-            }
-            Ok(Confirmation::NotRequested) => Err(lost_error()),
-            Err(Some(error)) => {
-                if let ErrorKind::ProtocolError(_) = error.kind() {
-                    refused.get_or_insert(error);
+        outcomes.push(match sending {
+            Err(error) => Err(error),
+            Ok(sending) => match confirmation(link, sending, limit).await {
+                Ok(Confirmation::Ack(message)) => {
+                    returned.extend(message);
+                    Ok(())
                 }
-                Err(lost_error())
-            }
-            Err(None) => Err(lost_error()),
+                Ok(Confirmation::Nack(message)) => {
+                    returned.extend(message);
+                    Err(BrokerError::NotAccepted {
+                        detail: "the broker answered with nack".to_owned(),
+                    })
+                }
+                Ok(Confirmation::NotRequested) | Err(None) => Err(lost_error()),
+                Err(Some(error)) => {
+                    refused = refused.or(error.is_amqp_error().then_some(error));
+                    Err(lost_error())
+                }
+            },
         });
     }
     for message in &returned {

@@ -53,7 +53,7 @@ pub(super) fn parse(url: &str) -> Result<AMQPUri, BrokerError> {
         ),
     })?;
     if uri.vhost.is_empty() {
-        uri.vhost = "/".to_owned();
+        "/".clone_into(&mut uri.vhost);
     }
     if let Some(host) = ipv6_host(url) {
         host.clone_into(&mut uri.authority.host);

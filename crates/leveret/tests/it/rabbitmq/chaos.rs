@@ -68,6 +68,16 @@ async fn publish_until(
     confirmed
 }
 
+/// Publishes a message, again while that fails for want of a connection.
+async fn publish_at_last(broker: &RabbitMq, queue: &Arc<str>) {
+    let published = async {
+        while let Err(error) = broker.publish(vec![to(queue, "at last")]).await.remove(0) {
+            assert!(error.is_retryable(), "{error:?}");
+        }
+    };
+    timeout(PATIENCE, published).await.unwrap();
+}
+
 /// Cuts, refusals and a stall, each while the messages flow; the consumer goes lost and live again every time.
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_confirmed_is_consumed() {
@@ -128,6 +138,8 @@ async fn everything_confirmed_is_consumed() {
     let all = seen.wait_for(|seen| confirmed.iter().all(|body| seen.contains(body)));
     let arrived = timeout(PATIENCE, all).await;
     assert!(arrived.is_ok(), "some confirmed messages were not consumed");
+    // The publishing connection may still be on its way back from the last cut.
+    publish_at_last(&broker, &queue).await;
     assert!(broker.is_connected());
     broker.delete_queue(&queue).await.unwrap();
     broker.close().await;
@@ -153,12 +165,7 @@ async fn publishing_in_an_outage_is_bounded() {
     );
     assert!(!broker.is_connected());
     proxy.restore();
-    let published = async {
-        while let Err(error) = broker.publish(vec![to(&queue, "2")]).await.remove(0) {
-            assert!(error.is_retryable(), "{error:?}");
-        }
-    };
-    timeout(PATIENCE, published).await.unwrap();
+    publish_at_last(&broker, &queue).await;
     broker.delete_queue(&queue).await.unwrap();
     broker.close().await;
 }
@@ -180,7 +187,7 @@ async fn a_deleted_queue_comes_back() {
     other.delete_queue(&queue).await.unwrap();
     // It may be back before anybody sees that it was lost.
     let counted = async {
-        while !matches!(other.queue_stats(&queue).await, Ok(stats) if stats.consumers == 1) {
+        while !matches!(other.queue_stats(&queue).await, Ok(counts) if counts.consumers == 1) {
             tokio::task::yield_now().await;
         }
     };
