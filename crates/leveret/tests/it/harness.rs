@@ -97,7 +97,7 @@ impl Harness {
 }
 
 /// `status output-or-error | completed nodes | other nodes`, nodes by name with their attempts if there were several.
-fn summary(result: &RunResult) -> String {
+pub(crate) fn summary(result: &RunResult) -> String {
     let what = match result.status {
         RunStatus::Completed => result.output.text().to_owned(),
         _ => result.error.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -120,7 +120,7 @@ pub(crate) fn blueprint(text: &str) -> Value {
     let mut nodes: Vec<(String, Map<String, Value>)> = Vec::new();
     let mut edges = Vec::new();
     let mut rest: Vec<&str> = Vec::new();
-    let mut add = |nodes: &mut Vec<(String, Map<String, Value>)>, name: &str| {
+    let add = |nodes: &mut Vec<(String, Map<String, Value>)>, name: &str| {
         if !nodes.iter().any(|(known, _)| known == name) {
             nodes.push((name.to_owned(), json!({"id": name, "uses": "echo"}).as_object().unwrap().clone()));
         }
@@ -154,6 +154,9 @@ pub(crate) fn blueprint(text: &str) -> Value {
                 node.insert("uses".to_owned(), json!(uses));
                 let value = serde_json::from_str(params).unwrap_or_else(|_| json!(params));
                 node.insert("params".to_owned(), json!({ "value": value }));
+            }
+            "params" => {
+                node.insert("params".to_owned(), serde_json::from_str(right).expect("params are JSON"));
             }
             "inputs" => {
                 node.insert("inputs".to_owned(), serde_json::from_str(right).expect("inputs are JSON"));
