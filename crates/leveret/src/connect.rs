@@ -16,6 +16,7 @@
 use std::{fmt, path::Path, sync::Arc};
 
 use crate::{
+    one_file::OneFile,
     broker::{Broker, BrokerError, embedded::EmbeddedBroker, memory::MemoryBroker},
     sqlite::{Database, DatabaseError, DatabaseOptions},
     store::{Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
@@ -28,8 +29,8 @@ pub struct Connected {
     pub store: Arc<dyn Store>,
     /// The broker.
     pub broker: Arc<dyn Broker>,
-    /// Both write to one file in the order of the calls: what was asked for later is never there without what was asked for before.
-    pub one_file: bool,
+    /// Both as one, if they share a file.
+    pub one_file: Option<OneFile>,
 }
 
 impl fmt::Debug for Connected {
@@ -63,10 +64,11 @@ pub enum ConnectError {
 
 /// Connects to a store and a broker.
 pub async fn connect(store_url: &str, broker_url: &str) -> Result<Connected, ConnectError> {
-    let (store, database): (Arc<dyn Store>, Option<Database>) = match scheme(store_url) {
+    let (store, file): (Arc<dyn Store>, Option<(Database, SqliteStore)>) = match scheme(store_url) {
         ("sqlite", path) => {
             let database = open(path)?;
-            (Arc::new(SqliteStore::open(database.clone())?), Some(database))
+            let store = SqliteStore::open(database.clone())?;
+            (Arc::new(store.clone()), Some((database, store)))
         }
         ("memory", _) => (Arc::new(MemoryStore::new()), None),
         (scheme, _) => {
@@ -74,18 +76,21 @@ pub async fn connect(store_url: &str, broker_url: &str) -> Result<Connected, Con
             return Err(StoreError::Url { detail }.into());
         }
     };
-    let (broker, one_file): (Arc<dyn Broker>, bool) = match (scheme(broker_url), database) {
-        (("embedded", ""), Some(database)) => (Arc::new(EmbeddedBroker::open(database)?), true),
+    let (broker, one_file): (Arc<dyn Broker>, Option<OneFile>) = match (scheme(broker_url), file) {
+        (("embedded", ""), Some((database, store))) => {
+            let broker = EmbeddedBroker::open(database)?;
+            (Arc::new(broker.clone()), Some(OneFile::new(store, broker)))
+        }
         (("embedded", ""), None) => {
             let detail = "the embedded broker needs a file: embedded:PATH, or a store in SQLite".to_owned();
             return Err(BrokerError::Url { detail }.into());
         }
-        (("embedded", path), _) => (Arc::new(EmbeddedBroker::open(open(path)?)?), false),
-        (("memory", _), _) => (Arc::new(MemoryBroker::new()), false),
+        (("embedded", path), _) => (Arc::new(EmbeddedBroker::open(open(path)?)?), None),
+        (("memory", _), _) => (Arc::new(MemoryBroker::new()), None),
         #[cfg(feature = "rabbitmq")]
         (("amqp" | "amqps", _), _) => {
             use crate::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
-            (Arc::new(RabbitMq::connect(RabbitMqOptions::new(broker_url)).await?), false)
+            (Arc::new(RabbitMq::connect(RabbitMqOptions::new(broker_url)).await?), None)
         }
         ((scheme, _), _) => {
             let detail = format!("'{scheme}:' is no kind of broker; there are embedded: and amqp://…");

@@ -4,6 +4,7 @@ pub mod broker;
 mod connect;
 pub mod metrics;
 pub mod nodes;
+mod one_file;
 pub mod runtime;
 pub mod sqlite;
 pub mod store;
@@ -11,4 +12,7 @@ mod tls;
 
 pub use leveret_core as core;
 
-pub use self::connect::{ConnectError, Connected, connect};
+pub use self::{
+    connect::{ConnectError, Connected, connect},
+    one_file::OneFile,
+};

@@ -107,6 +107,29 @@ fn check_size(publication: &Publication) -> Result<(), BrokerError> {
     Ok(())
 }
 
+impl EmbeddedBroker {
+    /// Runs a job and, if it says so, publishes a batch, in one transaction: both happen or neither. Queued at the call, as
+    /// [`Database::write`] is; with `soon`, as [`Database::write_soon`].
+    pub(crate) fn publish_with<T, F>(
+        &self,
+        batch: Vec<Publication>,
+        job: F,
+        soon: bool,
+    ) -> Result<oneshot::Receiver<Result<T, DatabaseError>>, BrokerError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&rusqlite::Connection) -> Result<(T, bool), DatabaseError> + Send + 'static,
+    {
+        let routed = self.route(batch).into_iter().collect::<Result<Vec<_>, _>>()?;
+        let (sender, written) = oneshot::channel();
+        self.0.put_with(routed, job, soon, |result| {
+            // Whoever asked may have gone.
+            drop(sender.send(result));
+        });
+        Ok(written)
+    }
+}
+
 impl std::fmt::Debug for EmbeddedBroker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "EmbeddedBroker({})", self.0.database.path().display())

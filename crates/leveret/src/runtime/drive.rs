@@ -58,17 +58,7 @@ pub(crate) async fn drive(inner: &Arc<Inner>, body: &[u8], redelivered: bool) ->
     let node = plan.workflow.node_ix(job.node_id.as_str()).ok_or_else(|| {
         BadJob::Node(format!("workflow '{}' has no node '{}'", plan.workflow.id, job.node_id))
     })?;
-    let mut drive = Drive {
-        inner,
-        plan,
-        run_id: job.execution_id.clone(),
-        redelivered,
-        known: Known::default(),
-        publications: Vec::new(),
-        trail: Trail::default(),
-        steps: 0,
-        dead: None,
-    };
+    let mut drive = Drive::new(inner, plan, job.execution_id.clone(), redelivered);
     drive.known.run_input.clone_from(&job.input);
     let ready = Ready { node, via: job.via };
     if job.workflow.is_some() {
@@ -79,10 +69,21 @@ pub(crate) async fn drive(inner: &Arc<Inner>, body: &[u8], redelivered: bool) ->
     } else {
         drive.later(&job, ready).await?;
     }
-    Ok(match drive.dead {
-        Some(reason) => Disposal::Dead(reason, drive.publications),
-        None => Disposal::Done(drive.publications),
-    })
+    Ok(drive.disposal())
+}
+
+/// Drives a run from its only start node, without a delivery at hand yet.
+pub(crate) async fn drive_new(
+    inner: &Arc<Inner>,
+    plan: Arc<Plan>,
+    new: NewRun,
+    node: NodeIx,
+) -> Result<Disposal, DriveError> {
+    let mut drive = Drive::new(inner, plan, new.run_id, false);
+    drive.known.run_input = Some(new.input);
+    drive.trail.begin(true);
+    drive.chain(Ready { node, via: None }, 0, false).await?;
+    Ok(drive.disposal())
 }
 
 async fn plan_of(inner: &Arc<Inner>, job: &Job) -> Result<Arc<Plan>, DriveError> {
@@ -118,6 +119,27 @@ struct Drive<'a> {
 }
 
 impl Drive<'_> {
+    fn new(inner: &Arc<Inner>, plan: Arc<Plan>, run_id: RunId, redelivered: bool) -> Drive<'_> {
+        Drive {
+            inner,
+            plan,
+            run_id,
+            redelivered,
+            known: Known::default(),
+            publications: Vec::new(),
+            trail: Trail::default(),
+            steps: 0,
+            dead: None,
+        }
+    }
+
+    fn disposal(self) -> Disposal {
+        match self.dead {
+            Some(reason) => Disposal::Dead(reason, self.publications),
+            None => Disposal::Done(self.publications),
+        }
+    }
+
     /// The first message of a run, from a foreign client: begins the run, unless it began before.
     async fn first(&mut self, job: &Job, ready: Ready) -> Result<(), DriveError> {
         let plan = self.plan.clone();

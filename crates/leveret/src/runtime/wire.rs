@@ -7,7 +7,6 @@ use std::sync::Arc;
 use leveret_core::{
     ids::{IdError, NodeId, RunId, WorkflowId},
     json::Json,
-    time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
 

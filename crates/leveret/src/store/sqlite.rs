@@ -41,6 +41,11 @@ impl SqliteStore {
         Ok(SqliteStore { database })
     }
 
+    /// Begins a run, as a part of a job of the same file.
+    pub(crate) fn start_in(connection: &Connection, new: &NewRun) -> Result<Started, StoreError> {
+        commit::start(connection, new)
+    }
+
     async fn write<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,

@@ -117,6 +117,29 @@ impl Shared {
         });
     }
 
+    /// Runs a job, and writes messages if it says so, in one transaction; after the commit the messages are in their queues and
+    /// sent, and then `then` runs.
+    pub(super) fn put_with<T, J, F>(&self, routed: Vec<Routed>, job: J, soon: bool, then: F)
+    where
+        T: Send + 'static,
+        J: FnOnce(&Connection) -> Result<(T, bool), DatabaseError> + Send + 'static,
+        F: FnOnce(Result<T, DatabaseError>) + Send + 'static,
+    {
+        let me = self.me();
+        let job = move |connection: &Connection| {
+            let (value, publish) = job(connection)?;
+            let arrived = if publish { insert_all(connection, &routed, now())? } else { Arrived::default() };
+            Ok((value, arrived))
+        };
+        let after = move |result: Result<(T, Arrived), DatabaseError>| {
+            then(result.map(|(value, arrived)| {
+                me.arrive(arrived);
+                value
+            }));
+        };
+        if soon { self.database.write_soon(job, after) } else { self.database.write_then(job, after) }
+    }
+
     /// [`put`](Self::put) with the rows of receipts as what is deleted.
     pub(super) fn put_then_ack<F>(&self, routed: Vec<Routed>, receipts: Vec<Receipt>, then: F)
     where
