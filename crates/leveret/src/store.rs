@@ -24,6 +24,7 @@ use leveret_core::{
 use serde::{Deserialize, Serialize};
 
 pub(crate) mod commit;
+pub mod conformance;
 pub mod memory;
 
 /// Where a run stands. The texts are persisted and part of the API.
