@@ -46,7 +46,10 @@ pub(super) async fn newest_of_each_by_page(world: &mut World) {
         let page = world.store.workflows(Some(&after), 2).await.unwrap();
         assert!((1..=2).contains(&page.len()), "pages of two");
         for record in page {
-            assert_eq!(record.version, 2, "only the newest");
+            // The last page may go on to the workflows of others.
+            if found.len() < names.len() {
+                assert_eq!(record.version, 2, "only the newest");
+            }
             after = record.workflow_id.clone();
             found.push(record.workflow_id);
         }
