@@ -71,6 +71,11 @@ pub async fn connect(store_url: &str, broker_url: &str) -> Result<Connected, Con
             (Arc::new(store.clone()), Some((database, store)))
         }
         ("memory", _) => (Arc::new(MemoryStore::new()), None),
+        #[cfg(feature = "postgres")]
+        ("postgres" | "postgresql", _) => {
+            use crate::store::postgres::{PostgresOptions, PostgresStore};
+            (Arc::new(PostgresStore::connect(PostgresOptions::new(store_url)).await?), None)
+        }
         (scheme, _) => {
             let detail = format!("'{scheme}:' is no kind of store; there are sqlite:PATH and postgres://…");
             return Err(StoreError::Url { detail }.into());
