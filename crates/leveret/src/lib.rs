@@ -11,4 +11,4 @@ mod tls;
 
 pub use leveret_core as core;
 
-pub use self::connect::{ConnectError, Connected, connect};
+pub use self::connect::{ConnectError, Connected, Migrated, connect, migrate};
