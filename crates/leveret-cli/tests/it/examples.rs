@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::support::{Ended, get, leveret, payments, root};
+use crate::support::{Directory, Ended, get, leveret, payments, root};
 
 /// The workflows, as paths from the root.
 pub(crate) fn files() -> Vec<String> {
@@ -194,5 +194,30 @@ fn order_fulfilment() {
     assert_eq!(
         (charges, &ledger["orders_charged_twice"]),
         (239, &json!([]))
+    );
+}
+
+/// The workflow of the README runs, and says hello.
+#[test]
+fn the_readme_is_right() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let workflow = readme
+        .split("```yaml\n")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
+    let directory = Directory::new();
+    let file = directory.file("greet.yaml", workflow);
+    let ended = leveret(&["run", &file, "--json", "--input", r#"{"name": "Ada"}"#]);
+    assert_eq!(
+        (ended.code, &ended.json()["output"]["hello"]),
+        (Some(0), &json!("Hello, Ada!"))
+    );
+    let ended = leveret(&["run", &file, "--json", "--input", r#"{"name": ""}"#]);
+    assert_eq!(
+        (ended.code, &ended.json()["error"]["message"]),
+        (Some(1), &json!("nobody to greet"))
     );
 }
