@@ -1,73 +1,61 @@
 //! The HTTP API as a task of this process.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr};
 
 use anyhow::Context;
-use leveret::runtime::Engine;
+use leveret::{
+    http::{ApiOptions, router, serve},
+    runtime::Engine,
+};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::exit::BadInput;
-
-/// How long connections may take to end on shutdown. Event streams never would by themselves.
-const GRACE: Duration = Duration::from_secs(1);
 
 /// A listening API.
 pub(crate) struct Api {
     /// Where it listens.
     pub(crate) address: SocketAddr,
-    stop: watch::Sender<bool>,
-    serving: JoinHandle<std::io::Result<()>>,
+    serving: JoinHandle<io::Result<()>>,
 }
 
 /// Binds an address, such as `127.0.0.1:7070`; port 0 takes a free one.
 pub(crate) async fn bind(address: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
+        io::ErrorKind::AddrInUse => {
             anyhow::anyhow!("{address} is in use: stop what listens there, or give another --listen (port 0 takes a free one)")
         }
-        std::io::ErrorKind::InvalidInput => BadInput::new(format!("--listen {address}: {error}; say 127.0.0.1:7070")).into(),
+        io::ErrorKind::InvalidInput => BadInput::new(format!("--listen {address}: {error}; say 127.0.0.1:7070")).into(),
         _ => anyhow::Error::from(error).context(format!("cannot listen on {address}")),
     })
 }
 
 impl Api {
-    /// Serves the API on a listener.
-    pub(crate) fn start(listener: TcpListener, engine: Engine, works: bool) -> anyhow::Result<Api> {
+    /// Serves the API on a listener until `shutdown` turns true. `works`: this process has a worker, and is ready only while that
+    /// consumes.
+    pub(crate) fn start(
+        listener: TcpListener,
+        engine: Engine,
+        works: bool,
+        shutdown: watch::Receiver<bool>,
+    ) -> anyhow::Result<Api> {
         let address = listener
             .local_addr()
             .context("the listener has no address")?;
-        let _ = (engine, works);
-        let router = axum::Router::new();
-        let (stop, mut stopped) = watch::channel(false);
-        let shutdown = async move {
-            // A sender that is gone stops too.
-            drop(stopped.wait_for(|stop| *stop).await);
+        let options = ApiOptions {
+            needs_consumer: works,
+            shutdown: Some(shutdown.clone()),
+            ..ApiOptions::default()
         };
-        let serving = tokio::spawn(async move {
-            axum::serve(listener, router)
-                .with_graceful_shutdown(shutdown)
-                .await
-        });
-        Ok(Api {
-            address,
-            stop,
-            serving,
-        })
+        let serving = tokio::spawn(serve(listener, router(engine, options), shutdown));
+        Ok(Api { address, serving })
     }
 
-    /// Takes no more connections. Requests that have begun go on.
-    pub(crate) fn close(&self) {
-        self.stop.send_replace(true);
-    }
-
-    /// Ends, within a short grace for requests that have begun.
-    pub(crate) async fn stop(mut self) {
-        self.close();
-        if tokio::time::timeout(GRACE, &mut self.serving)
-            .await
-            .is_err()
-        {
-            self.serving.abort();
+    /// Resolves when the requests that had begun before the shutdown have been answered, within a bound.
+    pub(crate) async fn stopped(self) {
+        match self.serving.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the API failed"),
+            Err(error) => tracing::error!(%error, "the API panicked"),
         }
     }
 }

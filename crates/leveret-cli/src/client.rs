@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn problems_become_sentences() {
         let check = |body: &str, expect: &str| {
-            assert_eq!(problem(StatusCode::NOT_FOUND, body.as_bytes()), expect)
+            assert_eq!(problem(StatusCode::NOT_FOUND, body.as_bytes()), expect);
         };
         check(
             r#"{"title":"Not found","detail":"no run x"}"#,

@@ -56,7 +56,7 @@ pub(crate) fn of_error(error: &anyhow::Error) -> Exit {
     };
     if error.chain().any(broken_pipe) {
         Exit::Ok
-    } else if error.chain().any(|cause| cause.is::<BadInput>()) {
+    } else if error.downcast_ref::<BadInput>().is_some() {
         Exit::BadInput
     } else {
         Exit::Failed

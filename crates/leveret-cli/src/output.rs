@@ -5,6 +5,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use crate::progress;
+
 /// How a command prints data.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
@@ -14,10 +16,12 @@ pub(crate) struct Output {
 
 /// Prints a line, or several.
 pub(crate) fn line(text: impl AsRef<str>) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_ref().as_bytes())?;
-    stdout.write_all(b"\n")?;
-    stdout.flush()
+    progress::aside(|| {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(text.as_ref().as_bytes())?;
+        stdout.write_all(b"\n")?;
+        stdout.flush()
+    })
 }
 
 /// Prints a document over several lines.
@@ -55,7 +59,7 @@ impl Table {
     }
 
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.iter().map(|cell| cut(cell)).collect());
+        self.rows.push(cells.map(|cell| cut(&cell)).to_vec());
     }
 
     /// The table as text, without a newline at its end.

@@ -42,7 +42,11 @@ impl Drop for Progress {
 
 /// Writes whole lines to stderr. A stderr that is gone is no reason to stop.
 pub(crate) fn to_stderr(lines: &[u8]) {
-    let write = || drop(std::io::stderr().lock().write_all(lines));
+    aside(|| drop(std::io::stderr().lock().write_all(lines)));
+}
+
+/// Writes whole lines to where a bar may stand, which steps aside meanwhile.
+pub(crate) fn aside<T>(write: impl FnOnce() -> T) -> T {
     let bar = SHOWN.lock().unwrap_or_else(PoisonError::into_inner).clone();
     match bar {
         Some(bar) => bar.suspend(write),

@@ -35,7 +35,8 @@ pub(crate) async fn demo(
     let address = settings.listen.as_deref().unwrap_or("127.0.0.1:0");
     let listener = api::bind(address).await?;
     let running = Running::start(settings).await?;
-    let api = Api::start(listener, running.engine.clone(), true)?;
+    let (stop, stopping) = watch::channel(false);
+    let api = Api::start(listener, running.engine.clone(), true, stopping)?;
     let payments = Payments::start("127.0.0.1:0", args.seed).await?;
     let demonstrated = demonstrate(args, &running, &payments, &api, &mut stopped).await;
     let report = match demonstrated {
@@ -54,9 +55,9 @@ pub(crate) async fn demo(
     if args.keep {
         shutdown::asked(&mut stopped).await;
     }
-    api.close();
+    stop.send_replace(true);
+    api.stopped().await;
     running.stop().await?;
-    api.stop().await;
     Ok(Exit::ok_if(report.ok))
 }
 
@@ -256,7 +257,7 @@ mod tests {
         let running = Running::start(&Settings::default()).await.unwrap();
         let payments = Payments::start("127.0.0.1:0", args.seed).await.unwrap();
         let listener = api::bind("127.0.0.1:0").await.unwrap();
-        let api = Api::start(listener, running.engine.clone(), true).unwrap();
+        let api = Api::start(listener, running.engine.clone(), true, stopped.clone()).unwrap();
         let report = demonstrate(&args, &running, &payments, &api, &mut stopped)
             .await
             .unwrap()

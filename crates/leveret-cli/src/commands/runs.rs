@@ -1,9 +1,11 @@
 //! `leveret runs`: the runs of a server.
 
+use anyhow::Context;
 use leveret::{runtime::RunResult, store::RunStatus};
 use leveret_core::time::Timestamp;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Value, json, value::RawValue};
 
 use super::{
     run::{exit_of, print_result},
@@ -45,7 +47,10 @@ async fn start(client: &Client, args: &StartArgs, output: Output) -> anyhow::Res
         request = request.header("idempotency-key", key);
     }
     if args.wait {
-        let result: RunResult = client.json(request.query(&[("wait", "true")])).await?;
+        let answer: Box<RawValue> = client.json(request.query(&[("wait", "true")])).await?;
+        let Ok(result) = serde_json::from_str::<RunResult>(answer.get()) else {
+            anyhow::bail!("the run has not ended yet, and the server waits no longer: {answer}");
+        };
         print(&result, output)?;
         return Ok(exit_of(&result));
     }
@@ -138,23 +143,40 @@ async fn cancel(client: &Client, run_id: &str, output: Output) -> anyhow::Result
     ))
 }
 
-/// Prints what happens to a run, a line for each event, until the server ends the stream.
+/// Prints what happens to a run, a line for each event, until its end.
 async fn events(client: &Client, run_id: &str, output: Output) -> anyhow::Result<Exit> {
     let request = client.request(Method::GET, &["runs", run_id, "events"]);
-    let mut response = client
-        .send(request.header("accept", "text/event-stream"))
-        .await?;
+    let request = request.header("accept", "text/event-stream");
+    let mut response = client.send(request).await?;
     let mut parser = EventParser::default();
-    while let Some(chunk) = response.chunk().await? {
+    let broke_off = "the server's stream broke off before the run ended; ask again to go on";
+    while let Some(chunk) = response.chunk().await.context(broke_off)? {
         for event in parser.push(&chunk) {
             if output.json {
-                output::line(&event.data)?;
+                let data: &RawValue = serde_json::from_str(&event.data)?;
+                output::json_line(&Printed {
+                    event: &event.name,
+                    data,
+                })?;
             } else {
                 output::line(describe(&event))?;
             }
+            if event.name == END {
+                return Ok(Exit::Ok);
+            }
         }
     }
-    Ok(Exit::Ok)
+    anyhow::bail!(broke_off)
+}
+
+/// The type of a stream's last event.
+const END: &str = "end";
+
+/// An event as JSON.
+#[derive(Serialize)]
+struct Printed<'a> {
+    event: &'a str,
+    data: &'a RawValue,
 }
 
 fn describe(event: &Event) -> String {

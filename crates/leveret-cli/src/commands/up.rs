@@ -71,7 +71,7 @@ async fn serve(
     let roles = role.roles(settings);
     let works = roles.worker.is_some();
     let api = listener
-        .map(|listener| Api::start(listener, engine.clone(), works))
+        .map(|listener| Api::start(listener, engine.clone(), works, stopped.clone()))
         .transpose()?;
     // A server has nothing that would keep it: it waits for the signal like the others.
     let serving = async {
@@ -85,19 +85,18 @@ async fn serve(
         served
     };
     tokio::pin!(serving);
-    let ready = tokio::select! {
+    let ended_early = tokio::select! {
         served = &mut serving => Some(served),
         () = ready(engine, works) => None,
     };
-    let served = match ready {
-        Some(served) => served,
-        None => {
-            output::line(ready_line(role, settings, api.as_ref())?)?;
-            serving.await
-        }
+    let served = if let Some(served) = ended_early {
+        served
+    } else {
+        output::line(ready_line(role, settings, api.as_ref())?)?;
+        serving.await
     };
     if let Some(api) = api {
-        api.stop().await;
+        api.stopped().await;
     }
     served
 }
