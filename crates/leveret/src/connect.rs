@@ -15,6 +15,8 @@
 
 use std::{fmt, path::Path, sync::Arc};
 
+use serde::Serialize;
+
 use crate::{
     one_file::OneFile,
     broker::{Broker, BrokerError, embedded::EmbeddedBroker, memory::MemoryBroker},
@@ -76,10 +78,7 @@ pub async fn connect(store_url: &str, broker_url: &str) -> Result<Connected, Con
             use crate::store::postgres::{PostgresOptions, PostgresStore};
             (Arc::new(PostgresStore::connect(PostgresOptions::new(store_url)).await?), None)
         }
-        (scheme, _) => {
-            let detail = format!("'{scheme}:' is no kind of store; there are sqlite:PATH and postgres://…");
-            return Err(StoreError::Url { detail }.into());
-        }
+        (scheme, _) => return Err(no_store(scheme).into()),
     };
     let (broker, one_file): (Arc<dyn Broker>, Option<OneFile>) = match (scheme(broker_url), file) {
         (("embedded", ""), Some((database, store))) => {
@@ -103,6 +102,52 @@ pub async fn connect(store_url: &str, broker_url: &str) -> Result<Connected, Con
         }
     };
     Ok(Connected { store, broker, one_file })
+}
+
+/// Tables that were brought up to date.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Migrated {
+    /// Whose tables: `store`, `broker`.
+    pub component: String,
+    /// Their version before; 0 when there were none.
+    pub from: u32,
+    /// Their version now.
+    pub to: u32,
+}
+
+/// Brings the schema of a store, and of a broker in the same file, up to date, and says what that meant. What it returned is durable;
+/// a crash before leaves each component as it was or up to date.
+pub async fn migrate(store_url: &str) -> Result<Vec<Migrated>, ConnectError> {
+    match scheme(store_url) {
+        ("sqlite", path) => {
+            let database = open(path)?;
+            let before = database.schema_versions()?;
+            SqliteStore::open(database.clone())?;
+            let broker = EmbeddedBroker::open(database.clone())?;
+            let after = database.schema_versions()?;
+            broker.close().await;
+            database.close().await;
+            Ok(changes(&before, after))
+        }
+        ("memory", _) => Ok(Vec::new()),
+        #[cfg(feature = "postgres")]
+        ("postgres" | "postgresql", _) => {
+            use crate::store::postgres::{PostgresOptions, PostgresStore};
+            let (from, to) = PostgresStore::migrate(&PostgresOptions::new(store_url)).await?;
+            Ok(vec![Migrated { component: "store".to_owned(), from, to }])
+        }
+        (scheme, _) => Err(no_store(scheme).into()),
+    }
+}
+
+fn changes(before: &[(String, u32)], after: Vec<(String, u32)>) -> Vec<Migrated> {
+    let version_before = |component: &str| before.iter().find(|(name, _)| name == component).map_or(0, |(_, version)| *version);
+    let changed = after.into_iter().map(|(component, to)| Migrated { from: version_before(&component), component, to });
+    changed.collect()
+}
+
+fn no_store(scheme: &str) -> StoreError {
+    StoreError::Url { detail: format!("'{scheme}:' is no kind of store; there are sqlite:PATH and postgres://…") }
 }
 
 fn scheme(url: &str) -> (&str, &str) {

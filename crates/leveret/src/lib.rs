@@ -13,6 +13,6 @@ mod tls;
 pub use leveret_core as core;
 
 pub use self::{
-    connect::{ConnectError, Connected, connect},
+    connect::{ConnectError, Connected, Migrated, connect, migrate},
     one_file::OneFile,
 };

@@ -162,6 +162,11 @@ impl Database {
         self.write_blocking(move |connection| schema::migrate(connection, component, migrations))
     }
 
+    /// The components that have tables in the file, and the versions of these. Blocks the thread.
+    pub fn schema_versions(&self) -> Result<Vec<(String, u32)>, DatabaseError> {
+        self.write_blocking(schema::versions)
+    }
+
     /// Whether writes are accepted: not closed, and no commit failed with an uncertain outcome.
     pub fn is_open(&self) -> bool {
         self.0.writer.is_open()

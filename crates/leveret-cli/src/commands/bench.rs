@@ -1,129 +1,121 @@
 //! `leveret bench`: load on a real engine, in this process. Prints its parameters with its figures.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-use anyhow::{Context, Result};
-use clap::{Args, Subcommand};
 use leveret::{
-    Connected, connect,
     core::{json::Json, parse::workflow_from_json, workflow::Workflow},
     nodes::{NodeContext, Registry},
-    runtime::{Engine, EngineParts, Names, Publish, Roles, StartRequest, StatusMessages, WorkerOptions},
+    runtime::{Engine, Names, StartRequest},
     store::RunStatus,
 };
 use serde::Serialize;
 use serde_json::json;
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
-/// What to measure.
-#[derive(Debug, Subcommand)]
-pub enum Bench {
-    /// Runs of a chain of nodes that are not pure: each step is committed before the next starts.
-    Chain(Chain),
-}
-
-/// A chain.
-#[derive(Debug, Clone, Args)]
-pub struct Chain {
-    /// Nodes of the chain.
-    #[arg(long, default_value_t = 5)]
-    pub nodes: usize,
-    /// Runs that are measured.
-    #[arg(long, default_value_t = 20_000)]
-    pub runs: usize,
-    /// Runs in flight at once.
-    #[arg(long, default_value_t = 256)]
-    pub concurrency: usize,
-    /// Bytes of input that each run carries; its nodes do not read them.
-    #[arg(long, default_value_t = 16)]
-    pub input_bytes: usize,
-}
+use crate::{
+    cli::{BenchCommand, ChainArgs},
+    engine::Running,
+    exit::Exit,
+    output::{self, Output, Table},
+    progress::Progress,
+    settings::{Settings, Status, redact},
+};
 
 /// What was measured, and with what.
 #[derive(Debug, Serialize)]
-pub struct Report {
-    pub nodes: usize,
-    pub runs: usize,
-    pub concurrency: usize,
-    pub input_bytes: usize,
-    pub store: String,
-    pub broker: String,
-    pub status: StatusMessages,
-    pub runs_per_s: f64,
-    pub steps_per_s: f64,
-    pub p50_ms: f64,
-    pub p99_ms: f64,
-    pub max_ms: f64,
-    pub step_us: f64,
-    pub elapsed_ms: f64,
-}
-
-/// Where to measure.
-#[derive(Debug, Clone)]
-pub struct Target {
-    /// The store's URL.
-    pub store: String,
-    /// The broker's URL.
-    pub broker: String,
-    /// Which status messages are published; none are to an embedded broker.
-    pub status: StatusMessages,
+struct Report {
+    nodes: u32,
+    runs: u32,
+    concurrency: u32,
+    input_bytes: usize,
+    store: String,
+    broker: String,
+    status: Option<Status>,
+    runs_per_s: f64,
+    steps_per_s: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+    max_ms: f64,
+    step_us: f64,
+    elapsed_ms: f64,
 }
 
 /// The node type of the chain: no effect, and not pure.
 const STEP: &str = "bench.step";
 
-/// Measures a chain. Exchange and queues have names of their own and are removed at the end.
-pub async fn chain(options: &Chain, target: &Target, progress: &(dyn Fn(u64) + Sync)) -> Result<Report> {
-    let Connected { store, broker, one_file } = connect(&target.store, &target.broker).await?;
-    let shared = broker.capabilities().shared;
-    let status = if shared { target.status } else { StatusMessages::Off };
-    let prefix = format!("leveret-bench-{}.", std::process::id());
+pub(crate) async fn bench(command: BenchCommand, settings: &Settings, output: Output) -> anyhow::Result<Exit> {
+    let BenchCommand::Chain(args) = command;
+    let report = chain(&args, settings).await?;
+    if output.json {
+        output::json(&report)?;
+        return Ok(Exit::Ok);
+    }
+    let mut table = Table::new(["figure", "value"]).number(1);
+    let ms = |ms: f64| format!("{ms:.3} ms");
+    for (name, value) in [
+        ("runs/s", format!("{:.0}", report.runs_per_s)),
+        ("steps/s", format!("{:.0}", report.steps_per_s)),
+        ("p50", ms(report.p50_ms)),
+        ("p99", ms(report.p99_ms)),
+        ("max", ms(report.max_ms)),
+        ("a step", format!("{:.1} µs", report.step_us)),
+    ] {
+        table.row([name.to_owned(), value]);
+    }
+    table.print()?;
+    let Report { nodes, runs, concurrency, input_bytes, store, broker, .. } = &report;
+    output::line(format!(
+        "{runs} runs of {nodes} nodes, {concurrency} at once, {input_bytes} bytes of input, on {store} and {broker}"
+    ))?;
+    Ok(Exit::Ok)
+}
+
+/// Measures a chain. On a shared broker, exchange and queues have names of their own and are removed at the end.
+async fn chain(args: &ChainArgs, settings: &Settings) -> anyhow::Result<Report> {
+    let mut settings = settings.clone();
+    settings.prefix.get_or_insert_with(|| format!("leveret-bench-{}.", std::process::id()));
+    let (store, broker) = if settings.says_where() {
+        (redact(&settings.store()), redact(&settings.broker()?))
+    } else {
+        ("a temporary SQLite file".to_owned(), "the embedded broker".to_owned())
+    };
     let mut registry = Registry::builtin();
     registry.register_fn(STEP, |ctx: NodeContext| async move { Ok(ctx.params["output"].clone()) });
-    let engine = Engine::new(EngineParts {
-        one_file,
-        registry,
-        names: Names::with_prefix(&prefix),
-        publish: Publish { status, completion: shared },
-        ..EngineParts::new(store, broker)
-    })
-    .await?;
-    let (stop, stopped) = watch::channel(false);
-    let roles = Roles {
-        worker: Some(WorkerOptions { concurrency: 256, prefetch: 512, drain_timeout: Duration::from_secs(10) }),
-        timers: false,
-        reconciler: false,
-    };
-    let serving = tokio::spawn({
-        let engine = engine.clone();
-        async move { engine.serve(roles, stopped).await }
-    });
-    let workflow = Arc::new(workflow(options.nodes)?);
-    let input = Json::from(json!({ "payload": "x".repeat(options.input_bytes) }));
-    let warm_up = (options.runs / 10).clamp(1, 2000);
-    load(&engine, &workflow, &input, warm_up, options.concurrency, &|_| ()).await?;
+    let running = Running::start_with(&settings, registry).await?;
+    let engine = &running.engine;
+    let workflow = Arc::new(workflow(args.nodes)?);
+    let input = Json::from(json!({ "payload": "x".repeat(args.input_bytes) }));
+    let (runs, concurrency) = (args.runs as usize, args.concurrency as usize);
+    let warm_up = (runs / 10).clamp(1, 2000);
+    let warming = Arc::new(Progress::new(warm_up as u64, "warm-up"));
+    load(engine, &workflow, &input, warm_up, concurrency, warming).await?;
+    let progress = Arc::new(Progress::new(runs as u64, "runs"));
     let begun = Instant::now();
-    let mut latencies = load(&engine, &workflow, &input, options.runs, options.concurrency, progress).await?;
+    let mut latencies = load(engine, &workflow, &input, runs, concurrency, progress).await?;
     let elapsed = begun.elapsed();
-    stop.send(true).context("the engine stopped early")?;
-    serving.await??;
-    clean_up(&engine).await;
-    engine.close().await;
+    clean_up(engine).await;
+    running.stop().await?;
     latencies.sort_unstable();
     let at = |share: f64| {
         let index = ((latencies.len() as f64 * share) as usize).min(latencies.len() - 1);
         latencies[index].as_secs_f64() * 1e3
     };
-    let runs_per_s = options.runs as f64 / elapsed.as_secs_f64();
-    let steps_per_s = runs_per_s * options.nodes as f64;
+    let runs_per_s = runs as f64 / elapsed.as_secs_f64();
+    let steps_per_s = runs_per_s * f64::from(args.nodes);
     Ok(Report {
-        nodes: options.nodes,
-        runs: options.runs,
-        concurrency: options.concurrency,
-        input_bytes: options.input_bytes,
-        store: target.store.clone(),
-        broker: target.broker.clone(),
-        status,
+        nodes: args.nodes,
+        runs: args.runs,
+        concurrency: args.concurrency,
+        input_bytes: args.input_bytes,
+        store,
+        broker,
+        status: settings.status,
         runs_per_s,
         steps_per_s,
         p50_ms: at(0.5),
@@ -134,9 +126,9 @@ pub async fn chain(options: &Chain, target: &Target, progress: &(dyn Fn(u64) + S
     })
 }
 
-fn workflow(nodes: usize) -> Result<Workflow> {
-    let node = |n: usize| json!({ "id": format!("n{n}"), "uses": STEP, "params": { "output": { "n": n } } });
-    let edge = |n: usize| json!({ "source": format!("n{}", n - 1), "target": format!("n{n}") });
+fn workflow(nodes: u32) -> anyhow::Result<Workflow> {
+    let node = |n: u32| json!({ "id": format!("n{n}"), "uses": STEP, "params": { "output": { "n": n } } });
+    let edge = |n: u32| json!({ "source": format!("n{}", n - 1), "target": format!("n{n}") });
     let definition = json!({
         "id": format!("bench-chain-{nodes}"),
         "nodes": (0..nodes).map(node).collect::<Vec<_>>(),
@@ -152,14 +144,14 @@ async fn load(
     input: &Json,
     runs: usize,
     concurrency: usize,
-    progress: &(dyn Fn(u64) + Sync),
-) -> Result<Vec<Duration>> {
+    progress: Arc<Progress>,
+) -> anyhow::Result<Vec<Duration>> {
     let mut clients = tokio::task::JoinSet::new();
-    let left = Arc::new(std::sync::atomic::AtomicUsize::new(runs));
+    let left = Arc::new(AtomicUsize::new(runs));
     for _ in 0..concurrency.min(runs) {
         let (engine, workflow, input, left) = (engine.clone(), workflow.clone(), input.clone(), left.clone());
+        let progress = progress.clone();
         clients.spawn(async move {
-            use std::sync::atomic::Ordering::Relaxed;
             let mut latencies = Vec::new();
             while left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
                 let begun = Instant::now();
@@ -167,6 +159,7 @@ async fn load(
                 let result = engine.start_and_wait(request).await?;
                 anyhow::ensure!(result.status == RunStatus::Completed, "run {} {}", result.run_id, result.status);
                 latencies.push(begun.elapsed());
+                progress.inc();
             }
             Ok(latencies)
         });
@@ -174,7 +167,6 @@ async fn load(
     let mut all = Vec::with_capacity(runs);
     while let Some(client) = clients.join_next().await {
         all.extend(client??);
-        progress(all.len() as u64);
     }
     Ok(all)
 }

@@ -147,8 +147,9 @@ impl PostgresStore {
         })))
     }
 
-    /// Creates the schema or brings it up to date, under a lock: any number of programs may do so at once.
-    pub async fn migrate(options: &PostgresOptions) -> Result<(), StoreError> {
+    /// Creates the schema or brings it up to date, under a lock: any number of programs may do so at once. Returns its version before (0: there
+    /// was none) and after.
+    pub async fn migrate(options: &PostgresOptions) -> Result<(u32, u32), StoreError> {
         let target = options.target()?;
         let client = target.connect().await?;
         Ok(schema::migrate(&client, &target.schema).await?)

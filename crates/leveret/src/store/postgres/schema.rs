@@ -33,10 +33,13 @@ pub(super) async fn check(client: &Client, schema: &str) -> Result<(), Failure> 
     }
 }
 
-/// Brings the schema to this program's version. Several programs may try at once; the first does it, the others wait and find it done.
-pub(super) async fn migrate(client: &Client, schema: &str) -> Result<(), Failure> {
-    if version(client, schema).await? as usize == MIGRATIONS.len() {
-        return Ok(());
+/// Brings the schema to this program's version; returns the versions before and after. Several programs may try at once; the first does it,
+/// the others wait and find it done.
+pub(super) async fn migrate(client: &Client, schema: &str) -> Result<(u32, u32), Failure> {
+    let before = version(client, schema).await?;
+    let after = MIGRATIONS.len() as u32;
+    if before == after {
+        return Ok((before, after));
     }
     client
         .batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK})"))
@@ -45,7 +48,8 @@ pub(super) async fn migrate(client: &Client, schema: &str) -> Result<(), Failure
     let end = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
     let ended = client.batch_execute(end).await;
     result?;
-    Ok(ended?)
+    ended?;
+    Ok((before, after))
 }
 
 async fn migrate_locked(client: &Client, schema: &str) -> Result<(), Failure> {
