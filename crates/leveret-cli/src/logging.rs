@@ -22,11 +22,12 @@ pub(crate) enum Chatter {
 }
 
 impl Chatter {
+    /// Without the AMQP client's own lines: it calls every closed connection an error, and our adapter tells what matters.
     fn filter(self) -> &'static str {
         match self {
-            Chatter::Warnings => "warn",
-            Chatter::NodesAndWarnings => "warn,leveret::log=info",
-            Chatter::Everything => "info",
+            Chatter::Warnings => "warn,lapin=off",
+            Chatter::NodesAndWarnings => "warn,lapin=off,leveret::log=info",
+            Chatter::Everything => "info,lapin=off",
         }
     }
 }
