@@ -279,9 +279,9 @@ mod tests {
     #[test]
     fn cumulates_buckets() {
         let histogram = Histogram::new(&[1, 10]);
-        [0, 1, 2, 10, 11, 500]
-            .into_iter()
-            .for_each(|value| histogram.observe(value));
+        for value in [0, 1, 2, 10, 11, 500] {
+            histogram.observe(value);
+        }
         assert_eq!(histogram.cumulated().collect::<Vec<_>>(), [(1, 2), (10, 4)]);
         assert_eq!((histogram.count(), histogram.sum()), (6, 524));
     }

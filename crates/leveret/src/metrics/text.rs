@@ -148,9 +148,9 @@ mod tests {
             .sample(&[("q", "x\"y\\"), ("r", "\n")], 0.5)
             .sample(&[("q", "z")], 1);
         let histogram = Histogram::new(&[1000, 2_500_000]);
-        [10, 5000, 9_000_000]
-            .into_iter()
-            .for_each(|value| histogram.observe(value));
+        for value in [10, 5000, 9_000_000] {
+            histogram.observe(value);
+        }
         writer
             .family("c_seconds", Kind::Histogram, "Times.")
             .histogram(&[("t", "set")], 1e-6, &histogram);
