@@ -19,7 +19,7 @@ use serde_json::Value;
 
 pub use self::diagnostics::{DIAGNOSTICS_MAX, Diagnostic, Diagnostics, Severity};
 use self::{diagnostics::Report, place::Places};
-use crate::workflow::Workflow;
+use crate::{ids::WorkflowId, workflow::Workflow};
 
 /// The longest text of a definition, in bytes.
 pub const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -75,9 +75,34 @@ pub fn check_workflow(
     source: &Source<'_>,
     catalog: Option<&dyn NodeCatalog>,
 ) -> (Option<Workflow>, Diagnostics) {
+    read_text(source, None, catalog)
+}
+
+/// As [`check_workflow`], for a definition whose name is known from elsewhere, such as a path: one without an `id` gets
+/// this one, and one with another keeps it, which is the caller's to refuse.
+pub fn check_workflow_named(
+    source: &Source<'_>,
+    id: &WorkflowId,
+    catalog: Option<&dyn NodeCatalog>,
+) -> (Option<Workflow>, Diagnostics) {
+    read_text(source, Some(id), catalog)
+}
+
+fn read_text(
+    source: &Source<'_>,
+    name: Option<&WorkflowId>,
+    catalog: Option<&dyn NodeCatalog>,
+) -> (Option<Workflow>, Diagnostics) {
     let mut report = Report::for_text(source);
-    let workflow = document::read(source, &mut report)
-        .and_then(|(value, places)| read::workflow(&value, &places, catalog, &mut report));
+    let workflow = document::read(source, &mut report).and_then(|(mut value, places)| {
+        if let (Some(name), Value::Object(fields)) = (name, &mut value) {
+            let id = fields.entry("id").or_insert(Value::Null);
+            if id.is_null() {
+                *id = Value::from(name.as_str());
+            }
+        }
+        read::workflow(&value, &places, catalog, &mut report)
+    });
     report.finish(workflow)
 }
 
@@ -95,3 +120,22 @@ pub fn workflow_from_json(
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod named_tests {
+    use super::*;
+
+    /// A definition without an id takes the given name; one with an id keeps its own.
+    #[test]
+    fn fills_in_an_absent_id_only() {
+        let check = |text: &str, expect: &str| {
+            let source = Source { name: "w.yaml", text };
+            let id = WorkflowId::new("given").unwrap();
+            let (workflow, diagnostics) = check_workflow_named(&source, &id, None);
+            assert_eq!(workflow.expect(&diagnostics.to_string()).id.as_str(), expect);
+        };
+        check("nodes: [{id: a, uses: set}]", "given");
+        check("{\"id\": null, \"nodes\": [{\"id\": \"a\", \"uses\": \"set\"}]}", "given");
+        check("id: own\nnodes: [{id: a, uses: set}]", "own");
+    }
+}

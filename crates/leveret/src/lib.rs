@@ -2,6 +2,8 @@
 
 pub mod broker;
 mod connect;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod metrics;
 pub mod nodes;
 mod one_file;

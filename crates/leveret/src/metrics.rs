@@ -1,8 +1,22 @@
-//! Counters of a process. Printed in the Prometheus text format by the HTTP API.
+//! What a process counts: plain atomics, so that counting costs nanoseconds. The HTTP API prints them ([`text`]).
+//!
+//! Every label is bounded: node types are those of the registry, all others count as one.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use crate::store::{RunEnd, RunStatus};
+use crate::{
+    broker::ConsumerState,
+    store::{Outcome, RunEnd, RunStatus},
+};
+
+pub mod text;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -25,8 +39,127 @@ impl Counter {
     }
 }
 
-/// What a process counts.
+/// How values are distributed: counts up to fixed bounds. Values are whole units, such as microseconds.
+#[derive(Debug)]
+pub struct Histogram {
+    bounds: &'static [u64],
+    /// One for each bound, and one for what is above the last.
+    buckets: Box<[Counter]>,
+    sum: Counter,
+}
+
+impl Histogram {
+    /// A histogram with ascending bounds, each the largest value of its bucket.
+    pub fn new(bounds: &'static [u64]) -> Histogram {
+        assert!(bounds.is_sorted(), "the bounds of a histogram ascend");
+        let buckets = (0..=bounds.len()).map(|_| Counter::default()).collect();
+        Histogram {
+            bounds,
+            buckets,
+            sum: Counter::default(),
+        }
+    }
+
+    /// Counts a value.
+    pub fn observe(&self, value: u64) {
+        self.buckets[self.bounds.partition_point(|&bound| bound < value)].inc();
+        self.sum.add(value);
+    }
+
+    /// For each bound how many values are at or below it.
+    pub fn cumulated(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.bounds
+            .iter()
+            .zip(&self.buckets)
+            .scan(0, |count, (&bound, bucket)| {
+                *count += bucket.get();
+                Some((bound, *count))
+            })
+    }
+
+    /// How many values were counted.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().map(Counter::get).sum()
+    }
+
+    /// Their sum.
+    pub fn sum(&self) -> u64 {
+        self.sum.get()
+    }
+}
+
+/// Bounds of durations, in microseconds: 100 µs to 60 s.
+const DURATION_BOUNDS_US: &[u64] = &[
+    100, 500, 1_000, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 10_000_000,
+    60_000_000,
+];
+
+/// Bounds of batch sizes.
+const BATCH_BOUNDS: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
+
+/// What is counted of the steps of one node type, as this process executed them.
+#[derive(Debug)]
+pub struct NodeTypeMetrics {
+    /// Attempts that completed their step.
+    pub completed: Counter,
+    /// Attempts that failed their step for good.
+    pub failed: Counter,
+    /// Attempts that failed and are tried again.
+    pub retried: Counter,
+    /// Attempts that put their step to sleep.
+    pub waiting: Counter,
+    /// How long attempts took, in microseconds.
+    pub duration_us: Histogram,
+}
+
+impl Default for NodeTypeMetrics {
+    fn default() -> NodeTypeMetrics {
+        NodeTypeMetrics {
+            completed: Counter::default(),
+            failed: Counter::default(),
+            retried: Counter::default(),
+            waiting: Counter::default(),
+            duration_us: Histogram::new(DURATION_BOUNDS_US),
+        }
+    }
+}
+
+/// Where the worker's consumer stands; `None` while this process has none.
 #[derive(Debug, Default)]
+pub struct ConsumerGauge(AtomicU8);
+
+impl ConsumerGauge {
+    /// All states, with their names in metrics.
+    pub const STATES: [(ConsumerState, &'static str); 4] = [
+        (ConsumerState::Starting, "starting"),
+        (ConsumerState::Live, "live"),
+        (ConsumerState::Draining, "draining"),
+        (ConsumerState::Lost, "lost"),
+    ];
+
+    /// Tells the state.
+    pub fn set(&self, state: ConsumerState) {
+        let at = Self::STATES
+            .iter()
+            .position(|(known, _)| *known == state)
+            .expect("all states are listed");
+        self.0.store(at as u8 + 1, Ordering::Relaxed);
+    }
+
+    /// The process consumes no more.
+    pub fn clear(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// The state.
+    pub fn get(&self) -> Option<ConsumerState> {
+        let at = usize::from(self.0.load(Ordering::Relaxed)).checked_sub(1)?;
+        Some(Self::STATES[at].0)
+    }
+}
+
+/// What a process counts.
+#[derive(Debug)]
 pub struct Metrics {
     /// Runs begun by this process.
     pub runs_started: Counter,
@@ -42,9 +175,76 @@ pub struct Metrics {
     pub dead_letters: Counter,
     /// Stalled runs taken up again.
     pub reconciled: Counter,
+    /// Timers fired: steps that slept, and retries that came due.
+    pub timers_fired: Counter,
+    /// Messages that the broker confirmed.
+    pub published: Counter,
+    /// Deliveries of jobs taken.
+    pub consumed: Counter,
+    /// Deliveries acknowledged, after everything that follows from them was confirmed.
+    pub acked: Counter,
+    /// Deliveries returned to their queue.
+    pub requeued: Counter,
+    /// Calls of the store that failed for now and were repeated.
+    pub store_errors: Counter,
+    /// Publishes that the broker did not take.
+    pub broker_errors: Counter,
+    /// Steps per commit.
+    pub commit_steps: Histogram,
+    /// The worker's consumer.
+    pub consumer: ConsumerGauge,
+    by_node_type: HashMap<Arc<str>, NodeTypeMetrics>,
+    unregistered: NodeTypeMetrics,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new(Vec::new())
+    }
 }
 
 impl Metrics {
+    /// Metrics that tell these node types apart.
+    pub fn new(node_types: Vec<String>) -> Metrics {
+        let by_node_type = node_types
+            .into_iter()
+            .map(|name| (Arc::from(name), NodeTypeMetrics::default()))
+            .collect();
+        Metrics {
+            runs_started: Counter::default(),
+            runs_completed: Counter::default(),
+            runs_failed: Counter::default(),
+            runs_cancelled: Counter::default(),
+            duplicates: Counter::default(),
+            dead_letters: Counter::default(),
+            reconciled: Counter::default(),
+            timers_fired: Counter::default(),
+            published: Counter::default(),
+            consumed: Counter::default(),
+            acked: Counter::default(),
+            requeued: Counter::default(),
+            store_errors: Counter::default(),
+            broker_errors: Counter::default(),
+            commit_steps: Histogram::new(BATCH_BOUNDS),
+            consumer: ConsumerGauge::default(),
+            by_node_type,
+            unregistered: NodeTypeMetrics::default(),
+        }
+    }
+
+    /// The node types of which something was counted, by name; those that are not registered count as `unregistered`.
+    pub fn node_types(&self) -> Vec<(&str, &NodeTypeMetrics)> {
+        let mut all: Vec<(&str, &NodeTypeMetrics)> = self
+            .by_node_type
+            .iter()
+            .map(|(name, counted)| (&**name, counted))
+            .collect();
+        all.push(("unregistered", &self.unregistered));
+        all.retain(|(_, counted)| counted.duration_us.count() > 0);
+        all.sort_unstable_by_key(|(name, _)| *name);
+        all
+    }
+
     pub(crate) fn run_ended(&self, end: &RunEnd) {
         match end.status {
             RunStatus::Completed => self.runs_completed.inc(),
@@ -52,5 +252,47 @@ impl Metrics {
             RunStatus::Cancelled => self.runs_cancelled.inc(),
             RunStatus::Running => {}
         }
+    }
+
+    /// An attempt at a step was executed.
+    pub(crate) fn executed(&self, node_type: &str, took: Duration, outcome: &Outcome) {
+        let counted = self
+            .by_node_type
+            .get(node_type)
+            .unwrap_or(&self.unregistered);
+        match outcome {
+            Outcome::Completed { .. } => counted.completed.inc(),
+            Outcome::Failed { .. } => counted.failed.inc(),
+            Outcome::Waiting { error: Some(_), .. } => counted.retried.inc(),
+            Outcome::Waiting { error: None, .. } => counted.waiting.inc(),
+        }
+        counted
+            .duration_us
+            .observe(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cumulates_buckets() {
+        let histogram = Histogram::new(&[1, 10]);
+        for value in [0, 1, 2, 10, 11, 500] {
+            histogram.observe(value);
+        }
+        assert_eq!(histogram.cumulated().collect::<Vec<_>>(), [(1, 2), (10, 4)]);
+        assert_eq!((histogram.count(), histogram.sum()), (6, 524));
+    }
+
+    #[test]
+    fn remembers_the_consumer() {
+        let gauge = ConsumerGauge::default();
+        assert_eq!(gauge.get(), None);
+        gauge.set(ConsumerState::Lost);
+        assert_eq!(gauge.get(), Some(ConsumerState::Lost));
+        gauge.clear();
+        assert_eq!(gauge.get(), None);
     }
 }

@@ -7,6 +7,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use leveret_core::{
     ids::{RunId, StepKey},
+    parse::NodeCatalog,
     workflow::WorkflowHash,
 };
 use tokio::sync::{Semaphore, watch};
@@ -37,7 +38,7 @@ mod wire;
 mod worker;
 
 pub use self::{
-    client::{StartError, StartRequest},
+    client::{Awaited, StartError, StartRequest},
     clock::{Clock, SystemClock},
     health::Part,
     hub::RunChanged,
@@ -219,8 +220,9 @@ impl Engine {
         let (observer, publishing) = Observer::new(publish.status, names.clone(), hub.clone(), broker.clone());
         tokio::spawn(publishing);
         let calls = store.commits_in_flight();
+        let metrics = Arc::new(Metrics::new(registry.names()));
         let inner = Inner {
-            commits: commits(&store, options.commit_batch_max, calls),
+            commits: commits(&store, options.commit_batch_max, calls, metrics.clone()),
             starts: starts(&store, options.commit_batch_max, calls),
             loads: loads(&store, options.commit_batch_max, calls),
             store,
@@ -239,7 +241,7 @@ impl Engine {
             local: LocalRuns::default(),
             suspects: Semaphore::new(1),
             health: Health::default(),
-            metrics: Arc::new(Metrics::default()),
+            metrics,
         };
         Ok(Engine { inner: Arc::new(inner) })
     }
@@ -309,6 +311,11 @@ impl Engine {
         &self.inner.names
     }
 
+    /// Time and randomness.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.clock
+    }
+
     /// The metrics.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.inner.metrics
@@ -329,9 +336,15 @@ fn store_error(error: timers::FireError) -> StoreError {
     }
 }
 
-fn commits(store: &Arc<dyn Store>, max: usize, calls: usize) -> Batcher<Finished, Result<Committed, StoreError>> {
+fn commits(
+    store: &Arc<dyn Store>,
+    max: usize,
+    calls: usize,
+    metrics: Arc<Metrics>,
+) -> Batcher<Finished, Result<Committed, StoreError>> {
     let store = store.clone();
     Batcher::new(max, calls, move |batch: Vec<Finished>| {
+        metrics.commit_steps.observe(batch.len() as u64);
         let store = store.clone();
         async move { each(store.commit(&batch).await, batch.len()) }
     })
@@ -392,6 +405,7 @@ impl Inner {
                     return Ok((value, attempt > 0));
                 }
                 Err(error) if error.is_retryable() => {
+                    self.metrics.store_errors.inc();
                     self.health.set(Part::Store, false);
                     if attempt == 0 {
                         tracing::warn!(%error, "the store is away; holding what is at hand");

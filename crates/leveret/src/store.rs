@@ -33,6 +33,7 @@ pub mod sqlite;
 /// Where a run stands. The texts are persisted and part of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub enum RunStatus {
     /// Has steps to come.
     Running,
@@ -47,6 +48,7 @@ pub enum RunStatus {
 /// Where a step stands. The texts are persisted and part of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub enum StepStatus {
     /// Waits for a timer: asleep, or between two attempts.
     Waiting,
@@ -103,18 +105,21 @@ persisted!(StepStatus {
 
 /// Why a step failed. Stored as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub struct StepError {
     /// What went wrong, for people.
     pub message: String,
     /// What kind of failure it is, for programs.
     pub code: ErrorCode,
     /// The node that failed.
+    #[cfg_attr(feature = "http", schema(value_type = String))]
     pub node_id: NodeId,
 }
 
 /// Kinds of failures. The texts are persisted and part of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub enum ErrorCode {
     /// The node said so.

@@ -1,6 +1,6 @@
 //! The client's side of the engine: start, await, look at, cancel runs.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use leveret_core::{
     ids::RunId,
@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     Engine, Inner,
-    hub::{Ended, RunChanged},
+    hub::{Ended, RunChanged, Waiter},
     local::drive_here,
     plan::Plan,
     result::RunResult,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     broker::BrokerError,
-    store::{NewRun, RunEnd, RunRecord, RunStatus, Started, StoreError},
+    store::{NewRun, RunEnd, RunRecord, RunStatus, Started, StepRecord, StoreError},
 };
 
 /// A run to start.
@@ -103,37 +103,16 @@ impl Engine {
 
     /// Starts a run and waits for its end.
     pub async fn start_and_wait(&self, request: StartRequest) -> Result<RunResult, StartError> {
+        Ok(self.start_awaited(request).await?.result().await?)
+    }
+
+    /// Starts a run, as [`start`](Self::start), and says how to wait for its end: what happens in between is not missed.
+    pub async fn start_awaited(&self, request: StartRequest) -> Result<Awaited, StartError> {
         let (run_id, novel) = self.run_id_of(&request);
-        let mut waiter = self.inner.hub.wait(&run_id);
+        let waiter = self.inner.hub.wait(&run_id);
         let new = self.start_as(&run_id, novel, true, &request).await?;
         let StartRequest { workflow, input, .. } = request;
-        if !new || workflow.nodes.is_empty() {
-            return Ok(self.wait(&run_id).await?.expect("the run is recorded"));
-        }
-        loop {
-            match tokio::time::timeout(POLL, waiter.ended()).await {
-                Ok(Some(Ended { end, trail: Some(steps) })) => {
-                    let run = RunRecord {
-                        run_id,
-                        workflow_id: workflow.id.clone(),
-                        workflow_hash: workflow.hash,
-                        status: end.status,
-                        input,
-                        error: end.error,
-                        created_at: end.created_at,
-                        ended_at: Some(end.ended_at),
-                    };
-                    let duration_ms = end.ended_at.ms_since(end.created_at);
-                    return Ok(RunResult::new(&workflow, run, steps, duration_ms));
-                }
-                Ok(_) => return Ok(self.wait(&run_id).await?.expect("the run is recorded")),
-                Err(_) => {
-                    if let Some(result) = self.ended_result(&run_id).await? {
-                        return Ok(result);
-                    }
-                }
-            }
-        }
+        Ok(Awaited { engine: self.clone(), run_id, new, workflow, input, waiter })
     }
 
     /// Waits for a run's end. `None`: there is no such run.
@@ -195,6 +174,72 @@ impl Engine {
     }
 }
 
+/// A run that was started and is waited for. Dropping it stops waiting, not the run.
+pub struct Awaited {
+    engine: Engine,
+    run_id: RunId,
+    new: bool,
+    workflow: Arc<Workflow>,
+    input: Json,
+    waiter: Waiter,
+}
+
+impl fmt::Debug for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Awaited").field("run_id", &self.run_id).field("new", &self.new).finish_non_exhaustive()
+    }
+}
+
+impl Awaited {
+    /// The run.
+    pub fn run_id(&self) -> &RunId {
+        &self.run_id
+    }
+
+    /// Whether the run began with this call, rather than with an earlier one.
+    pub fn is_new(&self) -> bool {
+        self.new
+    }
+
+    /// Waits for the run's end.
+    pub async fn result(mut self) -> Result<RunResult, StoreError> {
+        if !self.new || self.workflow.nodes.is_empty() {
+            return self.recorded().await;
+        }
+        loop {
+            match tokio::time::timeout(POLL, self.waiter.ended()).await {
+                Ok(Some(Ended { end, trail: Some(steps) })) => return Ok(self.result_of(end, steps)),
+                Ok(_) => return self.recorded().await,
+                Err(_) => {
+                    if let Some(result) = self.engine.ended_result(&self.run_id).await? {
+                        return Ok(result);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn recorded(&self) -> Result<RunResult, StoreError> {
+        Ok(self.engine.wait(&self.run_id).await?.expect("the run is recorded"))
+    }
+
+    /// The result from what the worker of this process had at hand: saves reading it back.
+    fn result_of(&self, end: RunEnd, steps: Vec<StepRecord>) -> RunResult {
+        let duration_ms = end.ended_at.ms_since(end.created_at);
+        let run = RunRecord {
+            run_id: self.run_id.clone(),
+            workflow_id: self.workflow.id.clone(),
+            workflow_hash: self.workflow.hash,
+            status: end.status,
+            input: self.input.clone(),
+            error: end.error,
+            created_at: end.created_at,
+            ended_at: Some(end.ended_at),
+        };
+        RunResult::new(&self.workflow, run, steps, duration_ms)
+    }
+}
+
 impl Inner {
     /// Records a run and publishes its first jobs. If store and broker share a file, both are one transaction; and if `here`, this
     /// process begins to drive the run at once.
@@ -228,6 +273,7 @@ impl Inner {
         let mut left = publications;
         loop {
             let results = self.broker.publish(left.clone()).await;
+            self.metrics.published.add(results.iter().filter(|result| result.is_ok()).count() as u64);
             let mut error = None;
             left = left
                 .into_iter()
@@ -240,6 +286,7 @@ impl Inner {
             match error {
                 None => return Ok(()),
                 Some(error) if error.is_retryable() && Instant::now() < deadline => {
+                    self.metrics.broker_errors.inc();
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
                 Some(error) => return Err(StartError::NotPublished { run_id: run_id.clone(), error }),

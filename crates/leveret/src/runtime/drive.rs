@@ -7,7 +7,7 @@
 //! A step with exactly one ready successor goes on here, on the same delivery, after its own commit. The unacknowledged delivery is the outbox:
 //! what must be published follows from what is committed, so that a redelivery publishes it again.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use leveret_core::{
     decide::{Decision, Joins, Ready, decide, decide_start, unfinished},
@@ -17,6 +17,7 @@ use leveret_core::{
     json::Json,
     time::Timestamp,
 };
+use tokio::time::Instant;
 
 use super::{
     Inner,
@@ -267,7 +268,7 @@ impl Drive<'_> {
 
     /// Executes a step and, inline, its single successors.
     async fn chain(&mut self, ready: Ready, attempts: u32, woken: bool) -> Result<(), DriveError> {
-        let begun = tokio::time::Instant::now();
+        let begun = Instant::now();
         let (mut ready, mut attempts, mut woken) = (ready, attempts, woken);
         let mut pure = Vec::new();
         loop {
@@ -325,6 +326,7 @@ impl Drive<'_> {
                     node_id: self.plan.node_id(node).clone(),
                 };
                 let outcome = Outcome::Failed { error, fall_back: true };
+                inner.metrics.executed(&self.plan.workflow.nodes[node].uses, Duration::ZERO, &outcome);
                 self.keep(ready, &outcome);
                 return Ok(self.finished(ready, attempts + 1, started_at, outcome));
             }
@@ -345,7 +347,9 @@ impl Drive<'_> {
             attempt.attempt = attempts + 1;
             attempt.woken = false;
         }
+        let begun = Instant::now();
         let outcome = attempt.run(&*inner.clock, inner.options.output_bytes_max).await;
+        inner.metrics.executed(&self.plan.workflow.nodes[node].uses, begun.elapsed(), &outcome);
         let attempts = attempt.attempt;
         self.keep(ready, &outcome);
         Ok(self.finished(ready, attempts, started_at, outcome))

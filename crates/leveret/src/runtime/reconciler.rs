@@ -60,6 +60,7 @@ async fn revive(inner: &Inner, run_id: &RunId) -> Result<(), FireError> {
         .collect();
     for result in inner.broker.publish(jobs).await {
         result?;
+        inner.metrics.published.inc();
     }
     Ok(())
 }

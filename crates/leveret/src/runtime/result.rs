@@ -14,14 +14,18 @@ use crate::store::{RunRecord, RunStatus, StepError, StepRecord, StepStatus};
 
 /// A run and its steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub struct RunResult {
     /// The run.
+    #[cfg_attr(feature = "http", schema(value_type = String))]
     pub run_id: RunId,
     /// Its workflow.
+    #[cfg_attr(feature = "http", schema(value_type = String))]
     pub workflow_id: WorkflowId,
     /// Where it stands.
     pub status: RunStatus,
     /// The output of its terminal node, or a map of outputs by terminal node if there are several; null until the run completed.
+    #[cfg_attr(feature = "http", schema(value_type = serde_json::Value))]
     pub output: Json,
     /// The first failure that nothing handled.
     pub error: Option<StepError>,
@@ -33,10 +37,12 @@ pub struct RunResult {
 
 /// A step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub struct StepResult {
     /// Where it stands.
     pub status: StepStatus,
     /// Its output.
+    #[cfg_attr(feature = "http", schema(value_type = serde_json::Value))]
     pub output: Json,
     /// Its last error.
     pub error: Option<StepError>,

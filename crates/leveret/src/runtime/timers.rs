@@ -62,6 +62,8 @@ pub(crate) async fn run_once(inner: &Inner, now: Timestamp) -> Result<usize, Fir
         }
     }
     inner.store.remove_timers(&published).await?;
+    inner.metrics.timers_fired.add(published.len() as u64);
+    inner.metrics.published.add(published.len() as u64);
     match failed {
         None => Ok(published.len()),
         Some(error) => Err(error.into()),

@@ -50,7 +50,7 @@ pub(crate) async fn work(
         })
         .await?;
     let mut state = consumer.state();
-    inner.health.set(Part::Consumer, *state.borrow_and_update() == ConsumerState::Live);
+    tell(&inner, *state.borrow_and_update());
     let mut jobs = JoinSet::new();
     let places = usize::from(options.concurrency);
     inner.local.open(places);
@@ -60,8 +60,8 @@ pub(crate) async fn work(
             biased;
             _ = shutdown.wait_for(|stop| *stop) => break,
             Ok(()) = state.changed() => {
-                let live = *state.borrow_and_update() == ConsumerState::Live;
-                inner.health.set(Part::Consumer, live);
+                let now = *state.borrow_and_update();
+                tell(&inner, now);
             }
             Some(ended) = jobs.join_next(), if !jobs.is_empty() => report(ended),
             delivery = consumer.next(), if room => match delivery {
@@ -74,13 +74,14 @@ pub(crate) async fn work(
         }
         take_more(&inner, &mut jobs, &mut consumer, usize::from(options.concurrency));
     }
-    inner.health.set(Part::Consumer, false);
+    tell(&inner, ConsumerState::Draining);
     // Runs that are driven here may still wait for the deliveries of their first jobs.
     tokio::select! {
         () = inner.local.drain(places, options.drain_timeout) => {}
         () = hand_over_all(&inner, &mut consumer) => {}
     }
     drain(consumer, jobs, options.drain_timeout).await;
+    inner.metrics.consumer.clear();
     Ok(())
 }
 
@@ -106,6 +107,11 @@ fn claim(inner: &Inner, delivery: Delivery) -> Option<(Delivery, bool)> {
     }
 }
 
+fn tell(inner: &Inner, state: ConsumerState) {
+    inner.metrics.consumer.set(state);
+    inner.health.set(Part::Consumer, state == ConsumerState::Live);
+}
+
 /// Takes what has arrived in the meantime, without a turn of the loop for each.
 fn take_more(inner: &Arc<Inner>, jobs: &mut JoinSet<()>, consumer: &mut Consumer, concurrency: usize) {
     while jobs.len() < concurrency {
@@ -117,6 +123,7 @@ fn take_more(inner: &Arc<Inner>, jobs: &mut JoinSet<()>, consumer: &mut Consumer
 }
 
 fn take(inner: &Arc<Inner>, jobs: &mut JoinSet<()>, delivery: Delivery) {
+    inner.metrics.consumed.inc();
     jobs.spawn(handle(inner.clone(), delivery));
 }
 
@@ -161,6 +168,7 @@ pub(crate) async fn finish(inner: &Arc<Inner>, delivery: Delivery, driven: Resul
             // What can be repeated was, until it worked: this is a store that is closing, or one that refuses.
             tracing::error!(%error, "a job cannot be executed and returns to its queue");
             tokio::time::sleep(PAUSE).await;
+            inner.metrics.requeued.inc();
             return delivery.receipt.requeue();
         }
     };
@@ -176,18 +184,24 @@ pub(crate) async fn finish(inner: &Arc<Inner>, delivery: Delivery, driven: Resul
 /// Publishes, then acks; until that works, or the connection that the delivery came by is gone and the job with it.
 async fn settle(inner: &Arc<Inner>, publications: Vec<Publication>, receipt: Receipt) {
     if publications.is_empty() {
+        inner.metrics.acked.inc();
         return receipt.ack();
     }
     inner.observer.flush().await;
     let mut receipts = vec![receipt];
     loop {
         match inner.broker.publish_then_ack(publications.clone(), receipts).await {
-            Ok(()) => return,
+            Ok(()) => {
+                inner.metrics.published.add(publications.len() as u64);
+                return inner.metrics.acked.inc();
+            }
             Err((error, returned)) => {
                 receipts = returned;
+                inner.metrics.broker_errors.inc();
                 if !error.is_retryable() {
                     tracing::error!(%error, "what follows from a job cannot be published; the job returns to its queue");
                     tokio::time::sleep(PAUSE).await;
+                    inner.metrics.requeued.inc();
                     return receipts.into_iter().for_each(Receipt::requeue);
                 }
                 inner.health.set(Part::Broker, false);
