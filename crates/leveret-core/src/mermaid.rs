@@ -79,7 +79,7 @@ fn escape(text: &str) -> String {
         }
         match c {
             '"' | '#' | '&' | '<' | '>' | '`' | '|' | '\\' | ';' | '[' | ']' | '{' | '}' => {
-                escaped.push_str(&format!("#{};", u32::from(c)));
+                write!(escaped, "#{};", u32::from(c)).expect("writing to a string does not fail");
             }
             c if c.is_control() => escaped.push(' '),
             c => escaped.push(c),

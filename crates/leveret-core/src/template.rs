@@ -153,9 +153,8 @@ impl Compiler<'_> {
             self.path.pop();
             is_constant &= part.is_none();
             // Constants are copied only once something beside them is not.
-            match part {
-                None => constants.push((parts.len(), value)),
-                Some(_) => {}
+            if part.is_none() {
+                constants.push((parts.len(), value));
             }
             parts.push((key, part));
         }

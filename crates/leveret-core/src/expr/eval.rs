@@ -142,7 +142,7 @@ impl<'v> Evaluation<'v> {
             }
             Term::Fold(fold) => self.fold(fold),
             Term::Secret(name) => self.secret(name),
-            named => self.named(named).ok_or_else(|| self.missing(named)),
+            named => self.named(named).ok_or_else(|| missing(named)),
         }
     }
 
@@ -169,17 +169,6 @@ impl<'v> Evaluation<'v> {
                 .map(Data::from),
             _ => None,
         }
-    }
-
-    fn missing(&self, term: &Term) -> Failure {
-        let message = match term {
-            Term::NodeOutput(id) => format!("node `{id}` has no output"),
-            Term::NodeError(id) => format!("node `{id}` has no error"),
-            Term::Context(key) => format!("there is no context key `{key}`"),
-            Term::Item | Term::ItemIndex => "`item` and `index` exist in batches only".to_owned(),
-            _ => "`result` exists on edges only".to_owned(),
-        };
-        Failure::new(EvalErrorKind::Missing, message)
     }
 
     fn secret(&self, name: &str) -> Outcome<Data<'v>> {
@@ -519,4 +508,16 @@ fn double_arithmetic<'v>(operator: Operator, a: f64, b: f64) -> Data<'v> {
         Operator::Divide => a / b,
         _ => a % b,
     })
+}
+
+/// Why a name has no value.
+fn missing(term: &Term) -> Failure {
+    let message = match term {
+        Term::NodeOutput(id) => format!("node `{id}` has no output"),
+        Term::NodeError(id) => format!("node `{id}` has no error"),
+        Term::Context(key) => format!("there is no context key `{key}`"),
+        Term::Item | Term::ItemIndex => "`item` and `index` exist in batches only".to_owned(),
+        _ => "`result` exists on edges only".to_owned(),
+    };
+    Failure::new(EvalErrorKind::Missing, message)
 }

@@ -193,10 +193,8 @@ fn tell_cycle(
         Cause::Edge(ix) => Some(edge_fields[*ix]),
         Cause::Fallback(ix) => Some(node_fields[*ix].1),
     });
-    match place {
-        Some(field) => field.tell(report, problem),
-        None => node_fields[members[0]].1.tell(report, problem),
-    }
+    let place = place.unwrap_or(node_fields[members[0]].1);
+    place.tell(report, problem);
 }
 
 /// Nodes that no start node leads to by edges and fallbacks.
