@@ -3,11 +3,14 @@
 //! The workflow model, its validation, expressions, the decider and retry policy. Nothing here is
 //! async, does I/O, reads a clock, draws randomness or logs: time and randomness are arguments.
 
+pub mod decide;
 pub mod expr;
+pub mod graph;
 pub mod ids;
 pub mod json;
 pub mod mermaid;
 pub mod parse;
+pub mod retry;
 mod suggest;
 pub mod template;
 pub mod time;

@@ -21,6 +21,7 @@ pub struct Template(Arc<Compiled>);
 struct Compiled {
     raw: Value,
     root: Part,
+    constant: Option<Arc<Value>>,
     references: References,
 }
 
@@ -66,19 +67,21 @@ impl Template {
                 });
             }
         };
+        let constant = match &root {
+            Part::Constant(value) => Some(Arc::new(value.clone())),
+            _ => None,
+        };
         Ok(Template(Arc::new(Compiled {
             raw: value.clone(),
             root,
+            constant,
             references: compiler.references,
         })))
     }
 
     /// The value it stands for, when it holds no expression: there is nothing to render.
-    pub fn constant(&self) -> Option<&Value> {
-        match &self.0.root {
-            Part::Constant(value) => Some(value),
-            _ => None,
-        }
+    pub fn constant(&self) -> Option<&Arc<Value>> {
+        self.0.constant.as_ref()
     }
 
     /// The value as it was written.

@@ -42,6 +42,21 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// A duration from text: digits and a unit, as in `250ms`, `10s`, `5m`, `1h`, `2d`. No signs, no fractions.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let count: u32 = text[..digits].parse().ok()?;
+    let ms = match &text[digits..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    Some(Duration::from_millis(u64::from(count) * ms))
+}
+
 /// Days since the epoch to a date in the proleptic Gregorian calendar (Howard Hinnant, "chrono-Compatible
 /// Low-Level Date Algorithms", `civil_from_days`).
 fn civil_from_days(days: i64) -> (i64, i64, i64) {
@@ -72,6 +87,15 @@ mod tests {
         check(951_782_400_000, "2000-02-29T00:00:00.000Z");
         check(1_795_141_463_755, "2026-11-20T02:24:23.755Z");
         check(-1, "1969-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn reads_durations() {
+        assert_eq!(parse_duration("250ms"), Some(Duration::from_millis(250)));
+        assert_eq!(parse_duration("2d"), Some(Duration::from_secs(172_800)));
+        for bad in ["", "5", "s", "5x", "-1s", "1.5s", "1 s", "99999999999s"] {
+            assert_eq!(parse_duration(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     expr::Expression,
+    graph::{Graph, NodeShape},
     ids::{NodeId, WorkflowId},
     json::Json,
     template::Template,
@@ -33,6 +34,8 @@ pub struct Workflow {
     pub definition: Json,
     /// The hash of the text of `definition`.
     pub hash: WorkflowHash,
+    /// How its nodes and edges hang together.
+    pub graph: Graph,
     pub(crate) index: HashMap<NodeId, usize>,
 }
 
@@ -46,6 +49,16 @@ impl Workflow {
     pub fn node(&self, id: &str) -> Option<&Node> {
         self.node_ix(id).map(|ix| &self.nodes[ix])
     }
+}
+
+/// The graph of checked nodes and edges.
+pub(crate) fn graph_of(nodes: &[Node], edges: &[Edge]) -> Graph {
+    let shape = |node: &Node| NodeShape {
+        joins_any: node.config.join == Join::Any,
+        fallback: node.config.fallback,
+    };
+    let edges: Vec<_> = edges.iter().map(|edge| (edge.source, edge.target)).collect();
+    Graph::new(nodes.iter().map(shape).collect(), &edges)
 }
 
 /// Two workflows are equal when their canonical definitions are.

@@ -13,6 +13,13 @@
 //! Publishing before acknowledging is [`Broker::publish_then_ack`]: a crash before it returns redelivers, a crash
 //! after it loses nothing.
 
+pub mod conformance;
+pub mod dead_letter;
+mod local;
+pub mod memory;
+mod queues;
+mod routes;
+
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -150,7 +157,7 @@ pub struct Delay {
 /// `<queue>.retry.<delay>`, as in `payment_queue.retry.5s`.
 pub fn retry_queue_name(queue: &str, after: Duration) -> String {
     let ms = after.as_millis();
-    if ms % 1000 == 0 {
+    if ms.is_multiple_of(1000) {
         format!("{queue}.retry.{}s", ms / 1000)
     } else {
         format!("{queue}.retry.{ms}ms")

@@ -53,11 +53,33 @@ pub(super) fn graph(
         }
         tell_cycle(&cycle, nodes, node_fields, edge_fields, report);
     }
+    fallbacks_with_edges(nodes, edges, edge_fields, report);
     for ix in unreachable(nodes, edges) {
         if !in_cycle[ix] {
             let message = format!("nothing leads to the node `{}`", nodes[ix].id);
             let problem = Problem::error("unreachable", message);
             node_fields[ix].1.tell(report, problem);
+        }
+    }
+}
+
+/// A fallback node runs when its node failed and at no other time, so that no edge may lead to it.
+fn fallbacks_with_edges(
+    nodes: &[Node],
+    edges: &[Edge],
+    edge_fields: &[Field<'_>],
+    report: &mut Report<'_>,
+) {
+    let mut is_fallback = vec![false; nodes.len()];
+    for fallback in nodes.iter().filter_map(|node| node.config.fallback) {
+        is_fallback[fallback] = true;
+    }
+    for (edge, field) in edges.iter().zip(edge_fields) {
+        if is_fallback[edge.target] {
+            let message = format!("`{}` is a fallback, and no edge may lead to it", nodes[edge.target].id);
+            let problem = Problem::error("fallback-with-edge", message)
+                .help("a fallback runs when its node failed; give the edge a node of its own");
+            field.tell(report, problem);
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     ids::{ID_BYTES_MAX, IdError, NodeId, WorkflowId},
     json::Json,
     suggest,
-    workflow::{Workflow, WorkflowHash},
+    workflow::{Workflow, WorkflowHash, graph_of},
 };
 
 /// The fields of a definition.
@@ -99,6 +99,7 @@ pub(super) fn workflow(
     Some(Workflow {
         id,
         hash: WorkflowHash::of(definition.text()),
+        graph: graph_of(&nodes, &edges),
         metadata: metadata.map_or_else(Json::null, |metadata| Json::from(metadata.clone())),
         nodes,
         edges,

@@ -10,6 +10,7 @@ use crate::{
         diagnostics::Problem,
         fields::{Checked, Field},
     },
+    time::parse_duration,
     workflow::{ATTEMPTS_MAX, DURATION_MAX, Join, NodeConfig, RETRY_FACTOR_MAX},
 };
 
@@ -111,7 +112,7 @@ impl Reader<'_, '_, '_> {
         };
         let ms = match field.value {
             Value::Number(number) => number.as_f64(),
-            Value::String(text) => ms_of(text),
+            Value::String(text) => parse_duration(text).map(|time| time.as_millis() as f64),
             _ => None,
         };
         let Some(ms) = ms else {
@@ -172,19 +173,4 @@ impl Reader<'_, '_, '_> {
             }
         }
     }
-}
-
-/// Milliseconds of a text that is a number and a unit.
-fn ms_of(text: &str) -> Option<f64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let count: u32 = text[..digits].parse().ok()?;
-    let unit = match &text[digits..] {
-        "ms" => 1.0,
-        "s" => 1000.0,
-        "m" => 60_000.0,
-        "h" => 3_600_000.0,
-        "d" => 86_400_000.0,
-        _ => return None,
-    };
-    Some(f64::from(count) * unit)
 }

@@ -1,0 +1,325 @@
+//! The decider against small graphs as text, and against random graphs, orders and duplicates.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::graph::NodeShape;
+
+/// A run of a graph without a store: decides steps in the order in which the test ends them.
+struct Run {
+    graph: Graph,
+    names: Vec<String>,
+    joins: Joins,
+    marks: HashMap<NodeIx, Mark>,
+    ready: BTreeSet<Ready>,
+    log: Vec<String>,
+    ends: usize,
+}
+
+impl Run {
+    /// Parses `A>B B>J C>J J:any A!F`: edges, `any` joins, fallbacks.
+    fn new(text: &str) -> Run {
+        let mut names: Vec<String> = Vec::new();
+        let mut index = |name: &str| {
+            names
+                .iter()
+                .position(|known| known == name)
+                .unwrap_or_else(|| {
+                    names.push(name.to_owned());
+                    names.len() - 1
+                })
+        };
+        let (mut edges, mut any, mut fallbacks) = (Vec::new(), Vec::new(), Vec::new());
+        for word in text.split_whitespace() {
+            if let Some((source, target)) = word.split_once('>') {
+                edges.push((index(source), index(target)));
+            } else if let Some((node, fallback)) = word.split_once('!') {
+                fallbacks.push((index(node), index(fallback)));
+            } else if let Some((node, _)) = word.split_once(':') {
+                any.push(index(node));
+            } else {
+                index(word);
+            }
+        }
+        let mut shapes = vec![NodeShape::default(); names.len()];
+        any.into_iter()
+            .for_each(|node| shapes[node].joins_any = true);
+        fallbacks
+            .into_iter()
+            .for_each(|(node, fallback)| shapes[node].fallback = Some(fallback));
+        Run::of(Graph::new(shapes, &edges), names)
+    }
+
+    fn of(graph: Graph, names: Vec<String>) -> Run {
+        let mut joins: Joins = (0..graph.node_count())
+            .map(JoinPoint::Node)
+            .map(|join| (join, JoinState::new(join_width(&graph, join))))
+            .collect();
+        joins.insert(JoinPoint::End, JoinState::new(join_width(&graph, JoinPoint::End)));
+        let mut run = Run {
+            graph,
+            names,
+            joins,
+            marks: HashMap::new(),
+            ready: BTreeSet::new(),
+            log: Vec::new(),
+            ends: 0,
+        };
+        let start = decide_start(&run.graph);
+        run.apply(start);
+        run
+    }
+
+    fn apply(&mut self, decision: Decision) {
+        for ready in decision.ready {
+            assert!(
+                self.ready.insert(ready),
+                "{} is ready twice",
+                self.names[ready.node]
+            );
+            assert!(!self.marks.contains_key(&ready.node));
+            self.log.push(format!("{} ready", self.names[ready.node]));
+        }
+        for (node, passed) in decision.passed {
+            assert!(
+                self.marks.insert(node, Mark::Final).is_none(),
+                "{} passed twice",
+                self.names[node]
+            );
+            let passed = format!("{passed:?}").to_lowercase();
+            self.log.push(format!("{} {passed}", self.names[node]));
+        }
+        if decision.ended {
+            self.ends += 1;
+            self.log.push("end".to_owned());
+        }
+        assert_eq!(
+            self.outstanding(),
+            self.ready.iter().copied().collect::<Vec<_>>()
+        );
+    }
+
+    /// What a reconciler would start again.
+    fn outstanding(&self) -> Vec<Ready> {
+        let starts = decide_start(&self.graph).ready;
+        unfinished(&self.graph, starts, &self.marks, &self.joins)
+    }
+
+    fn end(&mut self, node: NodeIx, ending: &Ending) {
+        let ready = *self
+            .ready
+            .iter()
+            .find(|ready| ready.node == node)
+            .expect("the node is ready");
+        self.ready.remove(&ready);
+        let failed = matches!(ending, Ending::Failed { .. });
+        self.marks
+            .insert(node, if failed { Mark::Failed } else { Mark::Final });
+        let decision =
+            decide(&self.graph, node, ending, &mut self.joins).expect("all joins are loaded");
+        self.apply(decision);
+    }
+}
+
+/// Runs `steps` such as `A A:B S!` (`A` takes all edges, `A:B` only that to B, `S!` fails, `S!!` fails fatally) and
+/// returns what was decided.
+fn trace(graph: &str, steps: &str) -> String {
+    let mut run = Run::new(graph);
+    for step in steps.split_whitespace() {
+        let name = step.split([':', '!']).next().unwrap();
+        let node = run.names.iter().position(|known| known == name).unwrap();
+        let ending = match step[name.len()..].split_at_checked(1) {
+            None => Ending::Completed {
+                taken: run.graph.routed(node).collect(),
+            },
+            Some(("!", fatal)) => Ending::Failed {
+                fall_back: fatal.is_empty(),
+            },
+            Some((_, targets)) => Ending::Completed {
+                taken: run
+                    .graph
+                    .routed(node)
+                    .filter(|&edge| {
+                        targets
+                            .split(',')
+                            .any(|t| t == run.names[run.graph.edge(edge).target])
+                    })
+                    .collect(),
+            },
+        };
+        run.log.push(format!("[{step}]"));
+        run.end(node, &ending);
+    }
+    run.log.join(" ")
+}
+
+#[test]
+fn chains_and_diamonds() {
+    insta::assert_snapshot!(trace("A>B B>C", "A B C"), @"A ready [A] B ready [B] C ready [C] end");
+    insta::assert_snapshot!(trace("A>C B>C", "B A C"), @"A ready B ready [B] [A] C ready [C] end");
+    insta::assert_snapshot!(trace("S>A S>B A>J B>J", "S B A J"), @"S ready [S] A ready B ready [B] [A] J ready [J] end");
+    insta::assert_snapshot!(trace("A>B B>C A>C", "A B C"), @"A ready [A] B ready [B] C ready [C] end");
+    insta::assert_snapshot!(trace("A>B C>D", "A C B D"), @"A ready C ready [A] B ready [C] D ready [B] [D] end");
+    insta::assert_snapshot!(trace("", ""), @"end");
+}
+
+#[test]
+fn skips_what_no_edge_takes() {
+    insta::assert_snapshot!(trace("A>B A>C", "A:B B"), @"A ready [A:B] B ready C skipped [B] end");
+    insta::assert_snapshot!(trace("A>B B>C", "A:"), @"A ready [A:] B skipped C skipped end");
+    insta::assert_snapshot!(trace("A>B A>C B>D C>D", "A:B B D"), @"A ready [A:B] B ready C skipped [B] D ready [D] end");
+    insta::assert_snapshot!(trace("A>B A>C B>D C>D D:any", "A:B B D"), @"A ready [A:B] B ready C skipped [B] D ready [D] end");
+    insta::assert_snapshot!(trace("A>B A>C B>D C>D", "A:"), @"A ready [A:] C skipped B skipped D skipped end");
+}
+
+#[test]
+fn an_any_join_runs_once_and_the_run_waits_for_the_others() {
+    insta::assert_snapshot!(trace("S>A S>B S>C A>J B>J C>J J:any", "S B J A C"), @"S ready [S] A ready B ready C ready [B] J ready [J] [A] [C] end");
+    insta::assert_snapshot!(trace("S>A A>J S>B B>X X>J J>K J:any", "S A J K B X"), @"S ready [S] A ready B ready [A] J ready [J] K ready [K] [B] X ready [X] end");
+}
+
+#[test]
+fn failures_cancel_what_needs_them_and_nothing_else() {
+    insta::assert_snapshot!(trace("A>C", "A!"), @"A ready [A!] C cancelled end");
+    insta::assert_snapshot!(trace("S>A S>B B>X A>J X>J", "S A! B X"), @"S ready [S] A ready B ready [A!] [B] X ready [X] J cancelled end");
+    insta::assert_snapshot!(trace("S>A S>B A>J B>J J:any", "S A! B J"), @"S ready [S] A ready B ready [A!] [B] J ready [J] end");
+    insta::assert_snapshot!(trace("S>A S>B A>J B>J J:any", "S B J A!"), @"S ready [S] A ready B ready [B] J ready [J] [A!] end");
+    insta::assert_snapshot!(trace("S>A S>B A>J B>J J:any", "S B! A!"), @"S ready [S] A ready B ready [B!] [A!] J cancelled end");
+}
+
+#[test]
+fn a_fallback_takes_the_place_of_what_failed() {
+    insta::assert_snapshot!(trace("A>C A!F", "A! F C"), @"A ready [A!] F ready [F] C ready [C] end");
+    insta::assert_snapshot!(trace("A>C F>C A!F", "A! F C"), @"A ready [A!] F ready [F] C ready [C] end");
+    insta::assert_snapshot!(trace("A>C A!F", "A C"), @"A ready [A] C ready F skipped [C] end");
+    insta::assert_snapshot!(trace("A>C F>C A!F", "A C"), @"A ready [A] C ready F skipped [C] end");
+    insta::assert_snapshot!(trace("A>C A!F", "A! F!"), @"A ready [A!] F ready [F!] C cancelled end");
+    insta::assert_snapshot!(trace("A>C A!F", "A!!"), @"A ready [A!!] F skipped C cancelled end");
+    insta::assert_snapshot!(trace("A>C A!F F!G", "A! F! G C"), @"A ready [A!] F ready [F!] G ready [G] C ready [C] end");
+    insta::assert_snapshot!(trace("A A!F", "A! F"), @"A ready [A!] F ready [F] end");
+    insta::assert_snapshot!(trace("S>A A>C A!F", "S:"), @"S ready [S:] A skipped F skipped C skipped end");
+}
+
+#[test]
+fn asks_for_the_joins_it_needs() {
+    let run = Run::new("A>C B>C");
+    let ending = Ending::Completed { taken: vec![0] };
+    let mut joins = Joins::new();
+    assert_eq!(
+        decide(&run.graph, 0, &ending, &mut joins),
+        Err(MissingJoins(vec![JoinPoint::Node(1)]))
+    );
+    assert!(joins.is_empty());
+}
+
+#[test]
+fn join_states_print_and_parse() {
+    let mut state = JoinState::new(3);
+    assert_eq!(state.to_string(), "...");
+    state.resolve(1, Resolution::Taken);
+    assert_eq!(state.to_string(), ".t.,1");
+    state.fire(true);
+    state.resolve(0, Resolution::Failed);
+    assert_eq!(state.to_string(), "ft.!1");
+    assert_eq!("ft.!1".parse::<JoinState>().unwrap(), state);
+    for bad in ["x", "t!7", "t,x", "t!!"] {
+        assert!(bad.parse::<JoinState>().is_err(), "{bad}");
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Random {
+    nodes: usize,
+    edges: Vec<(usize, usize)>,
+    any: Vec<bool>,
+    fallback: Vec<bool>,
+    choices: Vec<u16>,
+}
+
+fn random() -> impl Strategy<Value = Random> {
+    (1usize..9).prop_flat_map(|nodes| {
+        let edges = prop::collection::vec((0..nodes, 0..nodes), 0..16).prop_map(|edges| {
+            edges
+                .into_iter()
+                .filter(|(a, b)| a != b)
+                .map(|(a, b)| (a.min(b), a.max(b)))
+                .collect()
+        });
+        let flags = || prop::collection::vec(any::<bool>(), nodes);
+        (
+            Just(nodes),
+            edges,
+            flags(),
+            flags(),
+            prop::collection::vec(any::<u16>(), 64),
+        )
+            .prop_map(|(nodes, edges, any, fallback, choices)| Random {
+                nodes,
+                edges,
+                any,
+                fallback,
+                choices,
+            })
+    })
+}
+
+/// The random graph: nodes in order, and after them a fallback node for each that has one.
+fn build(random: &Random) -> Run {
+    let mut shapes: Vec<NodeShape> = random
+        .any
+        .iter()
+        .map(|&joins_any| NodeShape {
+            joins_any,
+            fallback: None,
+        })
+        .collect();
+    for node in 0..random.nodes {
+        if random.fallback[node] {
+            shapes[node].fallback = Some(shapes.len());
+            shapes.push(NodeShape::default());
+        }
+    }
+    let names = (0..shapes.len()).map(|node| format!("n{node}")).collect();
+    Run::of(Graph::new(shapes, &random.edges), names)
+}
+
+proptest! {
+    /// Whatever the order, the failures and the routes: every node is ready or passed exactly once, the run ends exactly once, at its
+    /// last step, and the steps that are outstanding follow from what is recorded.
+    #[test]
+    fn every_run_ends_once(random in random()) {
+        let mut run = build(&random);
+        let mut choices = random.choices.iter().cycle().map(|&c| usize::from(c));
+        let mut next = || choices.next().unwrap();
+        while !run.ready.is_empty() {
+            prop_assert_eq!(run.ends, 0);
+            let ready = *run.ready.iter().nth(next() % run.ready.len()).unwrap();
+            let ending = match next() % 4 {
+                0 => Ending::Failed { fall_back: next() % 3 > 0 },
+                _ => Ending::Completed { taken: run.graph.routed(ready.node).filter(|_| next() % 3 > 0).collect() },
+            };
+            run.end(ready.node, &ending);
+        }
+        prop_assert_eq!(run.ends, 1);
+        prop_assert_eq!(run.marks.len(), run.graph.node_count());
+    }
+
+    /// Deciding a step a second time changes nothing: resolutions are a set.
+    #[test]
+    fn a_duplicate_changes_nothing(random in random()) {
+        let mut run = build(&random);
+        while let Some(&ready) = run.ready.first() {
+            let ending = Ending::Completed { taken: run.graph.routed(ready.node).collect() };
+            run.end(ready.node, &ending);
+            let mut again = run.joins.clone();
+            let decision = decide(&run.graph, ready.node, &ending, &mut again).unwrap();
+            prop_assert_eq!(&again, &run.joins);
+            for repeated in decision.ready {
+                let single = run.graph.incoming(repeated.node).len() == 1;
+                prop_assert!(single, "a join fired twice");
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What arrives is what was sent, in order.
+
+use bytes::Bytes;
+use leveret_core::time::Timestamp;
+
+use super::world::{World, ack_all, bodies, next, numbers, take, to};
+use crate::broker::{ExchangeKind, Header, Message, Publication};
+
+pub(super) async fn properties_and_headers_round_trip(world: &mut World) {
+    let exchange = world.exchange("x", ExchangeKind::Direct).await;
+    let queue = world.queue("q").await;
+    world.bind(&queue, &exchange, "the.key").await;
+    let full = Message {
+        body: Bytes::from_static(b"{}"),
+        content_type: Some("application/json".into()),
+        message_id: Some("message-1".into()),
+        correlation_id: Some("request-1".into()),
+        reply_to: Some("answers".into()),
+        kind: Some("OrderCreated".into()),
+        timestamp: Some(Timestamp(1_795_141_463_000)),
+        headers: [
+            ("text", Header::Text("größer".to_owned())),
+            ("empty", Header::Text(String::new())),
+            ("large", Header::Int(i64::MAX)),
+            ("small", Header::Int(-1)),
+            ("yes", Header::Bool(true)),
+            ("no", Header::Bool(false)),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into(),
+    };
+    for message in [full, Message::default(), Message::json("null")] {
+        let publication = Publication {
+            exchange: exchange.clone(),
+            routing_key: "the.key".into(),
+            message: message.clone(),
+        };
+        world.broker.publish(vec![publication]).await[0]
+            .clone()
+            .unwrap();
+        let mut consumer = world.consume(&queue, 1).await;
+        let delivery = next(&mut consumer).await;
+        assert_eq!(delivery.message, message);
+        assert_eq!(delivery.exchange, exchange);
+        assert_eq!(&*delivery.routing_key, "the.key");
+        assert!(!delivery.redelivered);
+        delivery.receipt.ack();
+    }
+}
+
+pub(super) async fn bodies_round_trip(world: &mut World) {
+    let queue = world.queue("q").await;
+    let large: Vec<u8> = (0..1 << 20).map(|at: u32| ((at * 31) >> 3) as u8).collect();
+    let every_byte: Vec<u8> = (0..=255).collect();
+    let sent: Vec<Bytes> = vec![
+        Bytes::new(),
+        every_byte.into(),
+        Bytes::from_static(&[0xff, 0xfe, 0, 0xc3, 0x28]),
+        large.into(),
+    ];
+    let message = |body: &Bytes| Message {
+        body: body.clone(),
+        ..Message::default()
+    };
+    let batch = sent
+        .iter()
+        .map(|body| Publication::to_queue(queue.clone(), message(body)));
+    for result in world.broker.publish(batch.collect()).await {
+        result.unwrap();
+    }
+    let mut consumer = world.consume(&queue, 10).await;
+    for body in sent {
+        let delivery = next(&mut consumer).await;
+        assert!(delivery.message.body == body, "{} bytes differ", body.len());
+        delivery.receipt.ack();
+    }
+}
+
+/// Published in ten batches before and while they are consumed.
+pub(super) async fn thousand_messages_in_order(world: &mut World) {
+    let queue = world.queue_of("q", 500).await;
+    let mut consumer = world.consume(&queue, 50).await;
+    for batch in 5..10 {
+        world.fill(&queue, batch * 100..batch * 100 + 100).await;
+        for number in (batch - 5) * 200..(batch - 4) * 200 {
+            let delivery = next(&mut consumer).await;
+            assert_eq!(
+                bodies(std::slice::from_ref(&delivery)),
+                [number.to_string()]
+            );
+            delivery.receipt.ack();
+        }
+    }
+    world.reaches_ready(&queue, 0).await;
+}
+
+/// Batches of several callers at once all arrive, each in its own order.
+pub(super) async fn publishers_overlap(world: &mut World) {
+    let queue = world.queue("q").await;
+    let publishers = (0..8).map(|publisher| {
+        let (broker, queue) = (world.broker.clone(), queue.clone());
+        tokio::spawn(async move {
+            for batch in 0..5 {
+                let numbers = batch * 5..batch * 5 + 5;
+                let batch = numbers.map(|number| to(&queue, &format!("{publisher}/{number}")));
+                for result in broker.publish(batch.collect()).await {
+                    result.unwrap();
+                }
+            }
+        })
+    });
+    for publisher in publishers.collect::<Vec<_>>() {
+        publisher.await.unwrap();
+    }
+    let mut consumer = world.consume(&queue, 200).await;
+    let deliveries = take(&mut consumer, 200).await;
+    let arrived = bodies(&deliveries);
+    for publisher in 0..8 {
+        let prefix = format!("{publisher}/");
+        let own = arrived.iter().filter_map(|body| body.strip_prefix(&prefix));
+        assert_eq!(own.collect::<Vec<_>>(), numbers(0..25));
+    }
+    ack_all(deliveries);
+}

@@ -1,0 +1,299 @@
+//! Node types: what the nodes of workflows can do.
+//!
+//! A node type is a Rust value that implements [`NodeType`]; for most, a function is enough:
+//!
+//! ```no_run
+//! use leveret::nodes::{NodeContext, Registry};
+//!
+//! let mut nodes = Registry::builtin();
+//! nodes.register_fn("greet", |ctx: NodeContext| async move {
+//!     Ok(serde_json::json!({ "hello": ctx.input.value()["name"] }))
+//! });
+//! ```
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    future::Future,
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use leveret_core::{
+    ids::{StepKey, WorkflowId},
+    json::Json,
+    parse::{NodeCatalog, ParamProblem},
+    time::Timestamp,
+};
+use serde_json::Value;
+
+mod fail;
+mod http;
+mod log;
+mod set;
+mod sleep;
+mod switch;
+
+/// A node type. Shared by all steps that use it, so `execute` takes `&self`.
+#[async_trait]
+pub trait NodeType: Send + Sync + 'static {
+    /// Whether a step has no effect outside its run, so that executing it again after a crash cannot be noticed. Consecutive pure
+    /// steps share one commit. Default: not pure.
+    fn is_pure(&self) -> bool {
+        false
+    }
+
+    /// Checks a node's parameters when its workflow is loaded. Strings with `{{ … }}` stand for any value.
+    fn check_params(&self, params: &Value) -> Result<(), ParamProblem> {
+        let _ = params;
+        Ok(())
+    }
+
+    /// Executes a step: at least once per step, its result is recorded exactly once. Dropping the future must end the work
+    /// (timeouts and shutdown do so).
+    async fn execute(&self, ctx: NodeContext) -> Result<Verdict, NodeError>;
+}
+
+/// What a step's execution knows.
+#[derive(Clone)]
+pub struct NodeContext {
+    /// The run's workflow.
+    pub workflow_id: WorkflowId,
+    /// Run, node and scope. Its [`idempotency_key`](StepKey::idempotency_key) is the same in every attempt.
+    pub key: StepKey,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+    /// When the attempt began.
+    pub now: Timestamp,
+    /// The step waited, as it asked, and its time has come.
+    pub woken: bool,
+    /// The step's input.
+    pub input: Json,
+    /// The node's parameters, rendered.
+    pub params: Arc<Value>,
+}
+
+impl fmt::Debug for NodeContext {
+    /// Without input and parameters, which may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeContext")
+            .field("key", &self.key)
+            .field("attempt", &self.attempt)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a step's execution came to.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// The step is done.
+    Done(NodeOutput),
+    /// The step sleeps, in the store and not in memory, and is executed again at this time with [`NodeContext::woken`].
+    WaitUntil(Timestamp),
+}
+
+/// A step's result.
+#[derive(Clone, Debug, Default)]
+pub struct NodeOutput {
+    /// The output.
+    pub output: Json,
+    /// Routes: edges with this `action` are taken.
+    pub action: Option<Arc<str>>,
+    /// Values set in the run's context, read as `context.<key>`.
+    pub context: Vec<(Arc<str>, Json)>,
+}
+
+impl From<NodeOutput> for Verdict {
+    fn from(output: NodeOutput) -> Verdict {
+        Verdict::Done(output)
+    }
+}
+
+impl From<Json> for Verdict {
+    fn from(output: Json) -> Verdict {
+        Verdict::Done(NodeOutput { output, ..NodeOutput::default() })
+    }
+}
+
+impl From<Value> for Verdict {
+    fn from(output: Value) -> Verdict {
+        Json::from(output).into()
+    }
+}
+
+/// Why a step's execution failed. Says whether a retry helps.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct NodeError {
+    message: String,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Transient,
+    Permanent,
+    Fatal,
+}
+
+impl NodeError {
+    /// A failure that another attempt may not have: retried within the node's `maxRetries`, then its fallback runs.
+    pub fn transient(message: impl Into<String>) -> NodeError {
+        NodeError { message: message.into(), kind: Kind::Transient }
+    }
+
+    /// A failure that every attempt would have: not retried; the node's fallback runs.
+    pub fn permanent(message: impl Into<String>) -> NodeError {
+        NodeError { message: message.into(), kind: Kind::Permanent }
+    }
+
+    /// A failure that nothing may cover up: neither retried nor handed to the fallback.
+    pub fn fatal(message: impl Into<String>) -> NodeError {
+        NodeError { message: message.into(), kind: Kind::Fatal }
+    }
+
+    /// Whether another attempt may succeed.
+    pub fn is_retryable(&self) -> bool {
+        self.kind == Kind::Transient
+    }
+
+    /// Whether even the fallback is out of question.
+    pub fn is_fatal(&self) -> bool {
+        self.kind == Kind::Fatal
+    }
+
+    /// The message.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+/// The node types that a worker knows, by name.
+#[derive(Clone, Default)]
+pub struct Registry {
+    types: HashMap<Arc<str>, Arc<dyn NodeType>>,
+}
+
+impl Registry {
+    /// No node types.
+    pub fn empty() -> Registry {
+        Registry::default()
+    }
+
+    /// The built-in node types: `set`, `http`, `log`, `fail`, `sleep`, `switch`, and the pass-through `start` and `join`.
+    pub fn builtin() -> Registry {
+        let mut registry = Registry::empty();
+        registry.register("set", set::Set);
+        registry.register("start", set::Set);
+        registry.register("join", set::Set);
+        registry.register("http", http::Http::new());
+        registry.register("log", log::Log);
+        registry.register("fail", fail::Fail);
+        registry.register("error", fail::Fail);
+        registry.register("sleep", sleep::Sleep);
+        registry.register("SleepNode", sleep::Sleep);
+        registry.register("switch", switch::Switch);
+        registry
+    }
+
+    /// Adds a node type, in place of one of the same name.
+    pub fn register(&mut self, name: &str, node_type: impl NodeType) -> &mut Registry {
+        self.types.insert(Arc::from(name), Arc::new(node_type));
+        self
+    }
+
+    /// Adds a function as a node type that is not pure.
+    pub fn register_fn<F, Fut, T>(&mut self, name: &str, function: F) -> &mut Registry
+    where
+        F: Fn(NodeContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, NodeError>> + Send + 'static,
+        T: Into<Verdict> + 'static,
+    {
+        self.register(name, Function { function, pure: false })
+    }
+
+    /// Adds a function without effects outside the run: see [`NodeType::is_pure`].
+    pub fn register_pure_fn<F, Fut, T>(&mut self, name: &str, function: F) -> &mut Registry
+    where
+        F: Fn(NodeContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, NodeError>> + Send + 'static,
+        T: Into<Verdict> + 'static,
+    {
+        self.register(name, Function { function, pure: true })
+    }
+
+    /// A node type by name.
+    pub fn get(&self, name: &str) -> Option<&Arc<dyn NodeType>> {
+        self.types.get(name)
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.types.keys().collect::<std::collections::BTreeSet<_>>()).finish()
+    }
+}
+
+impl NodeCatalog for Registry {
+    fn contains(&self, uses: &str) -> bool {
+        self.types.contains_key(uses)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let sorted: BTreeMap<_, _> = self.types.iter().collect();
+        sorted.keys().map(ToString::to_string).collect()
+    }
+
+    fn check_params(&self, uses: &str, params: &Value) -> Result<(), ParamProblem> {
+        self.types.get(uses).map_or(Ok(()), |node_type| node_type.check_params(params))
+    }
+}
+
+struct Function<F> {
+    function: F,
+    pure: bool,
+}
+
+#[async_trait]
+impl<F, Fut, T> NodeType for Function<F>
+where
+    F: Fn(NodeContext) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<T, NodeError>> + Send + 'static,
+    T: Into<Verdict> + 'static,
+{
+    fn is_pure(&self) -> bool {
+        self.pure
+    }
+
+    async fn execute(&self, ctx: NodeContext) -> Result<Verdict, NodeError> {
+        (self.function)(ctx).await.map(Into::into)
+    }
+}
+
+/// Reads parameters with a serde type; problems name the parameter. For node types.
+pub(crate) fn params<T: serde::de::DeserializeOwned>(params: &Value) -> Result<T, NodeError> {
+    let params = if params.is_null() { &Value::Object(serde_json::Map::new()) } else { params };
+    T::deserialize(params).map_err(|error| NodeError::permanent(format!("parameters: {error}")))
+}
+
+/// Whether a parameter's text holds an expression, so that its value is known only at execution.
+pub(crate) fn is_template(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| text.contains("{{"))
+}
+
+/// A problem with the parameter `name`.
+pub(crate) fn problem(name: &str, message: impl Into<String>) -> ParamProblem {
+    ParamProblem { path: vec![name.to_owned()], message: message.into() }
+}
+
+/// A problem for each parameter that is not among `known`.
+pub(crate) fn check_known(params: &Value, known: &[&str]) -> Result<(), ParamProblem> {
+    match params {
+        Value::Null => Ok(()),
+        Value::Object(map) => match map.keys().find(|key| !known.contains(&key.as_str())) {
+            None => Ok(()),
+            Some(key) => Err(problem(key, format!("unknown parameter '{key}'; known: {}", known.join(", ")))),
+        },
+        _ => Err(ParamProblem { path: Vec::new(), message: "params must be an object".to_owned() }),
+    }
+}

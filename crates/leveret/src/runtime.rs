@@ -1,0 +1,449 @@
+//! The engine: runs workflows durably on a broker and a store.
+//!
+//! An [`Engine`] holds the connections of a process. As a client it starts, awaits and cancels runs; [`Engine::serve`] adds the roles
+//! that the process plays: worker, timers, reconciler.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use leveret_core::{
+    ids::{RunId, StepKey},
+    workflow::WorkflowHash,
+};
+use tokio::sync::{Semaphore, watch};
+
+use crate::{
+    broker::{Broker, BrokerError},
+    metrics::Metrics,
+    nodes::Registry,
+    store::{Committed, Finished, Load, Loaded, NewRun, Progress, RunRecord, Started, Store, StoreError},
+};
+
+mod batcher;
+mod client;
+mod clock;
+mod drive;
+mod execute;
+mod health;
+mod hub;
+mod known;
+mod observer;
+mod plan;
+mod reconciler;
+mod result;
+mod timers;
+mod wire;
+mod worker;
+
+pub use self::{
+    client::{StartError, StartRequest},
+    clock::{Clock, SystemClock},
+    health::Part,
+    hub::RunChanged,
+    result::{RunResult, StepResult},
+    wire::{BadJob, Job, Names, Publish, StatusMessages},
+    worker::WorkerOptions,
+};
+use self::{
+    batcher::{Batcher, Gone},
+    health::Health,
+    hub::Hub,
+    observer::Observer,
+    plan::{Plan, Plans},
+    timers::TimerHints,
+};
+
+/// Bounds and policies of an engine.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// A larger job is dead-lettered. Default 16 MiB.
+    pub message_bytes_max: usize,
+    /// A step with a larger output fails. Default 8 MiB.
+    pub output_bytes_max: usize,
+    /// A run's input up to this size travels with its first job; a larger one is loaded from the store. Default 64 KiB.
+    pub inline_input_bytes_max: usize,
+    /// After so many steps on one delivery, the next is published as a job. Default 1000.
+    pub inline_steps_max: u32,
+    /// After so much time on one delivery, the next step is published as a job. Default 5 s.
+    pub inline_time_max: Duration,
+    /// A step whose worker's process ended so many times is failed and its job dead-lettered. Default 5.
+    pub deliveries_max: u32,
+    /// A run in which nothing was recorded for so long, and which has no timer, is taken up by the reconciler. Default 60 s.
+    pub quiet: Duration,
+    /// How many steps are recorded in one transaction at most. Default 512.
+    pub commit_batch_max: usize,
+    /// How long starting a run may wait for a broker that is away. Default 10 s.
+    pub start_timeout: Duration,
+}
+
+impl Default for EngineOptions {
+    fn default() -> EngineOptions {
+        EngineOptions {
+            message_bytes_max: 16 << 20,
+            output_bytes_max: 8 << 20,
+            inline_input_bytes_max: 64 << 10,
+            inline_steps_max: 1000,
+            inline_time_max: Duration::from_secs(5),
+            deliveries_max: 5,
+            quiet: Duration::from_secs(60),
+            commit_batch_max: 512,
+            start_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Resolves `secret("NAME")` when a step is executed.
+pub trait Secrets: Send + Sync + fmt::Debug + 'static {
+    /// The secret, if there is one of this name.
+    fn secret(&self, name: &str) -> Option<String>;
+}
+
+/// No secrets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoSecrets;
+
+impl Secrets for NoSecrets {
+    fn secret(&self, _name: &str) -> Option<String> {
+        None
+    }
+}
+
+/// What an engine is made of.
+pub struct EngineParts {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The broker.
+    pub broker: Arc<dyn Broker>,
+    /// Store and broker write to one file, in the order of the calls: see [`crate::connect`].
+    pub one_file: bool,
+    /// The node types.
+    pub registry: Registry,
+    /// Names of exchange and queues.
+    pub names: Names,
+    /// What is published for observers.
+    pub publish: Publish,
+    /// Secrets.
+    pub secrets: Arc<dyn Secrets>,
+    /// Time and randomness.
+    pub clock: Arc<dyn Clock>,
+    /// Bounds and policies.
+    pub options: EngineOptions,
+}
+
+impl EngineParts {
+    /// Parts with defaults: built-in node types, no messages to observers unless the broker is shared with others.
+    pub fn new(store: Arc<dyn Store>, broker: Arc<dyn Broker>) -> EngineParts {
+        let publish = if broker.capabilities().shared { Publish::EVERYTHING } else { Publish::NOTHING };
+        EngineParts {
+            store,
+            broker,
+            one_file: false,
+            registry: Registry::builtin(),
+            names: Names::default(),
+            publish,
+            secrets: Arc::new(NoSecrets),
+            clock: Arc::new(SystemClock),
+            options: EngineOptions::default(),
+        }
+    }
+}
+
+impl fmt::Debug for EngineParts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineParts").field("registry", &self.registry).finish_non_exhaustive()
+    }
+}
+
+/// Which roles a process plays.
+#[derive(Clone, Debug)]
+pub struct Roles {
+    /// Executes jobs.
+    pub worker: Option<WorkerOptions>,
+    /// Fires timers.
+    pub timers: bool,
+    /// Takes up stalled runs.
+    pub reconciler: bool,
+}
+
+impl Roles {
+    /// All roles in one process.
+    pub fn all() -> Roles {
+        Roles { worker: Some(WorkerOptions::default()), timers: true, reconciler: true }
+    }
+}
+
+/// The engine. Clones share it.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("registry", &self.inner.registry).finish_non_exhaustive()
+    }
+}
+
+pub(crate) struct Inner {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) broker: Arc<dyn Broker>,
+    one_file: bool,
+    registry: Registry,
+    names: Arc<Names>,
+    publish: Publish,
+    secrets: Arc<dyn Secrets>,
+    clock: Arc<dyn Clock>,
+    options: EngineOptions,
+    commits: Batcher<Finished, Result<Committed, StoreError>>,
+    starts: Batcher<NewRun, Result<Started, StoreError>>,
+    loads: Batcher<(RunId, Load), Result<Option<Loaded>, StoreError>>,
+    plans: Plans,
+    hub: Arc<Hub>,
+    observer: Observer,
+    timers: TimerHints,
+    suspects: Semaphore,
+    health: Health,
+    metrics: Arc<Metrics>,
+}
+
+impl Engine {
+    /// Declares the topology and makes the engine. Spawns the task that publishes status messages, if any are wanted.
+    pub async fn new(parts: EngineParts) -> Result<Engine, BrokerError> {
+        let EngineParts { store, broker, one_file, registry, names, publish, secrets, clock, options } = parts;
+        broker.declare(&names.topology(publish)).await?;
+        let names = Arc::new(names);
+        let hub = Arc::new(Hub::default());
+        let (observer, publishing) = Observer::new(publish.status, names.clone(), hub.clone(), broker.clone());
+        tokio::spawn(publishing);
+        let calls = store.commits_in_flight();
+        let inner = Inner {
+            commits: commits(&store, options.commit_batch_max, calls),
+            starts: starts(&store, options.commit_batch_max, calls),
+            loads: loads(&store, options.commit_batch_max, calls),
+            store,
+            broker,
+            one_file,
+            registry,
+            names,
+            publish,
+            secrets,
+            clock,
+            options,
+            plans: Plans::default(),
+            hub,
+            observer,
+            timers: TimerHints::default(),
+            suspects: Semaphore::new(1),
+            health: Health::default(),
+            metrics: Arc::new(Metrics::default()),
+        };
+        Ok(Engine { inner: Arc::new(inner) })
+    }
+
+    /// Plays the roles until `shutdown` turns true, then drains. An error means that a role could not begin.
+    pub async fn serve(&self, roles: Roles, shutdown: watch::Receiver<bool>) -> Result<(), BrokerError> {
+        let inner = &self.inner;
+        let timers = async {
+            if roles.timers {
+                timers::run(inner.clone(), shutdown.clone()).await;
+            }
+        };
+        let reconciler = async {
+            if roles.reconciler {
+                reconciler::run(inner.clone(), shutdown.clone()).await;
+            }
+        };
+        let worker = async {
+            match roles.worker {
+                Some(options) => worker::work(inner.clone(), options, shutdown.clone()).await,
+                None => Ok(()),
+            }
+        };
+        let ((), (), worked) = tokio::join!(timers, reconciler, worker);
+        worked
+    }
+
+    /// Fires the timers that are due; returns how many. [`serve`](Self::serve) does this by itself.
+    pub async fn fire_timers_once(&self) -> Result<usize, StoreError> {
+        timers::run_once(&self.inner, self.inner.clock.now()).await.map_err(store_error)
+    }
+
+    /// Takes up stalled runs; returns how many runs were looked at. [`serve`](Self::serve) does this by itself.
+    pub async fn reconcile_once(&self) -> Result<u32, StoreError> {
+        reconciler::run_once(&self.inner, self.inner.clock.now()).await.map_err(store_error)
+    }
+
+    /// The parts that are not well: empty when ready.
+    pub async fn not_ready(&self, needs_consumer: bool) -> Vec<Part> {
+        let inner = &self.inner;
+        inner.health.set(Part::Store, inner.store.ping().await.is_ok());
+        inner.health.set(Part::Broker, inner.broker.is_connected());
+        [Part::Store, Part::Broker, Part::Consumer]
+            .into_iter()
+            .filter(|part| *part != Part::Consumer || needs_consumer)
+            .filter(|part| !inner.health.get(*part))
+            .collect()
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.inner.store
+    }
+
+    /// The broker.
+    pub fn broker(&self) -> &Arc<dyn Broker> {
+        &self.inner.broker
+    }
+
+    /// The node types.
+    pub fn registry(&self) -> &Registry {
+        &self.inner.registry
+    }
+
+    /// Names of exchange and queues.
+    pub fn names(&self) -> &Names {
+        &self.inner.names
+    }
+
+    /// The metrics.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.inner.metrics
+    }
+
+    /// Closes broker and store, in this order.
+    pub async fn close(&self) {
+        self.inner.observer.flush().await;
+        self.inner.broker.close().await;
+        self.inner.store.close().await;
+    }
+}
+
+fn store_error(error: timers::FireError) -> StoreError {
+    match error {
+        timers::FireError::Store(error) => error,
+        timers::FireError::Broker(error) => StoreError::Unavailable { detail: error.to_string() },
+    }
+}
+
+fn commits(store: &Arc<dyn Store>, max: usize, calls: usize) -> Batcher<Finished, Result<Committed, StoreError>> {
+    let store = store.clone();
+    Batcher::new(max, calls, move |batch: Vec<Finished>| {
+        let store = store.clone();
+        async move { each(store.commit(&batch).await, batch.len()) }
+    })
+}
+
+fn starts(store: &Arc<dyn Store>, max: usize, calls: usize) -> Batcher<NewRun, Result<Started, StoreError>> {
+    let store = store.clone();
+    Batcher::new(max, calls, move |batch: Vec<NewRun>| {
+        let store = store.clone();
+        async move { each(store.start(&batch).await, batch.len()) }
+    })
+}
+
+fn loads(
+    store: &Arc<dyn Store>,
+    max: usize,
+    calls: usize,
+) -> Batcher<(RunId, Load), Result<Option<Loaded>, StoreError>> {
+    let store = store.clone();
+    Batcher::new(max, calls, move |batch: Vec<(RunId, Load)>| {
+        let store = store.clone();
+        async move { each(store.load(&batch).await, batch.len()) }
+    })
+}
+
+fn each<T>(result: Result<Vec<T>, StoreError>, count: usize) -> Vec<Result<T, StoreError>> {
+    match result {
+        Ok(results) => results.into_iter().map(Ok).collect(),
+        Err(error) => std::iter::repeat_with(|| Err(error.clone())).take(count).collect(),
+    }
+}
+
+impl From<Gone> for StoreError {
+    fn from(_: Gone) -> StoreError {
+        StoreError::Closed
+    }
+}
+
+/// Pauses between attempts at a store that is away: 50 ms, doubling to 2 s.
+fn store_pause(attempt: u32) -> Duration {
+    Duration::from_millis(50 << attempt.min(5)).min(Duration::from_secs(2))
+}
+
+impl Inner {
+    /// Repeats a call until the store is back: what was executed is not thrown away. The flag says that a call failed in between, so that
+    /// it may have happened nevertheless.
+    async fn durably<T, F>(&self, mut call: impl FnMut() -> F) -> Result<(T, bool), StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut attempt = 0;
+        loop {
+            match call().await {
+                Ok(value) => {
+                    if attempt > 0 {
+                        self.health.set(Part::Store, true);
+                    }
+                    return Ok((value, attempt > 0));
+                }
+                Err(error) if error.is_retryable() => {
+                    self.health.set(Part::Store, false);
+                    if attempt == 0 {
+                        tracing::warn!(%error, "the store is away; holding what is at hand");
+                    }
+                    tokio::time::sleep(store_pause(attempt)).await;
+                    attempt += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn commit_durably(&self, batch: Vec<Finished>) -> Result<(Vec<Committed>, bool), StoreError> {
+        self.durably(|| async { self.commits.submit(batch.clone()).await?.into_iter().collect() }).await
+    }
+
+    async fn start_durably(&self, new: NewRun) -> Result<Started, StoreError> {
+        let started = self.durably(|| self.start(new.clone())).await?;
+        Ok(match started {
+            // The answer to the call that began the run was lost: it is ours.
+            (Started::Exists(crate::store::RunStatus::Running), true) => Started::New,
+            (started, _) => started,
+        })
+    }
+
+    async fn start(&self, new: NewRun) -> Result<Started, StoreError> {
+        self.starts.submit(vec![new]).await?.pop().expect("one answer for one run")
+    }
+
+    async fn load(&self, run_id: &RunId, load: Load) -> Result<Option<Loaded>, StoreError> {
+        let call = || async {
+            self.loads.submit(vec![(run_id.clone(), load.clone())]).await?.pop().expect("one answer for one load")
+        };
+        Ok(self.durably(call).await?.0)
+    }
+
+    async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError> {
+        Ok(self.durably(|| self.store.progress(run_id)).await?.0)
+    }
+
+    async fn run(&self, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {
+        Ok(self.durably(|| self.store.run(run_id)).await?.0)
+    }
+
+    async fn count_redelivery(&self, key: &StepKey) -> Result<u32, StoreError> {
+        Ok(self.durably(|| self.store.count_redelivery(key)).await?.0)
+    }
+
+    /// The workflow of a hash: from the cache, else from the store.
+    async fn plan(&self, hash: &WorkflowHash) -> Result<Option<Arc<Plan>>, StoreError> {
+        if let Some(plan) = self.plans.get(hash) {
+            return Ok(Some(plan));
+        }
+        let Some(definition) = self.durably(|| self.store.definition(hash)).await?.0 else { return Ok(None) };
+        self.plans
+            .parse(&definition, &self.registry)
+            .map(Some)
+            .map_err(|diagnostics| StoreError::corrupt(format!("definition {hash}: {diagnostics}")))
+    }
+}

@@ -1,0 +1,243 @@
+//! The client's side of the engine: start, await, look at, cancel runs.
+
+use std::{sync::Arc, time::Duration};
+
+use leveret_core::{
+    ids::RunId,
+    json::Json,
+    workflow::{Workflow, WorkflowHash},
+};
+use tokio::{sync::broadcast, time::Instant};
+
+use super::{
+    Engine, Inner,
+    hub::{Ended, RunChanged},
+    plan::Plan,
+    result::RunResult,
+    wire::Completion,
+};
+use crate::{
+    broker::BrokerError,
+    store::{NewRun, RunEnd, RunRecord, RunStatus, Started, StoreError},
+};
+
+/// A run to start.
+#[derive(Clone, Debug)]
+pub struct StartRequest {
+    /// What to execute.
+    pub workflow: Arc<Workflow>,
+    /// The input.
+    pub input: Json,
+    /// Its identity; a new one if none is given. A run of this id that exists already is not started again.
+    pub run_id: Option<RunId>,
+}
+
+/// Why a run was not started.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The run is recorded, but its jobs were not published in time. It begins when the broker is back: the reconciler sees to it.
+    #[error("run {run_id} is recorded but its jobs could not be published yet: {error}")]
+    NotPublished {
+        /// The run.
+        run_id: RunId,
+        /// Why.
+        error: BrokerError,
+    },
+    /// A run of this id exists with another workflow or input.
+    #[error("run {run_id} exists with another workflow or another input")]
+    Conflict {
+        /// The run.
+        run_id: RunId,
+    },
+}
+
+/// How often those who wait for a run ask the store, in case its end was seen by another process.
+const POLL: Duration = Duration::from_millis(500);
+
+impl Engine {
+    /// Starts a run. When it returns, the run is durable and its jobs are confirmed by the broker. If a run of this id exists with the same
+    /// workflow and input, nothing happens; the flag says whether the run is new.
+    ///
+    /// A crash before it returns leaves either no run or one that will be executed; asking again with the same id is safe.
+    pub async fn start(&self, request: StartRequest) -> Result<(RunId, bool), StartError> {
+        let (run_id, novel) = self.run_id_of(&request);
+        let new = self.start_as(&run_id, novel, &request).await?;
+        Ok((run_id, new))
+    }
+
+    /// The run id of a request, and whether it was made just now, so that no run can have it.
+    fn run_id_of(&self, request: &StartRequest) -> (RunId, bool) {
+        match &request.run_id {
+            Some(run_id) => (run_id.clone(), false),
+            None => (self.inner.clock.new_run_id(), true),
+        }
+    }
+
+    async fn start_as(&self, run_id: &RunId, novel: bool, request: &StartRequest) -> Result<bool, StartError> {
+        let inner = &self.inner;
+        let plan = inner.plans.insert(request.workflow.clone(), &inner.registry);
+        let (workflow, input) = (plan.workflow.clone(), request.input.clone());
+        let new = inner.new_run(run_id.clone(), workflow, input, inner.clock.now());
+        if inner.begin(&plan, new, novel).await? == Started::New {
+            inner.metrics.runs_started.inc();
+            return Ok(true);
+        }
+        let run = inner.run(run_id).await?;
+        let same = run.is_some_and(|run| run.workflow_hash == plan.workflow.hash && run.input == request.input);
+        if same { Ok(false) } else { Err(StartError::Conflict { run_id: run_id.clone() }) }
+    }
+
+    /// Starts a run and waits for its end.
+    pub async fn start_and_wait(&self, request: StartRequest) -> Result<RunResult, StartError> {
+        let (run_id, novel) = self.run_id_of(&request);
+        let mut waiter = self.inner.hub.wait(&run_id);
+        let new = self.start_as(&run_id, novel, &request).await?;
+        let StartRequest { workflow, input, .. } = request;
+        if !new || workflow.nodes.is_empty() {
+            return Ok(self.wait(&run_id).await?.expect("the run is recorded"));
+        }
+        loop {
+            match tokio::time::timeout(POLL, waiter.ended()).await {
+                Ok(Some(Ended { end, trail: Some(steps) })) => {
+                    let run = RunRecord {
+                        run_id,
+                        workflow_id: workflow.id.clone(),
+                        workflow_hash: workflow.hash,
+                        status: end.status,
+                        input,
+                        error: end.error,
+                        created_at: end.created_at,
+                        ended_at: Some(end.ended_at),
+                    };
+                    let duration_ms = end.ended_at.ms_since(end.created_at);
+                    return Ok(RunResult::new(&workflow, run, steps, duration_ms));
+                }
+                Ok(_) => return Ok(self.wait(&run_id).await?.expect("the run is recorded")),
+                Err(_) => {
+                    if let Some(result) = self.ended_result(&run_id).await? {
+                        return Ok(result);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for a run's end. `None`: there is no such run.
+    pub async fn wait(&self, run_id: &RunId) -> Result<Option<RunResult>, StoreError> {
+        let mut waiter = self.inner.hub.wait(run_id);
+        loop {
+            match self.result(run_id).await? {
+                Some(result) if result.status == RunStatus::Running => {}
+                other => return Ok(other),
+            }
+            // Whether it was told or the time is up: look again.
+            drop(tokio::time::timeout(POLL, waiter.ended()).await);
+        }
+    }
+
+    async fn ended_result(&self, run_id: &RunId) -> Result<Option<RunResult>, StoreError> {
+        let result = self.result(run_id).await?;
+        Ok(result.filter(|result| result.status != RunStatus::Running))
+    }
+
+    /// A run with its steps, as recorded now.
+    pub async fn result(&self, run_id: &RunId) -> Result<Option<RunResult>, StoreError> {
+        let inner = &self.inner;
+        let Some(run) = inner.store.run(run_id).await? else { return Ok(None) };
+        let plan = inner.plan_or_corrupt(&run.workflow_hash).await?;
+        let steps = inner.store.steps(run_id).await?;
+        let until = run.ended_at.unwrap_or_else(|| inner.clock.now());
+        let duration_ms = until.ms_since(run.created_at);
+        Ok(Some(RunResult::new(&plan.workflow, run, steps, duration_ms)))
+    }
+
+    /// Cancels a run: no further step of it is recorded, and its completion is published. `None`: there is no such run; else how it ended,
+    /// and whether by this call.
+    pub async fn cancel(&self, run_id: &RunId) -> Result<Option<(RunEnd, bool)>, StartError> {
+        let inner = &self.inner;
+        let Some((end, ended)) = inner.store.cancel(run_id, inner.clock.now()).await? else { return Ok(None) };
+        if ended {
+            inner.metrics.run_ended(&end);
+            if inner.publish.completion
+                && let Some(run) = inner.store.run(run_id).await?
+            {
+                let empty = Json::from(serde_json::json!({}));
+                let completion = Completion::new(&run.workflow_id, run_id, &end, empty);
+                inner.publish_within(run_id, vec![inner.names.completion(&completion)]).await?;
+            }
+            inner.hub.ended(run_id, || Ended { end: end.clone(), trail: None });
+        }
+        Ok(Some((end, ended)))
+    }
+
+    /// Hints about what happens to runs in this process. A listener that lags behind misses some.
+    pub fn changes(&self) -> broadcast::Receiver<RunChanged> {
+        self.inner.hub.changes()
+    }
+
+    /// A definition that runs refer to by its hash.
+    pub async fn workflow_by_hash(&self, hash: &WorkflowHash) -> Result<Option<Arc<Workflow>>, StoreError> {
+        Ok(self.inner.plan(hash).await?.map(|plan| plan.workflow.clone()))
+    }
+}
+
+impl Inner {
+    /// Records a run and publishes its first jobs. If store and broker write to one file in the order of the calls, both go into
+    /// one commit: no crash leaves the jobs without the run.
+    async fn begin(&self, plan: &Plan, new: NewRun, novel: bool) -> Result<Started, StartError> {
+        let run_id = new.run_id.clone();
+        let jobs: Vec<_> =
+            plan.workflow.graph.starts().iter().map(|&node| self.first_job(&new, node)).collect();
+        if self.one_file && novel && !jobs.is_empty() {
+            let (started, published) = tokio::join!(biased; self.store.start(std::slice::from_ref(&new)), self.broker.publish(jobs));
+            let started = started?.pop().expect("one answer for one run");
+            return match published.into_iter().find_map(Result::err) {
+                Some(error) if started == Started::New => Err(StartError::NotPublished { run_id, error }),
+                _ => Ok(started),
+            };
+        }
+        let started = self.start_durably(new).await?;
+        if started == Started::New && !jobs.is_empty() {
+            self.publish_within(&run_id, jobs).await?;
+        }
+        Ok(started)
+    }
+
+    /// Publishes, again and again within the start timeout if the broker is away.
+    async fn publish_within(
+        &self,
+        run_id: &RunId,
+        publications: Vec<crate::broker::Publication>,
+    ) -> Result<(), StartError> {
+        let deadline = Instant::now() + self.options.start_timeout;
+        let mut left = publications;
+        loop {
+            let results = self.broker.publish(left.clone()).await;
+            let mut error = None;
+            left = left
+                .into_iter()
+                .zip(results)
+                .filter_map(|(publication, result)| {
+                    error = Some(result.err()?);
+                    Some(publication)
+                })
+                .collect();
+            match error {
+                None => return Ok(()),
+                Some(error) if error.is_retryable() && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                Some(error) => return Err(StartError::NotPublished { run_id: run_id.clone(), error }),
+            }
+        }
+    }
+
+    async fn plan_or_corrupt(&self, hash: &WorkflowHash) -> Result<Arc<Plan>, StoreError> {
+        let plan = self.plan(hash).await?;
+        plan.ok_or_else(|| StoreError::corrupt(format!("definition {hash} is not stored")))
+    }
+}

@@ -1,0 +1,600 @@
+//! One delivery of a job, from start to end: the loop of the worker.
+//!
+//! ```text
+//! decode -> load what is needed -> execute -> commit -> (go on inline | publish) -> ack
+//! ```
+//!
+//! A step with exactly one ready successor goes on here, on the same delivery, after its own commit. The unacknowledged delivery is the outbox:
+//! what must be published follows from what is committed, so that a redelivery publishes it again.
+
+use std::{collections::HashSet, sync::Arc};
+
+use leveret_core::{
+    decide::{Decision, Joins, Ready, decide, decide_start, unfinished},
+    expr::EvalError,
+    graph::{EdgeIx, NodeIx},
+    ids::{NodeId, RunId, Scope, StepKey, WorkflowId},
+    json::Json,
+    time::Timestamp,
+};
+
+use super::{
+    Inner,
+    execute::{Attempt, input_of, transformed},
+    hub::{Ended, Trail},
+    known::Known,
+    plan::Plan,
+    wire::{BadJob, Completion, Job},
+};
+use crate::{
+    broker::Publication,
+    store::{
+        Committed, ErrorCode, Finished, Load, Loaded, NewRun, NodeValue, Outcome, RunEnd, RunStatus, Started,
+        StepError, StepStatus, StoreError, commit::ending_of,
+    },
+};
+
+/// How a delivery ends.
+pub(crate) enum Disposal {
+    /// Publish these, then ack.
+    Done(Vec<Publication>),
+    /// The message can never be handled: publish it to the dead-letter queue with this reason (and publish these), then ack.
+    Dead(String, Vec<Publication>),
+}
+
+/// Why a delivery cannot be brought to an end now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DriveError {
+    #[error(transparent)]
+    Bad(#[from] BadJob),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Handles the body of a delivery.
+pub(crate) async fn drive(inner: &Arc<Inner>, body: &[u8], redelivered: bool) -> Result<Disposal, DriveError> {
+    let job = Job::decode(body, inner.options.message_bytes_max)?;
+    let plan = plan_of(inner, &job).await?;
+    let node = plan.workflow.node_ix(job.node_id.as_str()).ok_or_else(|| {
+        BadJob::Node(format!("workflow '{}' has no node '{}'", plan.workflow.id, job.node_id))
+    })?;
+    let mut drive = Drive {
+        inner,
+        plan,
+        run_id: job.execution_id.clone(),
+        redelivered,
+        known: Known::default(),
+        publications: Vec::new(),
+        trail: Trail::default(),
+        steps: 0,
+        dead: None,
+    };
+    drive.known.run_input.clone_from(&job.input);
+    let ready = Ready { node, via: job.via };
+    if job.workflow.is_some() {
+        drive.first(&job, ready).await?;
+    } else if let Some(created_at) = job.fresh.filter(|_| !redelivered && job.input.is_some()) {
+        drive.trail.begin(created_at, drive.plan.workflow.graph.starts().len() == 1);
+        drive.chain(ready, 0, false).await?;
+    } else {
+        drive.later(&job, ready).await?;
+    }
+    Ok(match drive.dead {
+        Some(reason) => Disposal::Dead(reason, drive.publications),
+        None => Disposal::Done(drive.publications),
+    })
+}
+
+async fn plan_of(inner: &Arc<Inner>, job: &Job) -> Result<Arc<Plan>, DriveError> {
+    if let Some(definition) = &job.workflow {
+        let plan = inner
+            .plans
+            .parse(definition, &inner.registry)
+            .map_err(|diagnostics| BadJob::Definition(diagnostics.to_string()))?;
+        return Ok(plan);
+    }
+    let hash = match job.workflow_hash.as_ref().map(|text| text.parse()) {
+        Some(Ok(hash)) => hash,
+        Some(Err(_)) => return Err(BadJob::Malformed("workflow_hash is no hash".to_owned()).into()),
+        None => {
+            let loaded = inner.load(&job.execution_id, Load::default()).await?;
+            loaded.ok_or_else(|| BadJob::UnknownRun(job.execution_id.clone()))?.workflow_hash
+        }
+    };
+    let plan = inner.plan(&hash).await?;
+    Ok(plan.ok_or_else(|| BadJob::Definition(format!("no definition with hash {hash} is stored")))?)
+}
+
+struct Drive<'a> {
+    inner: &'a Arc<Inner>,
+    plan: Arc<Plan>,
+    run_id: RunId,
+    redelivered: bool,
+    known: Known,
+    publications: Vec<Publication>,
+    trail: Trail,
+    steps: u32,
+    dead: Option<String>,
+}
+
+impl Drive<'_> {
+    /// The first message of a run, from a foreign client: begins the run, unless it began before.
+    async fn first(&mut self, job: &Job, ready: Ready) -> Result<(), DriveError> {
+        let plan = self.plan.clone();
+        let starts = plan.workflow.graph.starts();
+        if job.workflow_id != plan.workflow.id {
+            let message = format!("the message names workflow '{}', its definition '{}'", job.workflow_id, plan.workflow.id);
+            return Err(BadJob::Node(message).into());
+        }
+        if !starts.contains(&ready.node) {
+            let names: Vec<&str> = starts.iter().map(|&node| plan.node_id(node).as_str()).collect();
+            let message = format!("a run cannot start at '{}': start nodes are {}", job.node_id, names.join(", "));
+            return Err(BadJob::Node(message).into());
+        }
+        let now = self.inner.clock.now();
+        let input = job.input.clone().unwrap_or_default();
+        let new = self.inner.new_run(self.run_id.clone(), plan.workflow.clone(), input.clone(), now);
+        match self.inner.start_durably(new).await? {
+            Started::New => {
+                self.inner.metrics.runs_started.inc();
+                self.known.run_input = Some(input);
+                for &node in starts.iter().filter(|&&node| node != ready.node) {
+                    self.publish_job(Ready { node, via: None }, 0);
+                }
+                self.trail.begin(now, starts.len() == 1);
+                self.chain(Ready { node: ready.node, via: None }, 0, false).await
+            }
+            Started::Exists(_) if self.redelivered => {
+                let begin = decide_start(&plan.workflow.graph).ready;
+                self.resume(begin).await
+            }
+            Started::Exists(_) => {
+                // A copy of a first message: the original, or its redelivery, sees to the run.
+                self.inner.metrics.duplicates.inc();
+                Ok(())
+            }
+        }
+    }
+
+    /// A job in the middle of a run, or one that comes again.
+    async fn later(&mut self, job: &Job, ready: Ready) -> Result<(), DriveError> {
+        let load = Load {
+            step: Some((job.node_id.clone(), Scope::root())),
+            redeliveries: self.redelivered,
+            ..self.wanted(ready, true)
+        };
+        let Some(loaded) = self.inner.load(&self.run_id, load.clone()).await? else {
+            return Err(BadJob::UnknownRun(self.run_id.clone()).into());
+        };
+        if loaded.status != RunStatus::Running {
+            if self.redelivered {
+                self.repeat_completion().await?;
+            }
+            return Ok(());
+        }
+        self.learn(&load, &loaded);
+        match loaded.step {
+            Some((StepStatus::Waiting, attempts)) if job.attempts >= attempts => {
+                self.suspected(ready, attempts, true, loaded.redeliveries).await
+            }
+            Some((StepStatus::Waiting, _)) => Ok(()),
+            Some(_) if self.redelivered => self.resume([ready]).await,
+            Some(_) => {
+                self.inner.metrics.duplicates.inc();
+                Ok(())
+            }
+            None => self.suspected(ready, job.attempts, false, loaded.redeliveries).await,
+        }
+    }
+
+    /// Goes on from what is committed: publishes what should be running, or goes on with it here if it is a single step.
+    async fn resume(&mut self, from: impl IntoIterator<Item = Ready>) -> Result<(), DriveError> {
+        let Some(progress) = self.inner.progress(&self.run_id).await? else { return Ok(()) };
+        if progress.status != RunStatus::Running {
+            return self.repeat_completion().await;
+        }
+        let (marks, joins) = progress.resolve(&self.plan.workflow)?;
+        let ready = unfinished(&self.plan.workflow.graph, from, &marks, &joins);
+        if let [single] = ready[..] {
+            let load = Load {
+                step: Some((self.plan.node_id(single.node).clone(), Scope::root())),
+                redeliveries: true,
+                ..self.wanted(single, true)
+            };
+            let Some(loaded) = self.inner.load(&self.run_id, load.clone()).await? else { return Ok(()) };
+            self.learn(&load, &loaded);
+            return match loaded.step {
+                None => self.suspected(single, 0, false, loaded.redeliveries).await,
+                Some(_) => Ok(()),
+            };
+        }
+        for ready in ready {
+            self.publish_job(ready, 0);
+        }
+        Ok(())
+    }
+
+    /// Executes a step that may have ended its worker's process before. Each redelivery is counted, durably, before the step is executed; those
+    /// that were counted before are executed one at a time, so that only the step which is at fault comes to its bound.
+    async fn suspected(&mut self, ready: Ready, attempts: u32, woken: bool, counted: u32) -> Result<(), DriveError> {
+        if !self.redelivered {
+            return self.chain(ready, attempts, woken).await;
+        }
+        let inner = self.inner;
+        let _alone = match counted {
+            0 => None,
+            _ => inner.suspects.acquire().await.ok(),
+        };
+        let key = StepKey {
+            run_id: self.run_id.clone(),
+            node_id: self.plan.node_id(ready.node).clone(),
+            scope: Scope::root(),
+        };
+        let count = inner.count_redelivery(&key).await?;
+        if count < inner.options.deliveries_max {
+            return self.chain(ready, attempts, woken).await;
+        }
+        let message = format!("the step was delivered {} times and ended its worker each time", count + 1);
+        self.dead = Some(message.clone());
+        let now = inner.clock.now();
+        let error = StepError { message, code: ErrorCode::Crashed, node_id: key.node_id };
+        let outcome = Outcome::Failed { error, fall_back: true };
+        let finished = self.finished(ready, attempts, now, outcome);
+        self.record(vec![finished]).await.map(|_| ())
+    }
+
+    /// Executes a step and, inline, its single successors.
+    async fn chain(&mut self, ready: Ready, attempts: u32, woken: bool) -> Result<(), DriveError> {
+        let begun = tokio::time::Instant::now();
+        let (mut ready, mut attempts, mut woken) = (ready, attempts, woken);
+        let mut pure = Vec::new();
+        loop {
+            let finished = self.step(ready, attempts, woken).await?;
+            (attempts, woken) = (0, false);
+            self.steps += 1;
+            let inline = self.steps < self.inner.options.inline_steps_max
+                && begun.elapsed() < self.inner.options.inline_time_max;
+            if inline
+                && self.plan.is_pure(ready.node)
+                && pure.len() < PURE_STEPS_MAX
+                && let Some(next) = self.foresee(&finished)
+            {
+                pure.push(finished);
+                ready = next;
+                continue;
+            }
+            pure.push(finished);
+            let Some(decision) = self.record(std::mem::take(&mut pure)).await? else { return Ok(()) };
+            match decision.ready[..] {
+                [next] if inline => ready = next,
+                _ => {
+                    for next in decision.ready {
+                        self.publish_job(next, 0);
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// The single successor of a step, if that is certain before the step is committed.
+    fn foresee(&self, finished: &Finished) -> Option<Ready> {
+        let Outcome::Completed { .. } = finished.outcome else { return None };
+        let ending = ending_of(&finished.outcome)?;
+        let decision = decide(&self.plan.workflow.graph, finished.node, &ending, &mut Joins::new()).ok()?;
+        match decision {
+            Decision { ready, joins, ended: false, .. } if joins.is_empty() && ready.len() == 1 => Some(ready[0]),
+            _ => None,
+        }
+    }
+
+    /// Executes one step and keeps its result at hand. Nothing is recorded.
+    async fn step(&mut self, ready: Ready, attempts: u32, woken: bool) -> Result<Finished, DriveError> {
+        let inner = self.inner;
+        let node = ready.node;
+        self.fetch(ready).await?;
+        let started_at = inner.clock.now();
+        let input = match self.input(ready).await? {
+            Ok(input) => input,
+            Err(error) => {
+                let error = StepError {
+                    message: error.to_string(),
+                    code: ErrorCode::Expression,
+                    node_id: self.plan.node_id(node).clone(),
+                };
+                let outcome = Outcome::Failed { error, fall_back: true };
+                self.keep(ready, &outcome);
+                return Ok(self.finished(ready, attempts + 1, started_at, outcome));
+            }
+        };
+        self.known.set_input(node, input.clone());
+        inner.observer.running(&self.plan, &self.run_id, node, started_at);
+        let mut attempt = Attempt {
+            plan: &self.plan,
+            known: &self.known,
+            secrets: &*inner.secrets,
+            run_id: &self.run_id,
+            node,
+            attempt: if woken { attempts.max(1) } else { attempts + 1 },
+            woken,
+            input: &input,
+        };
+        if woken && self.is_retry(node) {
+            attempt.attempt = attempts + 1;
+            attempt.woken = false;
+        }
+        let outcome = attempt.run(&*inner.clock, inner.options.output_bytes_max).await;
+        let attempts = attempt.attempt;
+        self.keep(ready, &outcome);
+        Ok(self.finished(ready, attempts, started_at, outcome))
+    }
+
+    /// Whether the waiting step failed before, rather than slept.
+    fn is_retry(&self, node: NodeIx) -> bool {
+        self.known.node(node).flatten().is_some_and(|value| value.error.is_some())
+    }
+
+    fn finished(&self, ready: Ready, attempts: u32, started_at: Timestamp, outcome: Outcome) -> Finished {
+        Finished {
+            run_id: self.run_id.clone(),
+            workflow: self.plan.workflow.clone(),
+            node: ready.node,
+            scope: Scope::root(),
+            via: ready.via,
+            attempts,
+            started_at,
+            finished_at: self.inner.clock.now(),
+            outcome,
+        }
+    }
+
+    fn keep(&mut self, ready: Ready, outcome: &Outcome) {
+        let via = ready.via;
+        let value = match outcome {
+            Outcome::Completed { output, action, context, .. } => {
+                for (key, value) in context {
+                    self.known.set_context(key.clone(), Some(value.clone()));
+                }
+                NodeValue { status: StepStatus::Completed, output: output.clone(), action: action.clone(), error: None, via }
+            }
+            Outcome::Failed { error, .. } => {
+                NodeValue { status: StepStatus::Failed, output: Json::null(), action: None, error: Some(error.clone()), via }
+            }
+            Outcome::Waiting { .. } => return,
+        };
+        let size = value.output.text().len();
+        self.known.set_node(ready.node, Some(value));
+        self.known.trim(size, ready.node);
+    }
+
+    /// Commits steps, then does what follows from the last: tells observers and those who wait. `None`: nothing follows.
+    async fn record(&mut self, batch: Vec<Finished>) -> Result<Option<Decision>, DriveError> {
+        let inner = self.inner;
+        let (results, ambiguous) = inner.commit_durably(batch.clone()).await?;
+        let mut last = None;
+        for (finished, result) in batch.iter().zip(results) {
+            last = None;
+            match result {
+                Committed::Recorded { decision, end } => {
+                    inner.observer.recorded(&self.plan, finished, &decision);
+                    self.trail.add(finished, &decision);
+                    if let Outcome::Waiting { until, .. } = finished.outcome {
+                        inner.timers.hint(until);
+                    }
+                    if let Some(end) = end {
+                        self.end(&end).await?;
+                    }
+                    last = Some(decision);
+                }
+                Committed::Over(_) => return Ok(None),
+                Committed::Repeated => {}
+            }
+        }
+        match last {
+            Some(decision) => Ok(Some(decision)),
+            // Recorded by another, or by this very call before it lost its answer: in doubt, go on from what is committed.
+            None if ambiguous || self.redelivered => {
+                let from = batch.last().map(|finished| Ready { node: finished.node, via: finished.via });
+                let Some(progress) = inner.progress(&self.run_id).await? else { return Ok(None) };
+                if progress.status != RunStatus::Running {
+                    self.repeat_completion().await?;
+                    return Ok(None);
+                }
+                let (marks, joins) = progress.resolve(&self.plan.workflow)?;
+                let ready = unfinished(&self.plan.workflow.graph, from, &marks, &joins);
+                Ok(Some(Decision { ready, ..Decision::default() }))
+            }
+            None => {
+                inner.metrics.duplicates.inc();
+                Ok(None)
+            }
+        }
+    }
+
+    async fn end(&mut self, end: &RunEnd) -> Result<(), DriveError> {
+        let trail = std::mem::take(&mut self.trail);
+        self.inner.metrics.run_ended(end);
+        if self.inner.publish.completion {
+            self.publish_completion(end).await?;
+        }
+        self.inner.hub.ended(&self.run_id, || Ended { end: end.clone(), trail: trail.whole() });
+        Ok(())
+    }
+
+    /// The run ended before; its completion may or may not have been published: publish it again, under the same message id.
+    async fn repeat_completion(&mut self) -> Result<(), DriveError> {
+        if !self.inner.publish.completion {
+            return Ok(());
+        }
+        let Some(run) = self.inner.run(&self.run_id).await? else { return Ok(()) };
+        let Some(ended_at) = run.ended_at else { return Ok(()) };
+        let end = RunEnd { status: run.status, error: run.error, created_at: run.created_at, ended_at };
+        self.publish_completion(&end).await
+    }
+
+    async fn publish_completion(&mut self, end: &RunEnd) -> Result<(), DriveError> {
+        let terminals: Vec<NodeIx> = self.plan.workflow.graph.terminals().collect();
+        self.fetch_nodes(terminals.iter().copied(), false, false).await?;
+        let outputs = terminals.iter().filter_map(|&node| {
+            let output = self.known.output(&self.plan, node)?;
+            Some((format!("${}", self.plan.node_id(node)), output.value().clone()))
+        });
+        let final_context = Json::from(serde_json::Value::Object(outputs.collect()));
+        let completion = Completion::new(&self.plan.workflow.id, &self.run_id, end, final_context);
+        self.publications.push(self.inner.names.completion(&completion));
+        Ok(())
+    }
+
+    fn publish_job(&mut self, ready: Ready, attempts: u32) {
+        let job = Job {
+            workflow_id: self.plan.workflow.id.clone(),
+            execution_id: self.run_id.clone(),
+            node_id: self.plan.node_id(ready.node).clone(),
+            workflow: None,
+            workflow_hash: Some(self.plan.workflow.hash.to_string()),
+            input: None,
+            via: ready.via,
+            attempts,
+            fresh: None,
+        };
+        self.publications.push(self.inner.names.job(&job));
+    }
+
+    /// What executing `ready` needs that is not at hand.
+    fn wanted(&self, ready: Ready, first: bool) -> Load {
+        let needs = self.plan.needs(ready.node);
+        let mut nodes: HashSet<NodeIx> = needs.nodes.iter().copied().collect();
+        nodes.extend(ready.via.and_then(|edge| self.source(edge)));
+        if first {
+            nodes.insert(ready.node);
+        }
+        let graph_nodes = self.with_fallbacks(nodes);
+        let handed_run_input = ready.via.is_none();
+        Load {
+            input: (needs.run_input || handed_run_input) && self.known.run_input.is_none(),
+            nodes: graph_nodes.into_iter().map(|node| self.plan.node_id(node).clone()).collect(),
+            context: needs.context.iter().filter(|key| !self.known.has_context(key)).cloned().collect(),
+            ..Load::default()
+        }
+    }
+
+    fn source(&self, edge: EdgeIx) -> Option<NodeIx> {
+        Some(self.plan.workflow.graph.edge(edge).source)
+    }
+
+    /// Those of the nodes that are not at hand, with the fallbacks that may stand in for them.
+    fn with_fallbacks(&self, nodes: impl IntoIterator<Item = NodeIx>) -> Vec<NodeIx> {
+        let mut all: Vec<NodeIx> = nodes
+            .into_iter()
+            .flat_map(|node| std::iter::successors(Some(node), |&node| self.plan.fallback(node)))
+            .filter(|&node| self.known.node(node).is_none())
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    async fn fetch(&mut self, ready: Ready) -> Result<(), DriveError> {
+        let load = self.wanted(ready, false);
+        self.fetch_load(load).await
+    }
+
+    async fn fetch_nodes(&mut self, nodes: impl IntoIterator<Item = NodeIx>, input: bool, _context: bool) -> Result<(), DriveError> {
+        let nodes = self.with_fallbacks(nodes);
+        let load = Load {
+            input: input && self.known.run_input.is_none(),
+            nodes: nodes.into_iter().map(|node| self.plan.node_id(node).clone()).collect(),
+            ..Load::default()
+        };
+        self.fetch_load(load).await
+    }
+
+    async fn fetch_load(&mut self, load: Load) -> Result<(), DriveError> {
+        if !load.input && load.nodes.is_empty() && load.context.is_empty() {
+            return Ok(());
+        }
+        let loaded = self.inner.load(&self.run_id, load.clone()).await?;
+        let loaded = loaded.ok_or_else(|| BadJob::UnknownRun(self.run_id.clone()))?;
+        self.learn(&load, &loaded);
+        Ok(())
+    }
+
+    fn learn(&mut self, load: &Load, loaded: &Loaded) {
+        if let Some(input) = &loaded.input {
+            self.known.run_input = Some(input.clone());
+        }
+        for (id, value) in load.nodes.iter().zip(&loaded.nodes) {
+            if let Some(node) = self.plan.workflow.node_ix(id.as_str()) {
+                self.known.set_node(node, value.clone());
+            }
+        }
+        for (key, value) in load.context.iter().zip(&loaded.context) {
+            self.known.set_context(key.clone(), value.clone());
+        }
+    }
+
+    /// The input of a step: what its `inputs` name, else what came over its edge, else the run's input. A fallback's is that of the step
+    /// that failed.
+    async fn input(&mut self, ready: Ready) -> Result<Result<Json, EvalError>, DriveError> {
+        let (mut node, mut via) = (ready.node, ready.via);
+        let plan = self.plan.clone();
+        while let Some(edge) = via.filter(|&edge| !plan.workflow.graph.is_flow(edge)) {
+            node = plan.workflow.graph.edge(edge).source;
+            if let Some(input) = self.known.input_of(node) {
+                return Ok(Ok(input.clone()));
+            }
+            self.fetch_nodes([node], true, true).await?;
+            via = self.known.node(node).flatten().and_then(|value| value.via);
+            self.fetch(Ready { node, via }).await?;
+        }
+        let inner = self.inner;
+        let secrets = &*inner.secrets;
+        let handed = match via {
+            None => self.known.run_input.clone().unwrap_or_default(),
+            Some(edge) => {
+                let source = plan.workflow.graph.edge(edge).source;
+                let output = self.known.output(&plan, source).cloned().unwrap_or_default();
+                match transformed(&plan, &self.known, secrets, &self.run_id, edge, &output) {
+                    Ok(None) => output,
+                    Ok(Some(handed)) => return Ok(Ok(handed)),
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+        };
+        Ok(input_of(&plan, &self.known, secrets, &self.run_id, node, &handed))
+    }
+}
+
+/// How many pure steps share a commit at most.
+const PURE_STEPS_MAX: usize = 64;
+
+impl Inner {
+    pub(crate) fn new_run(
+        &self,
+        run_id: RunId,
+        workflow: Arc<leveret_core::workflow::Workflow>,
+        input: Json,
+        now: Timestamp,
+    ) -> NewRun {
+        NewRun { run_id, workflow, input, created_at: now, reconcile_at: now + self.options.quiet }
+    }
+
+    /// The first job of a run that is recorded, at one of its start nodes.
+    pub(crate) fn first_job(&self, new: &NewRun, node: NodeIx) -> Publication {
+        let input = (new.input.text().len() <= self.options.inline_input_bytes_max).then(|| new.input.clone());
+        let fresh = input.is_some().then_some(new.created_at);
+        let workflow_id: WorkflowId = new.workflow.id.clone();
+        let node_id: NodeId = new.workflow.nodes[node].id.clone();
+        self.names.job(&Job {
+            workflow_id,
+            execution_id: new.run_id.clone(),
+            node_id,
+            workflow: None,
+            workflow_hash: Some(new.workflow.hash.to_string()),
+            input,
+            via: None,
+            attempts: 0,
+            fresh,
+        })
+    }
+}

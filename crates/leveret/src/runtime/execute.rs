@@ -1,0 +1,314 @@
+//! One attempt of one step: parameters, the body, its bounds, and the routing of its result. Records nothing.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use leveret_core::{
+    expr::{EvalError, EvalScope, ResultView},
+    graph::{EdgeIx, NodeIx},
+    ids::{RunId, Scope, StepKey},
+    json::Json,
+    retry::Backoff,
+    time::Timestamp,
+    workflow::{InputRef, Inputs, NodeConfig},
+};
+use serde_json::{Map, Value};
+
+use super::{
+    Secrets,
+    clock::Clock,
+    known::{Fresh, Known, View},
+    plan::Plan,
+};
+use crate::{
+    nodes::{NodeContext, NodeError, NodeOutput, NodeType, Verdict},
+    store::{ErrorCode, Outcome, StepError},
+};
+
+/// What an attempt works with.
+pub(crate) struct Attempt<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) known: &'a Known,
+    pub(crate) secrets: &'a dyn Secrets,
+    pub(crate) run_id: &'a RunId,
+    pub(crate) node: NodeIx,
+    pub(crate) attempt: u32,
+    pub(crate) woken: bool,
+    pub(crate) input: &'a Json,
+}
+
+/// A failure of an attempt, and what may be done about it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) error: StepError,
+    retryable: bool,
+    fatal: bool,
+}
+
+impl Attempt<'_> {
+    /// Executes the node's body; retries at once as long as its policy says to retry without delay.
+    pub(crate) async fn run(&mut self, clock: &dyn Clock, output_bytes_max: usize) -> Outcome {
+        loop {
+            let failure = match self.try_once(clock.now()).await {
+                Ok(Verdict::WaitUntil(until)) => return Outcome::Waiting { until, error: None },
+                Ok(Verdict::Done(output)) => match self.complete(output, output_bytes_max) {
+                    Ok(outcome) => return outcome,
+                    Err(failure) => failure,
+                },
+                Err(failure) => failure,
+            };
+            match self.after(failure, clock) {
+                Next::Again => self.attempt += 1,
+                Next::Record(outcome) => return outcome,
+            }
+        }
+    }
+
+    async fn try_once(&self, now: Timestamp) -> Result<Verdict, Failure> {
+        let workflow = &self.plan.workflow;
+        let node = &workflow.nodes[self.node];
+        let Some(node_type) = self.plan.node_type(self.node) else {
+            let message = format!("Implementation for '{}' not found.", node.uses);
+            return Err(self.failure(ErrorCode::UnknownNodeType, message));
+        };
+        let params = match node.params.constant() {
+            Some(constant) => constant.clone(),
+            None => Arc::new(node.params.render(&self.scope(self.input.value(), None, &self.view(None))).map_err(|error| self.of_eval(&error))?),
+        };
+        let ctx = NodeContext {
+            workflow_id: workflow.id.clone(),
+            key: StepKey { run_id: self.run_id.clone(), node_id: node.id.clone(), scope: Scope::root() },
+            attempt: self.attempt,
+            now,
+            woken: self.woken,
+            input: self.input.clone(),
+            params,
+        };
+        match bounded(&**node_type, ctx, node.config.timeout).await {
+            Ok(result) => result.map_err(|error| self.of_node(&error)),
+            Err(Broken::TimedOut(timeout)) => {
+                let message = format!("node '{}' took longer than its timeout of {timeout:?}", node.id);
+                Err(Failure { retryable: true, ..self.failure(ErrorCode::Timeout, message) })
+            }
+            Err(Broken::Panicked(text)) => {
+                let message = format!("node '{}' panicked: {text}", node.id);
+                Err(Failure { retryable: true, ..self.failure(ErrorCode::Panicked, message) })
+            }
+        }
+    }
+
+    fn complete(&self, result: NodeOutput, output_bytes_max: usize) -> Result<Outcome, Failure> {
+        let NodeOutput { output, action, context } = result;
+        let bytes = output.text().len();
+        if bytes > output_bytes_max {
+            let message = format!("the output has {bytes} bytes, more than the {output_bytes_max} allowed");
+            return Err(self.failure(ErrorCode::NodeFailed, message));
+        }
+        let fresh = Fresh { node: self.node, output: output.value(), context: &context };
+        let taken = self.route(fresh, action.as_deref()).map_err(|error| self.of_eval(&error))?;
+        Ok(Outcome::Completed { output, action, taken, context })
+    }
+
+    /// The edges that a result takes: those with its action; if there are none, those without an action; conditions must hold.
+    fn route(&self, fresh: Fresh<'_>, action: Option<&str>) -> Result<Vec<EdgeIx>, EvalError> {
+        let edges = &self.plan.workflow.edges;
+        let view = self.view(Some(fresh));
+        let scope = self.scope(fresh.output, Some(ResultView { output: fresh.output, action }), &view);
+        let holds = |edge: EdgeIx| edges[edge].condition.as_ref().map_or(Ok(true), |condition| condition.eval_bool(&scope));
+        let select = |wanted: Option<&str>| -> Result<Vec<EdgeIx>, EvalError> {
+            let mut taken = Vec::new();
+            for edge in self.plan.workflow.graph.routed(self.node) {
+                if edges[edge].action.as_deref() == wanted && holds(edge)? {
+                    taken.push(edge);
+                }
+            }
+            Ok(taken)
+        };
+        if let Some(action) = action.filter(|action| !action.is_empty()) {
+            let taken = select(Some(action))?;
+            if !taken.is_empty() {
+                return Ok(taken);
+            }
+        }
+        select(None)
+    }
+
+    fn after(&self, failure: Failure, clock: &dyn Clock) -> Next {
+        let config = &self.plan.workflow.nodes[self.node].config;
+        if !failure.retryable || self.attempt >= config.attempts_max {
+            return Next::Record(Outcome::Failed { error: failure.error, fall_back: !failure.fatal });
+        }
+        let delay = backoff_of(config).after(self.attempt, clock.random());
+        if delay.is_zero() {
+            return Next::Again;
+        }
+        Next::Record(Outcome::Waiting { until: clock.now() + delay, error: Some(failure.error) })
+    }
+
+    fn failure(&self, code: ErrorCode, message: String) -> Failure {
+        let error = StepError { message, code, node_id: self.plan.node_id(self.node).clone() };
+        Failure { error, retryable: false, fatal: false }
+    }
+
+    fn of_eval(&self, error: &EvalError) -> Failure {
+        self.failure(ErrorCode::Expression, error.to_string())
+    }
+
+    fn of_node(&self, error: &NodeError) -> Failure {
+        Failure {
+            retryable: error.is_retryable(),
+            fatal: error.is_fatal(),
+            ..self.failure(ErrorCode::NodeFailed, error.message().to_owned())
+        }
+    }
+
+    fn view<'b>(&'b self, fresh: Option<Fresh<'b>>) -> View<'b> {
+        View { plan: self.plan, known: self.known, secrets: self.secrets, fresh }
+    }
+
+    fn scope<'b>(&'b self, input: &'b Value, result: Option<ResultView<'b>>, values: &'b View<'b>) -> EvalScope<'b> {
+        EvalScope {
+            input,
+            run_id: self.run_id.as_str(),
+            run_input: self.known.run_input.as_ref().map_or(&Value::Null, Json::value),
+            values,
+            result,
+            item: None,
+        }
+    }
+}
+
+enum Next {
+    Again,
+    Record(Outcome),
+}
+
+enum Broken {
+    TimedOut(Duration),
+    Panicked(String),
+}
+
+async fn bounded(
+    node_type: &dyn NodeType,
+    ctx: NodeContext,
+    timeout: Option<Duration>,
+) -> Result<Result<Verdict, NodeError>, Broken> {
+    let body = AssertUnwindSafe(node_type.execute(ctx)).catch_unwind();
+    let result = match timeout {
+        None => body.await,
+        Some(timeout) => tokio::time::timeout(timeout, body).await.map_err(|_| Broken::TimedOut(timeout))?,
+    };
+    result.map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+        Broken::Panicked(text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default())
+    })
+}
+
+fn backoff_of(config: &NodeConfig) -> Backoff {
+    Backoff {
+        delay: config.retry_delay,
+        delay_max: config.retry_delay_max,
+        factor: config.retry_factor,
+        jitter: config.retry_jitter,
+    }
+}
+
+/// The input of a node as its `inputs` say; `handed` is what came over the edge.
+pub(crate) fn input_of(
+    plan: &Plan,
+    known: &Known,
+    secrets: &dyn Secrets,
+    run_id: &RunId,
+    node: NodeIx,
+    handed: &Json,
+) -> Result<Json, EvalError> {
+    let resolve = |input: &InputRef| -> Result<Value, EvalError> {
+        Ok(match input {
+            InputRef::Node { ix, path } => {
+                let output = known.output(plan, *ix).map(Json::value);
+                walk(output, path).cloned().unwrap_or(Value::Null)
+            }
+            InputRef::Context { key } => known.context_value(key).cloned().unwrap_or(Value::Null),
+            InputRef::Expression(expression) => {
+                expression.eval(&EdgeScope::new(plan, known, secrets, run_id, handed.value()).scope())?
+            }
+        })
+    };
+    match &plan.workflow.nodes[node].inputs {
+        Inputs::Handed => Ok(handed.clone()),
+        Inputs::One(InputRef::Node { ix, path }) if path.is_empty() => {
+            Ok(known.output(plan, *ix).cloned().unwrap_or_default())
+        }
+        Inputs::One(input) => Ok(Json::from(resolve(input)?)),
+        Inputs::Map(inputs) => {
+            let mut map = Map::new();
+            for (name, input) in inputs {
+                map.insert(name.to_string(), resolve(input)?);
+            }
+            Ok(Json::from(Value::Object(map)))
+        }
+    }
+}
+
+/// What an edge hands over of `output`: the output itself, or what its transform makes of it. A transform's `input` is what the target's single
+/// `inputs` names, if it names something.
+pub(crate) fn transformed(
+    plan: &Plan,
+    known: &Known,
+    secrets: &dyn Secrets,
+    run_id: &RunId,
+    edge: EdgeIx,
+    output: &Json,
+) -> Result<Option<Json>, EvalError> {
+    let Some(transform) = &plan.workflow.edges[edge].transform else { return Ok(None) };
+    let target = plan.workflow.edges[edge].target;
+    let base = match &plan.workflow.nodes[target].inputs {
+        Inputs::One(_) => input_of(plan, known, secrets, run_id, target, output)?,
+        Inputs::Handed | Inputs::Map(_) => output.clone(),
+    };
+    let mut scope = EdgeScope::new(plan, known, secrets, run_id, base.value());
+    let source = plan.workflow.edges[edge].source;
+    scope.result = known.node(source).flatten().map(|value| ResultView {
+        output: output.value(),
+        action: value.action.as_deref(),
+    });
+    transform.eval(&scope.scope()).map(|value| Some(Json::from(value)))
+}
+
+fn walk<'a>(value: Option<&'a Value>, path: &[Arc<str>]) -> Option<&'a Value> {
+    path.iter().try_fold(value?, |value, name| match value {
+        Value::Array(items) => items.get(name.parse::<usize>().ok()?),
+        other => other.get(&**name),
+    })
+}
+
+/// What an expression on an edge, or in a node's `inputs`, sees.
+struct EdgeScope<'a> {
+    view: View<'a>,
+    run_id: &'a RunId,
+    input: &'a Value,
+    result: Option<ResultView<'a>>,
+}
+
+impl<'a> EdgeScope<'a> {
+    fn new(
+        plan: &'a Plan,
+        known: &'a Known,
+        secrets: &'a dyn Secrets,
+        run_id: &'a RunId,
+        input: &'a Value,
+    ) -> EdgeScope<'a> {
+        EdgeScope { view: View { plan, known, secrets, fresh: None }, run_id, input, result: None }
+    }
+
+    fn scope(&self) -> EvalScope<'_> {
+        EvalScope {
+            input: self.input,
+            run_id: self.run_id.as_str(),
+            run_input: self.view.known.run_input.as_ref().map_or(&Value::Null, Json::value),
+            values: &self.view,
+            result: self.result,
+            item: None,
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What a worker has at hand of a run while it executes it: inputs, outputs, context. Never the whole run.
+
+use std::{collections::HashMap, sync::Arc};
+
+use leveret_core::{expr::Values, graph::NodeIx, json::Json};
+use serde_json::Value;
+
+use super::{Secrets, plan::Plan};
+use crate::store::{NodeValue, StepStatus};
+
+/// More than this many bytes of outputs are not kept from step to step: what is needed is loaded again.
+const BYTES_MAX: usize = 8 << 20;
+
+/// Values of one run, as far as they were needed.
+#[derive(Default)]
+pub(crate) struct Known {
+    pub(crate) run_input: Option<Json>,
+    nodes: HashMap<NodeIx, Option<KnownNode>>,
+    inputs: HashMap<NodeIx, Json>,
+    context: HashMap<Arc<str>, Option<Json>>,
+    bytes: usize,
+}
+
+struct KnownNode {
+    value: NodeValue,
+    error: Option<Value>,
+}
+
+impl Known {
+    /// What a node left behind: `None` if that is not known, `Some(None)` if it is known to have left nothing.
+    pub(crate) fn node(&self, node: NodeIx) -> Option<Option<&NodeValue>> {
+        self.nodes.get(&node).map(|known| known.as_ref().map(|known| &known.value))
+    }
+
+    pub(crate) fn set_node(&mut self, node: NodeIx, value: Option<NodeValue>) {
+        let known = value.map(|value| KnownNode {
+            error: value.error.as_ref().and_then(|error| serde_json::to_value(error).ok()),
+            value,
+        });
+        self.nodes.insert(node, known);
+    }
+
+    /// Makes room before the next step, if outputs have grown large. `size` is that of the newest.
+    pub(crate) fn trim(&mut self, size: usize, keep: NodeIx) {
+        self.bytes += size;
+        if self.bytes > BYTES_MAX {
+            self.nodes.retain(|&node, _| node == keep);
+            self.inputs.retain(|&node, _| node == keep);
+            self.bytes = size;
+        }
+    }
+
+    pub(crate) fn input_of(&self, node: NodeIx) -> Option<&Json> {
+        self.inputs.get(&node)
+    }
+
+    pub(crate) fn set_input(&mut self, node: NodeIx, input: Json) {
+        self.inputs.insert(node, input);
+    }
+
+    pub(crate) fn has_context(&self, key: &str) -> bool {
+        self.context.contains_key(key)
+    }
+
+    pub(crate) fn set_context(&mut self, key: Arc<str>, value: Option<Json>) {
+        self.context.insert(key, value);
+    }
+
+    /// The output that stands for a node's: its own, or that of the fallback which took over.
+    pub(crate) fn output(&self, plan: &Plan, node: NodeIx) -> Option<&Json> {
+        let mut node = node;
+        loop {
+            let value = self.node(node)??;
+            match value.status {
+                StepStatus::Completed => return Some(&value.output),
+                StepStatus::Failed => node = plan.fallback(node)?,
+                _ => return None,
+            }
+        }
+    }
+
+    /// A context key: set by a node, else a key of the run's input.
+    pub(crate) fn context_value(&self, key: &str) -> Option<&Value> {
+        match self.context.get(key) {
+            Some(Some(value)) => Some(value.value()),
+            _ => self.run_input.as_ref()?.value().get(key),
+        }
+    }
+}
+
+/// Known values as expressions see them.
+pub(crate) struct View<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) known: &'a Known,
+    pub(crate) secrets: &'a dyn Secrets,
+    /// A result that is not recorded yet, and the nodes for which it stands.
+    pub(crate) fresh: Option<Fresh<'a>>,
+}
+
+/// The result of the step at hand.
+#[derive(Clone, Copy)]
+pub(crate) struct Fresh<'a> {
+    pub(crate) node: NodeIx,
+    pub(crate) output: &'a Value,
+    pub(crate) context: &'a [(Arc<str>, Json)],
+}
+
+impl Values for View<'_> {
+    fn node_output(&self, id: &str) -> Option<&Value> {
+        let node = self.plan.workflow.node_ix(id)?;
+        if let Some(fresh) = self.fresh {
+            let graph = &self.plan.workflow.graph;
+            let mut stands_for = std::iter::successors(Some(fresh.node), |&node| graph.guards(node));
+            if stands_for.any(|stood_for| stood_for == node) {
+                return Some(fresh.output);
+            }
+        }
+        self.known.output(self.plan, node).map(Json::value)
+    }
+
+    fn node_error(&self, id: &str) -> Option<&Value> {
+        let node = self.plan.workflow.node_ix(id)?;
+        self.known.nodes.get(&node)?.as_ref()?.error.as_ref()
+    }
+
+    fn context(&self, key: &str) -> Option<&Value> {
+        let fresh = self.fresh.and_then(|fresh| fresh.context.iter().rev().find(|(name, _)| **name == *key));
+        match fresh {
+            Some((_, value)) => Some(value.value()),
+            None => self.known.context_value(key),
+        }
+    }
+
+    fn secret(&self, name: &str) -> Option<String> {
+        self.secrets.secret(name)
+    }
+}

@@ -1,0 +1,181 @@
+//! Status messages: what happens to steps, published for others to observe, in the order in which it happened.
+//!
+//! One task publishes for the whole process, so that batches form and order holds. A run's completion is published only after its status messages
+//! were confirmed.
+
+use std::sync::Arc;
+
+use leveret_core::{decide::Decision, graph::NodeIx, ids::RunId, time::Timestamp};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    hub::Hub,
+    plan::Plan,
+    wire::{Names, NodeStatus, StatusMessages, StatusWord, WireError},
+};
+use crate::{
+    broker::{Broker, Publication},
+    store::{Finished, Outcome},
+};
+
+/// How many status messages may wait to be published; more wait in their runs.
+const QUEUE_MAX: usize = 8192;
+/// How many go into one publish.
+const BATCH_MAX: usize = 256;
+/// How many publishes are in flight at once.
+const IN_FLIGHT_MAX: usize = 8;
+
+enum Item {
+    Status(Publication),
+    Flush(oneshot::Sender<()>),
+}
+
+/// Where the runtime reports steps.
+pub(crate) struct Observer {
+    mode: StatusMessages,
+    names: Arc<Names>,
+    hub: Arc<Hub>,
+    queue: mpsc::UnboundedSender<Item>,
+    permits: Arc<tokio::sync::Semaphore>,
+}
+
+impl Observer {
+    /// An observer and the task that publishes for it.
+    pub(crate) fn new(
+        mode: StatusMessages,
+        names: Arc<Names>,
+        hub: Arc<Hub>,
+        broker: Arc<dyn Broker>,
+    ) -> (Observer, impl Future<Output = ()> + Send + 'static) {
+        let (queue, items) = mpsc::unbounded_channel();
+        let permits = Arc::new(tokio::sync::Semaphore::new(QUEUE_MAX));
+        let task = publish_all(items, broker, permits.clone());
+        (Observer { mode, names, hub, queue, permits }, task)
+    }
+
+    /// Waits until there is room for more status messages.
+    pub(crate) async fn room(&self) {
+        if self.mode != StatusMessages::Off {
+            drop(self.permits.acquire().await);
+        }
+    }
+
+    /// A step begins.
+    pub(crate) fn running(&self, plan: &Plan, run_id: &RunId, node: NodeIx, now: Timestamp) {
+        if self.mode == StatusMessages::All {
+            self.send(&NodeStatus { executed_at: now.to_string(), ..blank(plan, run_id, node) });
+        }
+    }
+
+    /// A step was recorded.
+    pub(crate) fn recorded(&self, plan: &Plan, finished: &Finished, _decision: &Decision) {
+        self.hub.step(finished);
+        if self.mode == StatusMessages::Off {
+            return;
+        }
+        let blank = NodeStatus {
+            executed_at: finished.finished_at.to_string(),
+            duration_ms: finished.finished_at.ms_since(finished.started_at),
+            ..blank(plan, &finished.run_id, finished.node)
+        };
+        match &finished.outcome {
+            Outcome::Completed { output, .. } => {
+                self.send(&NodeStatus { status: StatusWord::Success, output: Some(output), ..blank });
+            }
+            Outcome::Failed { error, .. } => {
+                self.send(&NodeStatus { status: StatusWord::Failed, error: Some(WireError::of(error)), ..blank });
+            }
+            Outcome::Waiting { error, .. } if self.mode == StatusMessages::All => {
+                let error = error.as_ref().map(WireError::of);
+                self.send(&NodeStatus { status: StatusWord::Waiting, error, ..blank });
+            }
+            Outcome::Waiting { .. } => {}
+        }
+    }
+
+    fn send(&self, status: &NodeStatus<'_>) {
+        if let Ok(permit) = self.permits.try_acquire() {
+            permit.forget();
+        }
+        // The task ends with the runtime only.
+        drop(self.queue.send(Item::Status(self.names.status(status))));
+    }
+
+    /// Returns when everything reported so far was published (or could not be: status messages are not worth a run).
+    pub(crate) async fn flush(&self) {
+        if self.mode == StatusMessages::Off {
+            return;
+        }
+        let (done, flushed) = oneshot::channel();
+        drop(self.queue.send(Item::Flush(done)));
+        drop(flushed.await);
+    }
+}
+
+fn blank<'a>(plan: &'a Plan, run_id: &'a RunId, node: NodeIx) -> NodeStatus<'a> {
+    let node = &plan.workflow.nodes[node];
+    NodeStatus {
+        workflow_id: plan.workflow.id.as_str(),
+        execution_id: run_id.as_str(),
+        node_id: node.id.as_str(),
+        node_name: node.name.as_deref().unwrap_or(node.id.as_str()),
+        status: StatusWord::Running,
+        parameters: None,
+        output: None,
+        error: None,
+        executed_at: String::new(),
+        duration_ms: 0,
+    }
+}
+
+async fn publish_all(
+    mut items: mpsc::UnboundedReceiver<Item>,
+    broker: Arc<dyn Broker>,
+    permits: Arc<tokio::sync::Semaphore>,
+) {
+    use futures_util::{StreamExt, stream::FuturesOrdered};
+
+    let mut in_flight = FuturesOrdered::new();
+    let mut buffer = Vec::with_capacity(BATCH_MAX);
+    loop {
+        tokio::select! {
+            biased;
+            Some(waiters) = in_flight.next(), if !in_flight.is_empty() => {
+                let waiters: Vec<oneshot::Sender<()>> = waiters;
+                for waiter in waiters {
+                    let _gone = waiter.send(());
+                }
+            }
+            received = items.recv_many(&mut buffer, BATCH_MAX), if in_flight.len() < IN_FLIGHT_MAX => {
+                if received == 0 {
+                    return;
+                }
+                in_flight.push_back(publish(broker.clone(), std::mem::take(&mut buffer), permits.clone()));
+            }
+        }
+    }
+}
+
+async fn publish(
+    broker: Arc<dyn Broker>,
+    items: Vec<Item>,
+    permits: Arc<tokio::sync::Semaphore>,
+) -> Vec<oneshot::Sender<()>> {
+    let (mut batch, mut waiters) = (Vec::new(), Vec::new());
+    for item in items {
+        match item {
+            Item::Status(publication) => batch.push(publication),
+            Item::Flush(waiter) => waiters.push(waiter),
+        }
+    }
+    let count = batch.len();
+    if count > 0 {
+        let results = broker.publish(batch).await;
+        let lost: Vec<_> = results.into_iter().filter_map(Result::err).collect();
+        if let Some(error) = lost.first() {
+            tracing::warn!(count = lost.len(), %error, "status messages were not published");
+        }
+        permits.add_permits(count.min(QUEUE_MAX.saturating_sub(permits.available_permits())));
+    }
+    waiters
+}

@@ -1,0 +1,156 @@
+//! Workflows as workers hold them: immutable, with what each node needs worked out once, cached by content.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use leveret_core::{
+    expr::References,
+    graph::NodeIx,
+    ids::NodeId,
+    json::Json,
+    parse::{Diagnostics, workflow_from_json},
+    workflow::{InputRef, Inputs, Workflow, WorkflowHash},
+};
+
+use crate::nodes::{NodeType, Registry};
+
+/// A workflow ready to be executed.
+pub(crate) struct Plan {
+    pub(crate) workflow: Arc<Workflow>,
+    nodes: Vec<PlannedNode>,
+}
+
+struct PlannedNode {
+    node_type: Option<Arc<dyn NodeType>>,
+    needs: OnceLock<Needs>,
+}
+
+/// What must be at hand before a node is executed and its edges are routed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Needs {
+    pub(crate) run_input: bool,
+    pub(crate) nodes: BTreeSet<NodeIx>,
+    pub(crate) context: BTreeSet<Arc<str>>,
+    pub(crate) secrets: bool,
+}
+
+impl Plan {
+    pub(crate) fn new(workflow: Arc<Workflow>, registry: &Registry) -> Plan {
+        let nodes = workflow
+            .nodes
+            .iter()
+            .map(|node| PlannedNode { node_type: registry.get(&node.uses).cloned(), needs: OnceLock::new() })
+            .collect();
+        Plan { workflow, nodes }
+    }
+
+    pub(crate) fn node_type(&self, node: NodeIx) -> Option<&Arc<dyn NodeType>> {
+        self.nodes[node].node_type.as_ref()
+    }
+
+    pub(crate) fn is_pure(&self, node: NodeIx) -> bool {
+        self.node_type(node).is_some_and(|node_type| node_type.is_pure())
+    }
+
+    pub(crate) fn needs(&self, node: NodeIx) -> &Needs {
+        self.nodes[node].needs.get_or_init(|| self.work_out(node))
+    }
+
+    fn work_out(&self, node: NodeIx) -> Needs {
+        let Workflow { nodes, edges, graph, .. } = &*self.workflow;
+        let mut needs = Needs::default();
+        self.add(&mut needs, nodes[node].params.references());
+        match &nodes[node].inputs {
+            Inputs::Handed => {}
+            Inputs::One(input) => self.add_input(&mut needs, input),
+            Inputs::Map(inputs) => inputs.iter().for_each(|(_, input)| self.add_input(&mut needs, input)),
+        }
+        let routed = graph.routed(node).filter_map(|edge| edges[edge].condition.as_ref());
+        let handed = graph
+            .incoming(node)
+            .iter()
+            .filter(|&&edge| graph.is_flow(edge))
+            .filter_map(|&edge| edges[edge].transform.as_ref());
+        for expression in routed.chain(handed) {
+            self.add(&mut needs, expression.references());
+        }
+        needs.nodes.remove(&node);
+        needs
+    }
+
+    fn add_input(&self, needs: &mut Needs, input: &InputRef) {
+        match input {
+            InputRef::Node { ix, .. } => {
+                needs.nodes.insert(*ix);
+            }
+            InputRef::Context { key } => {
+                needs.context.insert(key.clone());
+                needs.run_input = true;
+            }
+            InputRef::Expression(expression) => self.add(needs, expression.references()),
+        }
+    }
+
+    fn add(&self, needs: &mut Needs, references: &References) {
+        let named = references.nodes.iter().chain(&references.node_errors);
+        needs.nodes.extend(named.filter_map(|id| self.workflow.node_ix(id)));
+        needs.context.extend(references.context.iter().cloned());
+        needs.run_input |= references.run_input || !references.context.is_empty();
+        needs.secrets |= !references.secrets.is_empty();
+    }
+
+    pub(crate) fn node_id(&self, node: NodeIx) -> &NodeId {
+        &self.workflow.nodes[node].id
+    }
+
+    /// The node whose result stands in for this one's when it failed.
+    pub(crate) fn fallback(&self, node: NodeIx) -> Option<NodeIx> {
+        self.workflow.nodes[node].config.fallback
+    }
+}
+
+/// How many workflows a process keeps parsed.
+const PLANS_MAX: usize = 1024;
+
+/// Parsed workflows by content. Definitions are immutable, so that nothing in here is ever stale.
+#[derive(Default)]
+pub(crate) struct Plans {
+    by_hash: Mutex<HashMap<WorkflowHash, Arc<Plan>>>,
+    by_text: Mutex<HashMap<Box<str>, Arc<Plan>>>,
+}
+
+impl Plans {
+    pub(crate) fn get(&self, hash: &WorkflowHash) -> Option<Arc<Plan>> {
+        self.by_hash.lock().unwrap_or_else(PoisonError::into_inner).get(hash).cloned()
+    }
+
+    pub(crate) fn insert(&self, workflow: Arc<Workflow>, registry: &Registry) -> Arc<Plan> {
+        let mut plans = self.by_hash.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(plan) = plans.get(&workflow.hash) {
+            return plan.clone();
+        }
+        if plans.len() >= PLANS_MAX {
+            plans.clear();
+        }
+        let plan = Arc::new(Plan::new(workflow, registry));
+        plans.insert(plan.workflow.hash, plan.clone());
+        plan
+    }
+
+    /// The plan of a definition that came with a message; parsed once per text.
+    pub(crate) fn parse(&self, definition: &Json, registry: &Registry) -> Result<Arc<Plan>, Diagnostics> {
+        if let Some(plan) = self.by_text.lock().unwrap_or_else(PoisonError::into_inner).get(definition.text()) {
+            return Ok(plan.clone());
+        }
+        let workflow = workflow_from_json(definition.value(), None)?;
+        let plan = self.insert(Arc::new(workflow), registry);
+        let mut plans = self.by_text.lock().unwrap_or_else(PoisonError::into_inner);
+        if plans.len() >= PLANS_MAX {
+            plans.clear();
+        }
+        plans.insert(Box::from(definition.text()), plan.clone());
+        Ok(plan)
+    }
+}

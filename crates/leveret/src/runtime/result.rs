@@ -1,0 +1,106 @@
+//! The result of a run, as the API and the CLI print it.
+
+use std::collections::BTreeMap;
+
+use leveret_core::{
+    graph::NodeIx,
+    ids::{RunId, WorkflowId},
+    json::Json,
+    workflow::Workflow,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::store::{RunRecord, RunStatus, StepError, StepRecord, StepStatus};
+
+/// A run and its steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunResult {
+    /// The run.
+    pub run_id: RunId,
+    /// Its workflow.
+    pub workflow_id: WorkflowId,
+    /// Where it stands.
+    pub status: RunStatus,
+    /// The output of its terminal node, or a map of outputs by terminal node if there are several; null until the run completed.
+    pub output: Json,
+    /// The first failure that nothing handled.
+    pub error: Option<StepError>,
+    /// From when it was asked for to its end, or to now.
+    pub duration_ms: u64,
+    /// Its steps by node.
+    pub steps: BTreeMap<String, StepResult>,
+}
+
+/// A step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepResult {
+    /// Where it stands.
+    pub status: StepStatus,
+    /// Its output.
+    pub output: Json,
+    /// Its last error.
+    pub error: Option<StepError>,
+    /// How often its body was executed.
+    pub attempts: u32,
+}
+
+impl RunResult {
+    /// Puts a result together. `duration_ms` is that of the run so far.
+    pub(crate) fn new(
+        workflow: &Workflow,
+        run: RunRecord,
+        steps: Vec<StepRecord>,
+        duration_ms: u64,
+    ) -> RunResult {
+        let output = match run.status {
+            RunStatus::Completed => output_of(workflow, &steps),
+            _ => Json::null(),
+        };
+        let steps = steps
+            .into_iter()
+            .map(|step| {
+                let name = if step.scope.as_str().is_empty() {
+                    step.node_id.to_string()
+                } else {
+                    format!("{}/{}", step.node_id, step.scope.as_str())
+                };
+                let StepRecord { status, output, error, attempts, .. } = step;
+                (name, StepResult { status, output, error, attempts })
+            })
+            .collect();
+        RunResult {
+            run_id: run.run_id,
+            workflow_id: run.workflow_id,
+            status: run.status,
+            output,
+            error: run.error,
+            duration_ms,
+            steps,
+        }
+    }
+}
+
+fn output_of(workflow: &Workflow, steps: &[StepRecord]) -> Json {
+    let recorded = |node: NodeIx| {
+        let id = &workflow.nodes[node].id;
+        steps.iter().find(|step| step.node_id == *id && step.scope.as_str().is_empty())
+    };
+    let output = |node: NodeIx| -> Option<Json> {
+        std::iter::successors(Some(node), |&node| workflow.nodes[node].config.fallback)
+            .filter_map(recorded)
+            .find(|step| step.status == StepStatus::Completed)
+            .map(|step| step.output.clone())
+    };
+    let terminals: Vec<NodeIx> = workflow.graph.terminals().collect();
+    match terminals[..] {
+        [] => Json::null(),
+        [single] => output(single).unwrap_or_default(),
+        _ => {
+            let outputs: serde_json::Map<String, serde_json::Value> = terminals
+                .iter()
+                .filter_map(|&node| Some((workflow.nodes[node].id.to_string(), output(node)?.value().clone())))
+                .collect();
+            Json::from(serde_json::Value::Object(outputs))
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The worker's messages and topology, as foreign clients see them: names, fields and optionality.
+//!
+//! Queues are named by their routing keys and bound to one topic exchange. A job comes through the exchange or straight to the queue.
+
+use std::sync::Arc;
+
+use leveret_core::{
+    ids::{IdError, NodeId, RunId, WorkflowId},
+    json::Json,
+    time::Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    broker::{Binding, Exchange, ExchangeKind, Message, Publication, Queue, Topology, dead_letter_queue_name},
+    store::{RunEnd, RunStatus, StepError},
+};
+
+/// The names of the worker's exchange and queues; a prefix separates installations that share a broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// The topic exchange, `workflows`.
+    pub exchange: Arc<str>,
+    /// Jobs, `workflow.execution`.
+    pub execution: Arc<str>,
+    /// What happens to steps, `workflow.node.status`.
+    pub status: Arc<str>,
+    /// How runs end, `workflow.completion`.
+    pub completion: Arc<str>,
+    /// Jobs that cannot be handled, `workflow.execution.dlq`.
+    pub dead_letters: Arc<str>,
+}
+
+impl Names {
+    /// The names with a prefix, which may be empty.
+    pub fn with_prefix(prefix: &str) -> Names {
+        let name = |name: &str| Arc::from(format!("{prefix}{name}"));
+        let execution = format!("{prefix}workflow.execution");
+        Names {
+            exchange: name("workflows"),
+            status: name("workflow.node.status"),
+            completion: name("workflow.completion"),
+            dead_letters: Arc::from(dead_letter_queue_name(&execution)),
+            execution: Arc::from(execution),
+        }
+    }
+
+    /// What must exist, given what the worker publishes.
+    pub(crate) fn topology(&self, publish: Publish) -> Topology {
+        let mut bound = vec![self.execution.clone()];
+        bound.extend((publish.status != StatusMessages::Off).then(|| self.status.clone()));
+        bound.extend(publish.completion.then(|| self.completion.clone()));
+        let mut queues: Vec<Queue> = bound.iter().map(|name| Queue::plain(name.clone())).collect();
+        queues.push(Queue::plain(self.dead_letters.clone()));
+        let bindings = bound
+            .into_iter()
+            .map(|name| Binding { queue: name.clone(), exchange: self.exchange.clone(), routing_key: name })
+            .collect();
+        let exchanges = vec![Exchange { name: self.exchange.clone(), kind: ExchangeKind::Topic }];
+        Topology { exchanges, queues, bindings }
+    }
+
+    pub(crate) fn job(&self, job: &Job) -> Publication {
+        self.publication(&self.execution, to_message(job))
+    }
+
+    pub(crate) fn status(&self, status: &NodeStatus<'_>) -> Publication {
+        self.publication(&self.status, to_message(status))
+    }
+
+    /// A repeated completion has the same message id, so that consumers can recognise it.
+    pub(crate) fn completion(&self, completion: &Completion<'_>) -> Publication {
+        let mut message = to_message(completion);
+        message.message_id = Some(Arc::from(format!("{}/completion", completion.execution_id)));
+        message.correlation_id = Some(Arc::from(completion.execution_id));
+        self.publication(&self.completion, message)
+    }
+
+    fn publication(&self, key: &Arc<str>, message: Message) -> Publication {
+        Publication { exchange: self.exchange.clone(), routing_key: key.clone(), message }
+    }
+}
+
+impl Default for Names {
+    fn default() -> Names {
+        Names::with_prefix("")
+    }
+}
+
+/// Which messages a worker publishes for others to observe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// Status messages of nodes.
+    pub status: StatusMessages,
+    /// A completion message at the end of each run.
+    pub completion: bool,
+}
+
+impl Publish {
+    /// Nothing: nobody outside this process could consume it.
+    pub const NOTHING: Publish = Publish { status: StatusMessages::Off, completion: false };
+    /// Everything.
+    pub const EVERYTHING: Publish = Publish { status: StatusMessages::All, completion: true };
+}
+
+/// Which status messages a worker publishes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StatusMessages {
+    /// `running`, `waiting`, `success` and `failed`.
+    #[default]
+    All,
+    /// `success` and `failed`.
+    Final,
+    /// None.
+    Off,
+}
+
+/// A job: asks a worker to execute a step. The first of a run carries the workflow.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Job {
+    /// The workflow's name.
+    pub workflow_id: WorkflowId,
+    /// The run.
+    pub execution_id: RunId,
+    /// The node to execute; on the first message a start node.
+    #[serde(alias = "current_node")]
+    pub node_id: NodeId,
+    /// The definition; on the first message of a foreign client.
+    #[serde(default, skip_serializing_if = "Option::is_none", alias = "workflow_definition")]
+    pub workflow: Option<Json>,
+    /// The definition's hash; on Leveret's own messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow_hash: Option<String>,
+    /// The run's input, if it is small or the message is the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<Json>,
+    /// The edge that hands over the step's input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<usize>,
+    /// Attempts already made.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attempts: u32,
+    /// When the run was asked for, on the messages that begin it: nothing of it is recorded yet but its start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fresh: Option<Timestamp>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+/// Why a message is no job.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadJob {
+    /// Larger than the worker takes.
+    #[error("the message has {bytes} bytes, more than the {bytes_max} allowed")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The bound.
+        bytes_max: usize,
+    },
+    /// Not JSON of the right form.
+    #[error("not a job: {0}")]
+    Malformed(String),
+    /// An id is none.
+    #[error("not a job: {0}")]
+    Id(#[from] IdError),
+    /// Its definition is not valid.
+    #[error("the workflow definition is not valid: {0}")]
+    Definition(String),
+    /// It names a node that the workflow does not have, or one at which a run cannot start.
+    #[error("{0}")]
+    Node(String),
+    /// No such run, and no definition to begin one.
+    #[error("run {0} is not recorded and the message carries no workflow to begin it")]
+    UnknownRun(RunId),
+}
+
+impl Job {
+    /// Decodes strictly: required fields, their types and bounds; unknown fields are ignored.
+    pub fn decode(body: &[u8], bytes_max: usize) -> Result<Job, BadJob> {
+        if body.len() > bytes_max {
+            return Err(BadJob::TooLarge { bytes: body.len(), bytes_max });
+        }
+        serde_json::from_slice(body).map_err(|error| BadJob::Malformed(error.to_string()))
+    }
+}
+
+/// What happens to a step.
+#[derive(Debug, Serialize)]
+pub(crate) struct NodeStatus<'a> {
+    pub(crate) workflow_id: &'a str,
+    pub(crate) execution_id: &'a str,
+    pub(crate) node_id: &'a str,
+    pub(crate) node_name: &'a str,
+    pub(crate) status: StatusWord,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) parameters: Option<&'a serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) output: Option<&'a Json>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<WireError<'a>>,
+    pub(crate) executed_at: String,
+    pub(crate) duration_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum StatusWord {
+    Running,
+    Success,
+    Failed,
+    Waiting,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct WireError<'a> {
+    pub(crate) message: &'a str,
+    pub(crate) code: &'static str,
+}
+
+impl<'a> WireError<'a> {
+    pub(crate) fn of(error: &'a StepError) -> WireError<'a> {
+        let code = match error.code {
+            crate::store::ErrorCode::UnknownNodeType => "NODE_CREATION_FAILED",
+            _ => "NODE_EXECUTION_FAILED",
+        };
+        WireError { message: &error.message, code }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Serialize)]
+pub(crate) struct Completion<'a> {
+    pub(crate) workflow_id: &'a str,
+    pub(crate) execution_id: &'a str,
+    pub(crate) status: &'static str,
+    pub(crate) final_context: Json,
+    pub(crate) completed_at: String,
+    pub(crate) total_duration_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) failure_reason: Option<&'a str>,
+}
+
+impl<'a> Completion<'a> {
+    /// `final_context` maps terminal nodes to their outputs.
+    pub(crate) fn new(
+        workflow_id: &'a WorkflowId,
+        run_id: &'a RunId,
+        end: &'a RunEnd,
+        final_context: Json,
+    ) -> Completion<'a> {
+        Completion {
+            workflow_id: workflow_id.as_str(),
+            execution_id: run_id.as_str(),
+            status: match end.status {
+                RunStatus::Completed => "completed",
+                RunStatus::Cancelled => "halted",
+                RunStatus::Failed | RunStatus::Running => "failed",
+            },
+            final_context,
+            completed_at: end.ended_at.to_string(),
+            total_duration_ms: end.ended_at.ms_since(end.created_at),
+            failure_reason: match end.status {
+                RunStatus::Cancelled => Some("cancelled"),
+                _ => end.error.as_ref().map(|error| error.message.as_str()),
+            },
+        }
+    }
+}
+
+fn to_message(body: &impl Serialize) -> Message {
+    Message::json(serde_json::to_vec(body).expect("wire types print"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepts_both_spellings_of_the_first_message() {
+        let job = Job::decode(
+            br#"{"workflow_id":"w","execution_id":"e","current_node":"n","workflow_definition":{"id":"w"},"extra":1}"#,
+            1000,
+        )
+        .unwrap();
+        assert_eq!(job.node_id.as_str(), "n");
+        assert_eq!(job.workflow.unwrap().text(), r#"{"id":"w"}"#);
+        let job = Job::decode(br#"{"workflow_id":"w","execution_id":"e","node_id":"n","input":{"a":1}}"#, 1000).unwrap();
+        assert_eq!(job.input.unwrap().text(), r#"{"a":1}"#);
+    }
+
+    #[test]
+    fn refuses_what_is_no_job() {
+        let check = |body: &str, expect: &str| {
+            let error = Job::decode(body.as_bytes(), 100).unwrap_err().to_string();
+            assert!(error.contains(expect), "{error}");
+        };
+        check("not json", "not a job");
+        check("[]", "not a job");
+        check(r#"{"workflow_id":"w","execution_id":"e"}"#, "node_id");
+        check(r#"{"workflow_id":"","execution_id":"e","node_id":"n"}"#, "workflow id is empty");
+        check(&"x".repeat(101), "more than the 100 allowed");
+    }
+}

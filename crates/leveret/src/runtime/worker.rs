@@ -1,0 +1,175 @@
+//! The worker: takes jobs from the queue, drives each to its end, drains on shutdown.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, task::JoinSet};
+
+use super::{
+    Inner,
+    drive::{Disposal, DriveError, drive},
+    health::Part,
+};
+use crate::broker::{
+    BrokerError, ConsumeOptions, Consumer, ConsumerState, Delivery, Publication, Receipt,
+    dead_letter::{DeadLetter, dead_letter},
+};
+
+/// How a worker takes jobs.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// Jobs executed at once. Default 256.
+    pub concurrency: u16,
+    /// Jobs taken from the broker at once; at least `concurrency`. Default 512.
+    pub prefetch: u16,
+    /// On shutdown, how long running jobs may take before they go back to the queue. Default 30 s.
+    pub drain_timeout: Duration,
+}
+
+impl Default for WorkerOptions {
+    fn default() -> WorkerOptions {
+        WorkerOptions { concurrency: 256, prefetch: 512, drain_timeout: Duration::from_secs(30) }
+    }
+}
+
+/// Pause before something that this process cannot do now is tried again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Works until `shutdown` turns true (or its sender is gone), then drains: takes no more jobs, finishes what runs within
+/// `drain_timeout`, and returns the rest to the queue. Nothing is lost either way.
+pub(crate) async fn work(
+    inner: Arc<Inner>,
+    options: WorkerOptions,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), BrokerError> {
+    let mut consumer = inner
+        .broker
+        .consume(ConsumeOptions {
+            queue: inner.names.execution.clone(),
+            prefetch: options.prefetch.max(options.concurrency),
+            tag: Arc::from("leveret-worker"),
+        })
+        .await?;
+    let mut state = consumer.state();
+    inner.health.set(Part::Consumer, *state.borrow_and_update() == ConsumerState::Live);
+    let mut jobs = JoinSet::new();
+    loop {
+        let room = jobs.len() < usize::from(options.concurrency);
+        tokio::select! {
+            biased;
+            _ = shutdown.wait_for(|stop| *stop) => break,
+            Ok(()) = state.changed() => {
+                let live = *state.borrow_and_update() == ConsumerState::Live;
+                inner.health.set(Part::Consumer, live);
+            }
+            Some(ended) = jobs.join_next(), if !jobs.is_empty() => report(ended),
+            delivery = consumer.next(), if room => match delivery {
+                Some(delivery) => take(&inner, &mut jobs, delivery),
+                None => break,
+            },
+        }
+        while let Some(ended) = jobs.try_join_next() {
+            report(ended);
+        }
+        take_more(&inner, &mut jobs, &mut consumer, usize::from(options.concurrency));
+    }
+    inner.health.set(Part::Consumer, false);
+    drain(consumer, jobs, options.drain_timeout).await;
+    Ok(())
+}
+
+/// Takes what has arrived in the meantime, without a turn of the loop for each.
+fn take_more(inner: &Arc<Inner>, jobs: &mut JoinSet<()>, consumer: &mut Consumer, concurrency: usize) {
+    while jobs.len() < concurrency {
+        match consumer.try_next() {
+            Some(delivery) => take(inner, jobs, delivery),
+            None => return,
+        }
+    }
+}
+
+fn take(inner: &Arc<Inner>, jobs: &mut JoinSet<()>, delivery: Delivery) {
+    jobs.spawn(handle(inner.clone(), delivery));
+}
+
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        // Its delivery was dropped with it, and so returned to the queue.
+        tracing::error!(%error, "a job's task panicked; the job returns to its queue");
+    }
+}
+
+/// Waits for what runs; what is not done in time is dropped, which returns its deliveries.
+async fn drain(mut consumer: Consumer, mut jobs: JoinSet<()>, timeout: Duration) {
+    consumer.cancel();
+    let finished = tokio::time::timeout(timeout, async {
+        while let Some(ended) = jobs.join_next().await {
+            report(ended);
+        }
+    });
+    if finished.await.is_err() {
+        tracing::warn!(jobs = jobs.len(), "jobs did not finish within the drain timeout and return to their queue");
+        jobs.shutdown().await;
+    }
+}
+
+/// Brings one delivery to its end: acked, dead-lettered and acked, or returned.
+async fn handle(inner: Arc<Inner>, delivery: Delivery) {
+    inner.observer.room().await;
+    let Delivery { message, exchange, routing_key, redelivered, receipt } = delivery;
+    let result = drive(&inner, &message.body, redelivered).await;
+    let (publications, reason) = match result {
+        Ok(Disposal::Done(publications)) => (publications, None),
+        Ok(Disposal::Dead(reason, publications)) => (publications, Some(reason)),
+        Err(DriveError::Bad(bad)) => (Vec::new(), Some(bad.to_string())),
+        Err(DriveError::Store(error)) => {
+            // What can be repeated was, until it worked: this is a store that is closing, or one that refuses.
+            tracing::error!(%error, "a job cannot be executed and returns to its queue");
+            tokio::time::sleep(PAUSE).await;
+            return receipt.requeue();
+        }
+    };
+    let mut publications = publications;
+    if let Some(reason) = reason {
+        inner.metrics.dead_letters.inc();
+        tracing::warn!(%reason, "a job goes to the dead-letter queue");
+        let now = inner.clock.now();
+        let letter = DeadLetter {
+            queue: &inner.names.execution,
+            exchange: &exchange,
+            routing_key: &routing_key,
+            reason: &reason,
+            attempts: 1,
+            dead_at: now,
+        };
+        publications.push(dead_letter(&message, &letter));
+    }
+    settle(&inner, publications, receipt).await;
+}
+
+/// Publishes, then acks; until that works, or the connection that the delivery came by is gone and the job with it.
+async fn settle(inner: &Arc<Inner>, publications: Vec<Publication>, receipt: Receipt) {
+    if publications.is_empty() {
+        return receipt.ack();
+    }
+    inner.observer.flush().await;
+    let mut receipts = vec![receipt];
+    loop {
+        match inner.broker.publish_then_ack(publications.clone(), receipts).await {
+            Ok(()) => return,
+            Err((error, returned)) => {
+                receipts = returned;
+                if !error.is_retryable() {
+                    tracing::error!(%error, "what follows from a job cannot be published; the job returns to its queue");
+                    tokio::time::sleep(PAUSE).await;
+                    return receipts.into_iter().for_each(Receipt::requeue);
+                }
+                inner.health.set(Part::Broker, false);
+                tracing::warn!(%error, "publishing failed; trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        inner.health.set(Part::Broker, inner.broker.is_connected());
+    }
+}

@@ -1,0 +1,92 @@
+//! Opening the file: the lock against other processes, and the settings of each connection.
+
+use std::{
+    fs::{File, TryLockError},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::{DatabaseError, DatabaseOptions};
+
+/// Statements kept prepared by each connection.
+const STATEMENTS_CACHED: usize = 256;
+
+/// The WAL is copied into the file whenever it is this many pages of 4 KiB (16 MiB) long: often enough to keep it and recovery short,
+/// seldom enough that a page written many times is copied once.
+const WAL_PAGES: u32 = 4096;
+
+/// A WAL that a long reader let grow shrinks to this size afterwards.
+const WAL_BYTES_KEPT: u32 = 64 << 20;
+
+/// A foreign tool, such as the `sqlite3` shell, may hold the file for this long.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Holds `<path>.lock`. The system lets go of it when the process ends, however it ends.
+#[derive(Debug)]
+pub(super) struct ProcessLock {
+    _file: File,
+}
+
+impl ProcessLock {
+    pub(super) fn take(path: &Path) -> Result<ProcessLock, DatabaseError> {
+        let mut lock_path = path.as_os_str().to_owned();
+        lock_path.push(".lock");
+        let lock_path = PathBuf::from(lock_path);
+        let failed = |source| DatabaseError::Lock {
+            path: lock_path.clone(),
+            source,
+        };
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(ProcessLock { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(DatabaseError::InUse {
+                path: path.to_owned(),
+            }),
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+}
+
+pub(super) fn open_writer(options: &DatabaseOptions) -> Result<Connection, DatabaseError> {
+    let connection = Connection::open(&options.path)?;
+    common(&connection, options.cache_kib)?;
+    let synchronous = if options.synchronous_full {
+        "FULL"
+    } else {
+        "NORMAL"
+    };
+    connection.execute_batch(&format!(
+        "PRAGMA journal_mode=WAL;
+         PRAGMA synchronous={synchronous};
+         PRAGMA wal_autocheckpoint={WAL_PAGES};
+         PRAGMA journal_size_limit={WAL_BYTES_KEPT};"
+    ))?;
+    Ok(connection)
+}
+
+/// A reader's cache in KiB: what it reads is mostly in the system's cache.
+const READER_CACHE_KIB: u32 = 1024;
+
+pub(super) fn open_reader(path: &Path) -> Result<Connection, DatabaseError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    common(&connection, READER_CACHE_KIB)?;
+    connection.execute_batch("PRAGMA query_only=ON;")?;
+    Ok(connection)
+}
+
+fn common(connection: &Connection, cache_kib: u32) -> Result<(), DatabaseError> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    connection.execute_batch(&format!(
+        "PRAGMA cache_size=-{cache_kib}; PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY;"
+    ))?;
+    Ok(())
+}

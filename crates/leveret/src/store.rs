@@ -1,0 +1,581 @@
+//! The store seam: runs, steps, joins, timers and workflow definitions.
+//!
+//! Every adapter keeps these promises, and [`conformance`] checks them:
+//!
+//! - **What a method returned is durable**, and nothing of a batch is visible before all of its item is.
+//! - **A step is recorded once.** The first writer of `(run_id, node_id, scope)` wins; the others learn of it
+//!   ([`Committed::Repeated`]) and change nothing.
+//! - **What follows from a step is recorded with it**, in one transaction: joins, skipped nodes, timers, the end of the run.
+//! - **A run ends once**, and its end is final.
+//!
+//! A crash during a call leaves each item of the batch entirely done or not begun.
+
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use leveret_core::{
+    decide::{Decision, Joins, Mark},
+    graph::{EdgeIx, NodeIx},
+    ids::{NodeId, RunId, Scope, StepKey, WorkflowId},
+    json::Json,
+    time::Timestamp,
+    workflow::{Workflow, WorkflowHash},
+};
+use serde::{Deserialize, Serialize};
+
+pub(crate) mod commit;
+pub mod memory;
+
+/// Where a run stands. The texts are persisted and part of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunStatus {
+    /// Has steps to come.
+    Running,
+    /// Ended; every step that failed was handled by a fallback.
+    Completed,
+    /// Ended with a failed step.
+    Failed,
+    /// Ended from outside.
+    Cancelled,
+}
+
+/// Where a step stands. The texts are persisted and part of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepStatus {
+    /// Waits for a timer: asleep, or between two attempts.
+    Waiting,
+    /// Has an output.
+    Completed,
+    /// Failed for good.
+    Failed,
+    /// No edge led to it.
+    Skipped,
+    /// A failure before it kept it from running.
+    Cancelled,
+}
+
+macro_rules! persisted {
+    ($type:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
+        impl $type {
+            /// The persisted text.
+            pub const fn as_str(self) -> &'static str {
+                match self { $($type::$variant => $text),+ }
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = StoreError;
+            fn from_str(text: &str) -> Result<Self, StoreError> {
+                match text {
+                    $($text => Ok($type::$variant),)+
+                    _ => Err(StoreError::corrupt(format!(concat!("'{}' is no ", stringify!($type)), text))),
+                }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+persisted!(RunStatus {
+    Running = "running",
+    Completed = "completed",
+    Failed = "failed",
+    Cancelled = "cancelled",
+});
+persisted!(StepStatus {
+    Waiting = "waiting",
+    Completed = "completed",
+    Failed = "failed",
+    Skipped = "skipped",
+    Cancelled = "cancelled",
+});
+
+/// Why a step failed. Stored as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepError {
+    /// What went wrong, for people.
+    pub message: String,
+    /// What kind of failure it is, for programs.
+    pub code: ErrorCode,
+    /// The node that failed.
+    pub node_id: NodeId,
+}
+
+/// Kinds of failures. The texts are persisted and part of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ErrorCode {
+    /// The node said so.
+    NodeFailed,
+    /// The node took longer than its timeout.
+    Timeout,
+    /// An expression could not be evaluated.
+    Expression,
+    /// No node type of this name is registered.
+    UnknownNodeType,
+    /// The node panicked.
+    Panicked,
+    /// The step ended the worker's process repeatedly.
+    Crashed,
+}
+
+impl fmt::Display for StepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// A run to begin.
+#[derive(Clone, Debug)]
+pub struct NewRun {
+    /// Its identity.
+    pub run_id: RunId,
+    /// What it executes; the definition is stored by its hash if it is not yet.
+    pub workflow: Arc<Workflow>,
+    /// The input of its start nodes.
+    pub input: Json,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When the reconciler first looks at it.
+    pub reconcile_at: Timestamp,
+}
+
+/// What became of a [`NewRun`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Started {
+    /// It is recorded now. A run of an empty workflow is at its end already.
+    New,
+    /// A run of this id was recorded before; nothing changed.
+    Exists(RunStatus),
+}
+
+/// A step that ended, or began to wait.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// The run.
+    pub run_id: RunId,
+    /// Its workflow.
+    pub workflow: Arc<Workflow>,
+    /// The node.
+    pub node: NodeIx,
+    /// Where in loops and batches.
+    pub scope: Scope,
+    /// The edge that handed over the step's input.
+    pub via: Option<EdgeIx>,
+    /// How often the node's body has been executed, this time included.
+    pub attempts: u32,
+    /// When this attempt began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Timestamp,
+    /// How.
+    pub outcome: Outcome,
+}
+
+impl Finished {
+    /// The step's identity.
+    pub fn key(&self) -> StepKey {
+        StepKey {
+            run_id: self.run_id.clone(),
+            node_id: self.workflow.nodes[self.node].id.clone(),
+            scope: self.scope.clone(),
+        }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// With a result.
+    Completed {
+        /// The output.
+        output: Json,
+        /// The action that the node named, which routes.
+        action: Option<Arc<str>>,
+        /// The [routed](leveret_core::graph::Graph::routed) edges that are taken.
+        taken: Vec<EdgeIx>,
+        /// Values that the node set in the run's context.
+        context: Vec<(Arc<str>, Json)>,
+    },
+    /// It goes on when a timer is due.
+    Waiting {
+        /// When.
+        until: Timestamp,
+        /// What the attempt failed with; `None` for a node that sleeps.
+        error: Option<StepError>,
+    },
+    /// It failed for good.
+    Failed {
+        /// Why.
+        error: StepError,
+        /// Whether the node's fallback, if any, takes over.
+        fall_back: bool,
+    },
+}
+
+/// What became of a [`Finished`].
+#[derive(Clone, Debug)]
+pub enum Committed {
+    /// Recorded, with what follows from it.
+    Recorded {
+        /// What follows.
+        decision: Decision,
+        /// The run's end, if this was it.
+        end: Option<RunEnd>,
+    },
+    /// The step was recorded before; nothing changed.
+    Repeated,
+    /// The run is over or unknown; nothing changed.
+    Over(Option<RunStatus>),
+}
+
+/// The end of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunEnd {
+    /// How it ended.
+    pub status: RunStatus,
+    /// The first failure that nothing handled.
+    pub error: Option<StepError>,
+    /// When the run was asked for.
+    pub created_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Timestamp,
+}
+
+/// What a worker needs of a run to execute a step.
+#[derive(Clone, Debug, Default)]
+pub struct Load {
+    /// The step's node and scope.
+    pub step: Option<(NodeId, Scope)>,
+    /// Whether the run's input is wanted.
+    pub input: bool,
+    /// Nodes whose outputs and errors are wanted, in the root scope.
+    pub nodes: Vec<NodeId>,
+    /// Context keys that are wanted.
+    pub context: Vec<Arc<str>>,
+    /// Whether the count of the step's redeliveries is wanted.
+    pub redeliveries: bool,
+}
+
+/// The answer to a [`Load`].
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The run's workflow.
+    pub workflow_hash: WorkflowHash,
+    /// Where the run stands.
+    pub status: RunStatus,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// Its input, if wanted.
+    pub input: Option<Json>,
+    /// The step as recorded: status and attempts.
+    pub step: Option<(StepStatus, u32)>,
+    /// Per wanted node what is recorded.
+    pub nodes: Vec<Option<NodeValue>>,
+    /// Per wanted context key its value.
+    pub context: Vec<Option<Json>>,
+    /// The step's [redeliveries](Store::count_redelivery) so far, if wanted.
+    pub redeliveries: u32,
+}
+
+/// What a node left behind.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeValue {
+    /// How its step stands.
+    pub status: StepStatus,
+    /// Its output; null when it has none.
+    pub output: Json,
+    /// The action it named.
+    pub action: Option<Arc<str>>,
+    /// Its error.
+    pub error: Option<StepError>,
+    /// The edge that handed over its input.
+    pub via: Option<EdgeIx>,
+}
+
+/// A wake-up call that is due.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Timer {
+    /// The step to go on with.
+    pub key: StepKey,
+    /// The run's workflow.
+    pub workflow_id: WorkflowId,
+    /// The run's workflow.
+    pub workflow_hash: WorkflowHash,
+    /// The edge that handed over the step's input.
+    pub via: Option<EdgeIx>,
+    /// Attempts already made.
+    pub attempts: u32,
+    /// When the claim on it ends and it is due again; names this claim in [`Store::remove_timers`].
+    pub claimed_until: Timestamp,
+}
+
+/// A run as recorded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunRecord {
+    /// Its identity.
+    pub run_id: RunId,
+    /// Its workflow.
+    pub workflow_id: WorkflowId,
+    /// The exact definition.
+    pub workflow_hash: WorkflowHash,
+    /// Where it stands.
+    pub status: RunStatus,
+    /// Its input.
+    pub input: Json,
+    /// The first failure that nothing handled.
+    pub error: Option<StepError>,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// A step as recorded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepRecord {
+    /// The node.
+    pub node_id: NodeId,
+    /// Where in loops and batches.
+    pub scope: Scope,
+    /// Where it stands.
+    pub status: StepStatus,
+    /// How often the body was executed.
+    pub attempts: u32,
+    /// Its output; null when it has none.
+    pub output: Json,
+    /// The action it named.
+    pub action: Option<Arc<str>>,
+    /// The edge that handed over its input.
+    pub via: Option<EdgeIx>,
+    /// Its last error.
+    pub error: Option<StepError>,
+    /// When its first attempt began.
+    pub started_at: Timestamp,
+    /// When it ended or began to wait.
+    pub finished_at: Timestamp,
+}
+
+/// What is recorded of a run's course, for going on after a crash.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// The run's workflow.
+    pub workflow_hash: WorkflowHash,
+    /// Where it stands.
+    pub status: RunStatus,
+    /// Per recorded step of the root scope where it stands.
+    pub marks: Vec<(NodeId, Mark)>,
+    /// Its joins, by the text of their keys.
+    pub joins: Vec<(JoinKey, String)>,
+}
+
+/// A join's key as stored: a node id, or empty for the run's end.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JoinKey(pub Arc<str>);
+
+/// A stored version of a workflow.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkflowRecord {
+    /// Its name.
+    pub workflow_id: WorkflowId,
+    /// 1 for the first definition of this name, one more for each that differs from the one before.
+    pub version: u32,
+    /// The definition's hash.
+    pub hash: WorkflowHash,
+    /// The definition.
+    pub definition: Json,
+    /// When it was put.
+    pub created_at: Timestamp,
+}
+
+/// Which runs to list, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct RunFilter {
+    /// Only runs of this workflow.
+    pub workflow_id: Option<WorkflowId>,
+    /// Only runs in this state.
+    pub status: Option<RunStatus>,
+    /// Only runs older than this one: the last of the page before.
+    pub after: Option<(Timestamp, RunId)>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A store. Cheap to share behind an `Arc`.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// How many [`commit`](Self::commit) calls at once are worth it.
+    fn commits_in_flight(&self) -> usize {
+        1
+    }
+
+    /// Stores a definition as the newest version of its workflow, unless it is that already. Returns the record and whether it is new.
+    async fn put_workflow(
+        &self,
+        workflow: &Workflow,
+        now: Timestamp,
+    ) -> Result<(WorkflowRecord, bool), StoreError>;
+
+    /// The newest version of a workflow.
+    async fn workflow(&self, id: &WorkflowId) -> Result<Option<WorkflowRecord>, StoreError>;
+
+    /// A definition by its hash.
+    async fn definition(&self, hash: &WorkflowHash) -> Result<Option<Json>, StoreError>;
+
+    /// The newest version of each workflow, by name, after `after`.
+    async fn workflows(
+        &self,
+        after: Option<&WorkflowId>,
+        limit: u32,
+    ) -> Result<Vec<WorkflowRecord>, StoreError>;
+
+    /// Begins runs; answers in the order of the batch. A run of an empty workflow is recorded as completed.
+    async fn start(&self, batch: &[NewRun]) -> Result<Vec<Started>, StoreError>;
+
+    /// Records steps with what follows from them, in one transaction; answers in the order of the batch. Several steps of one run are decided
+    /// in that order.
+    async fn commit(&self, batch: &[Finished]) -> Result<Vec<Committed>, StoreError>;
+
+    /// Loads what workers need; `None` for a run that is not recorded.
+    async fn load(&self, batch: &[(RunId, Load)]) -> Result<Vec<Option<Loaded>>, StoreError>;
+
+    /// Counts a redelivery of a step before it is executed, durably; returns the count with this one.
+    async fn count_redelivery(&self, key: &StepKey) -> Result<u32, StoreError>;
+
+    /// Claims up to `limit` timers that are due, until `now + claim`. A claim that ends makes them due again.
+    async fn claim_timers(
+        &self,
+        now: Timestamp,
+        claim: Duration,
+        limit: u32,
+    ) -> Result<Vec<Timer>, StoreError>;
+
+    /// Removes claimed timers, each only if nobody set it anew since.
+    async fn remove_timers(&self, timers: &[Timer]) -> Result<(), StoreError>;
+
+    /// When the next timer is due.
+    async fn next_timer(&self) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Claims up to `limit` running runs that are due for a look, and returns those without a step recorded in the last `quiet` and
+    /// without a timer. All that were looked at are due again after `quiet`, or `quiet` after their last timer. The second number is how many
+    /// were looked at.
+    async fn claim_stalled(
+        &self,
+        now: Timestamp,
+        quiet: Duration,
+        limit: u32,
+    ) -> Result<(Vec<RunId>, u32), StoreError>;
+
+    /// What is recorded of a run's course.
+    async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError>;
+
+    /// Ends a running run as cancelled. `None`: there is no such run; else its end, and whether it is this call's doing.
+    async fn cancel(
+        &self,
+        run_id: &RunId,
+        now: Timestamp,
+    ) -> Result<Option<(RunEnd, bool)>, StoreError>;
+
+    /// Ends a running run as failed with this error, whatever its steps do. As [`cancel`](Self::cancel).
+    async fn fail(
+        &self,
+        run_id: &RunId,
+        error: &StepError,
+        now: Timestamp,
+    ) -> Result<Option<(RunEnd, bool)>, StoreError>;
+
+    /// A run.
+    async fn run(&self, run_id: &RunId) -> Result<Option<RunRecord>, StoreError>;
+
+    /// A run's recorded steps, by start time and node id.
+    async fn steps(&self, run_id: &RunId) -> Result<Vec<StepRecord>, StoreError>;
+
+    /// Runs, newest first.
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRecord>, StoreError>;
+
+    /// Whether the store answers now.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Finishes what was begun and closes. Idempotent.
+    async fn close(&self);
+}
+
+impl Progress {
+    /// The marks and joins by index, for [`leveret_core::decide::unfinished`].
+    pub fn resolve(&self, workflow: &Workflow) -> Result<(std::collections::HashMap<NodeIx, Mark>, Joins), StoreError> {
+        let node = |id: &str| {
+            workflow
+                .node_ix(id)
+                .ok_or_else(|| StoreError::corrupt(format!("node '{id}' is not in the run's workflow")))
+        };
+        let marks = self.marks.iter().map(|(id, mark)| Ok((node(id.as_str())?, *mark))).collect::<Result<_, StoreError>>()?;
+        let joins = self
+            .joins
+            .iter()
+            .map(|(key, state)| Ok((commit::join_of(workflow, key)?, commit::parse_join(state)?)))
+            .collect::<Result<_, StoreError>>()?;
+        Ok((marks, joins))
+    }
+}
+
+/// Why a store operation failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The store cannot be reached now, or went away in the middle: the call may or may not have happened.
+    #[error("the store is not available: {detail}")]
+    Unavailable {
+        /// What happened, without secrets.
+        detail: String,
+    },
+    /// The store refuses, and will again.
+    #[error("the store refused: {detail}")]
+    Refused {
+        /// What it said.
+        detail: String,
+    },
+    /// The URL cannot be used.
+    #[error("store URL: {detail}")]
+    Url {
+        /// What is wrong, without secrets.
+        detail: String,
+    },
+    /// The schema is of another version.
+    #[error("the store's schema has version {found}, this program needs {needed}: {help}")]
+    Schema {
+        /// What is there.
+        found: u32,
+        /// What is needed.
+        needed: u32,
+        /// What to do.
+        help: &'static str,
+    },
+    /// What is stored cannot be read.
+    #[error("the store holds what cannot be read: {detail}")]
+    Corrupt {
+        /// What and where.
+        detail: String,
+    },
+    /// [`Store::close`] was called.
+    #[error("the store was closed")]
+    Closed,
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later without a change. All calls may be repeated.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, StoreError::Unavailable { .. })
+    }
+
+    pub(crate) fn corrupt(detail: impl Into<String>) -> StoreError {
+        StoreError::Corrupt { detail: detail.into() }
+    }
+}

@@ -1,0 +1,463 @@
+//! A store in memory: for simulation and tests. Keeps every promise of the seam but durability.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use leveret_core::{
+    decide::{JoinPoint, JoinState, Joins},
+    ids::{NodeId, RunId, Scope, StepKey, WorkflowId},
+    json::Json,
+    time::Timestamp,
+    workflow::{Workflow, WorkflowHash},
+};
+
+use super::{
+    Committed, Finished, Load, Loaded, NewRun, NodeValue, Outcome, Progress, RunEnd, RunFilter, RunRecord,
+    RunStatus, Started, StepError, StepRecord, StepStatus, Store, StoreError, Timer, WorkflowRecord,
+    commit::{decide_finished, fails_run, key_of, mark_of, passed_status, status_of},
+};
+
+/// The store. Clones share their content.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryStore(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    workflows: BTreeMap<WorkflowId, Vec<WorkflowRecord>>,
+    definitions: HashMap<WorkflowHash, Json>,
+    runs: BTreeMap<RunId, Run>,
+    timers: BTreeMap<StepKey, Timed>,
+    redeliveries: HashMap<StepKey, u32>,
+}
+
+#[derive(Debug)]
+struct Run {
+    record: RunRecord,
+    reconcile_at: Timestamp,
+    steps: BTreeMap<(NodeId, Scope), StepRecord>,
+    joins: BTreeMap<JoinPoint, JoinState>,
+    context: BTreeMap<Arc<str>, Json>,
+    workflow: Arc<Workflow>,
+}
+
+#[derive(Clone, Debug)]
+struct Timed {
+    due: Timestamp,
+    timer: Timer,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> MemoryStore {
+        MemoryStore::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn start(&mut self, new: &NewRun) -> Started {
+        if let Some(run) = self.runs.get(&new.run_id) {
+            return Started::Exists(run.record.status);
+        }
+        let empty = new.workflow.nodes.is_empty();
+        let record = RunRecord {
+            run_id: new.run_id.clone(),
+            workflow_id: new.workflow.id.clone(),
+            workflow_hash: new.workflow.hash,
+            status: if empty { RunStatus::Completed } else { RunStatus::Running },
+            input: new.input.clone(),
+            error: None,
+            created_at: new.created_at,
+            ended_at: empty.then_some(new.created_at),
+        };
+        self.definitions.insert(new.workflow.hash, new.workflow.definition.clone());
+        self.runs.insert(
+            new.run_id.clone(),
+            Run {
+                record,
+                reconcile_at: new.reconcile_at,
+                steps: BTreeMap::new(),
+                joins: BTreeMap::new(),
+                context: BTreeMap::new(),
+                workflow: new.workflow.clone(),
+            },
+        );
+        Started::New
+    }
+
+    fn commit(&mut self, finished: &Finished) -> Result<Committed, StoreError> {
+        let Some(run) = self.runs.get_mut(&finished.run_id) else { return Ok(Committed::Over(None)) };
+        if run.record.status != RunStatus::Running {
+            return Ok(Committed::Over(Some(run.record.status)));
+        }
+        if !run.record_step(finished) {
+            return Ok(Committed::Repeated);
+        }
+        let mut joins: Joins = run.joins.clone().into_iter().collect();
+        let decision = decide_finished(finished, &mut joins, |_| Ok::<_, StoreError>(Vec::new()))?;
+        run.joins.extend(decision.joins.clone());
+        for &(node, passed) in &decision.passed {
+            run.pass(finished, node, passed_status(passed));
+        }
+        if let Outcome::Failed { error, .. } = &finished.outcome
+            && fails_run(finished)
+            && run.record.error.is_none()
+        {
+            run.record.error = Some(error.clone());
+        }
+        let end = decision.ended.then(|| run.end(None, finished.finished_at));
+        let key = finished.key();
+        match finished.outcome {
+            Outcome::Waiting { until, .. } => {
+                let timer = Timer {
+                    key: key.clone(),
+                    workflow_id: finished.workflow.id.clone(),
+                    workflow_hash: finished.workflow.hash,
+                    via: finished.via,
+                    attempts: finished.attempts,
+                    claimed_until: until,
+                };
+                self.timers.insert(key, Timed { due: until, timer });
+            }
+            _ => {
+                self.timers.remove(&key);
+            }
+        }
+        Ok(Committed::Recorded { decision, end })
+    }
+
+    fn end(
+        &mut self,
+        run_id: &RunId,
+        status: RunStatus,
+        error: Option<&StepError>,
+        now: Timestamp,
+    ) -> Option<(RunEnd, bool)> {
+        let run = self.runs.get_mut(run_id)?;
+        if run.record.status != RunStatus::Running {
+            return Some((run.ended(), false));
+        }
+        run.record.error = run.record.error.take().or_else(|| error.cloned());
+        Some((run.end(Some(status), now), true))
+    }
+}
+
+impl Run {
+    /// First writer wins; a waiting step may be overtaken by its next attempt.
+    fn record_step(&mut self, finished: &Finished) -> bool {
+        let node = finished.workflow.nodes[finished.node].id.clone();
+        let status = status_of(&finished.outcome);
+        let mut record = StepRecord {
+            node_id: node.clone(),
+            scope: finished.scope.clone(),
+            status,
+            attempts: finished.attempts,
+            output: Json::null(),
+            action: None,
+            via: finished.via,
+            error: None,
+            started_at: finished.started_at,
+            finished_at: finished.finished_at,
+        };
+        let slot = (node, finished.scope.clone());
+        if let Some(earlier) = self.steps.get(&slot) {
+            let overtakes = earlier.status == StepStatus::Waiting
+                && (finished.attempts > earlier.attempts
+                    || finished.attempts == earlier.attempts && status != StepStatus::Waiting);
+            if !overtakes {
+                return false;
+            }
+            record.started_at = earlier.started_at;
+        }
+        match &finished.outcome {
+            Outcome::Completed { output, action, context, .. } => {
+                record.output = output.clone();
+                record.action.clone_from(action);
+                self.context.extend(context.iter().cloned());
+            }
+            Outcome::Waiting { error, .. } => record.error.clone_from(error),
+            Outcome::Failed { error, .. } => record.error = Some(error.clone()),
+        }
+        self.steps.insert(slot, record);
+        true
+    }
+
+    fn pass(&mut self, finished: &Finished, node: usize, status: StepStatus) {
+        let node_id = finished.workflow.nodes[node].id.clone();
+        let record = StepRecord {
+            node_id: node_id.clone(),
+            scope: finished.scope.clone(),
+            status,
+            attempts: 0,
+            output: Json::null(),
+            action: None,
+            via: None,
+            error: None,
+            started_at: finished.finished_at,
+            finished_at: finished.finished_at,
+        };
+        self.steps.entry((node_id, finished.scope.clone())).or_insert(record);
+    }
+
+    fn end(&mut self, status: Option<RunStatus>, now: Timestamp) -> RunEnd {
+        let natural = if self.record.error.is_some() { RunStatus::Failed } else { RunStatus::Completed };
+        self.record.status = status.unwrap_or(natural);
+        self.record.ended_at = Some(now);
+        self.ended()
+    }
+
+    fn ended(&self) -> RunEnd {
+        RunEnd {
+            status: self.record.status,
+            error: self.record.error.clone(),
+            created_at: self.record.created_at,
+            ended_at: self.record.ended_at.unwrap_or(self.record.created_at),
+        }
+    }
+
+    fn load(&self, load: &Load) -> Loaded {
+        let step = |node: &NodeId, scope: &Scope| self.steps.get(&(node.clone(), scope.clone()));
+        Loaded {
+            workflow_hash: self.record.workflow_hash,
+            status: self.record.status,
+            created_at: self.record.created_at,
+            input: load.input.then(|| self.record.input.clone()),
+            step: load
+                .step
+                .as_ref()
+                .and_then(|(node, scope)| step(node, scope))
+                .map(|record| (record.status, record.attempts)),
+            nodes: load
+                .nodes
+                .iter()
+                .map(|node| {
+                    step(node, &Scope::root()).map(|record| NodeValue {
+                        status: record.status,
+                        output: record.output.clone(),
+                        action: record.action.clone(),
+                        error: record.error.clone(),
+                        via: record.via,
+                    })
+                })
+                .collect(),
+            context: load.context.iter().map(|key| self.context.get(key).cloned()).collect(),
+            redeliveries: 0,
+        }
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn put_workflow(
+        &self,
+        workflow: &Workflow,
+        now: Timestamp,
+    ) -> Result<(WorkflowRecord, bool), StoreError> {
+        let mut state = self.state();
+        state.definitions.insert(workflow.hash, workflow.definition.clone());
+        let versions = state.workflows.entry(workflow.id.clone()).or_default();
+        if let Some(newest) = versions.last()
+            && newest.hash == workflow.hash
+        {
+            return Ok((newest.clone(), false));
+        }
+        let record = WorkflowRecord {
+            workflow_id: workflow.id.clone(),
+            version: versions.len() as u32 + 1,
+            hash: workflow.hash,
+            definition: workflow.definition.clone(),
+            created_at: now,
+        };
+        versions.push(record.clone());
+        Ok((record, true))
+    }
+
+    async fn workflow(&self, id: &WorkflowId) -> Result<Option<WorkflowRecord>, StoreError> {
+        Ok(self.state().workflows.get(id).and_then(|versions| versions.last().cloned()))
+    }
+
+    async fn definition(&self, hash: &WorkflowHash) -> Result<Option<Json>, StoreError> {
+        Ok(self.state().definitions.get(hash).cloned())
+    }
+
+    async fn workflows(
+        &self,
+        after: Option<&WorkflowId>,
+        limit: u32,
+    ) -> Result<Vec<WorkflowRecord>, StoreError> {
+        let state = self.state();
+        let newest = state.workflows.values().filter_map(|versions| versions.last());
+        let rest = newest.filter(|record| after.is_none_or(|after| record.workflow_id > *after));
+        Ok(rest.take(limit as usize).cloned().collect())
+    }
+
+    async fn start(&self, batch: &[NewRun]) -> Result<Vec<Started>, StoreError> {
+        let mut state = self.state();
+        Ok(batch.iter().map(|new| state.start(new)).collect())
+    }
+
+    async fn commit(&self, batch: &[Finished]) -> Result<Vec<Committed>, StoreError> {
+        let mut state = self.state();
+        batch.iter().map(|finished| state.commit(finished)).collect()
+    }
+
+    async fn load(&self, batch: &[(RunId, Load)]) -> Result<Vec<Option<Loaded>>, StoreError> {
+        let state = self.state();
+        let loaded = |(run_id, load): &(RunId, Load)| {
+            let mut loaded = state.runs.get(run_id)?.load(load);
+            if let Some((node_id, scope)) = load.step.clone() {
+                let key = StepKey { run_id: run_id.clone(), node_id, scope };
+                loaded.redeliveries = state.redeliveries.get(&key).copied().unwrap_or(0);
+            }
+            Some(loaded)
+        };
+        Ok(batch.iter().map(loaded).collect())
+    }
+
+    async fn count_redelivery(&self, key: &StepKey) -> Result<u32, StoreError> {
+        let mut state = self.state();
+        let count = state.redeliveries.entry(key.clone()).or_default();
+        *count += 1;
+        Ok(*count)
+    }
+
+    async fn claim_timers(
+        &self,
+        now: Timestamp,
+        claim: Duration,
+        limit: u32,
+    ) -> Result<Vec<Timer>, StoreError> {
+        let mut state = self.state();
+        let mut due: Vec<&mut Timed> = state.timers.values_mut().filter(|timed| timed.due <= now).collect();
+        due.sort_by_key(|timed| timed.due);
+        Ok(due
+            .into_iter()
+            .take(limit as usize)
+            .map(|timed| {
+                timed.due = now + claim;
+                timed.timer.claimed_until = timed.due;
+                timed.timer.clone()
+            })
+            .collect())
+    }
+
+    async fn remove_timers(&self, timers: &[Timer]) -> Result<(), StoreError> {
+        let mut state = self.state();
+        for timer in timers {
+            if state.timers.get(&timer.key).is_some_and(|timed| timed.due == timer.claimed_until) {
+                state.timers.remove(&timer.key);
+            }
+        }
+        Ok(())
+    }
+
+    async fn next_timer(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(self.state().timers.values().map(|timed| timed.due).min())
+    }
+
+    async fn claim_stalled(
+        &self,
+        now: Timestamp,
+        quiet: Duration,
+        limit: u32,
+    ) -> Result<(Vec<RunId>, u32), StoreError> {
+        let mut state = self.state();
+        let State { runs, timers, .. } = &mut *state;
+        let due = runs
+            .values_mut()
+            .filter(|run| run.record.status == RunStatus::Running && run.reconcile_at <= now)
+            .take(limit as usize);
+        let (mut stalled, mut looked_at) = (Vec::new(), 0);
+        for run in due {
+            looked_at += 1;
+            let last_timer = timers
+                .iter()
+                .filter(|(key, _)| key.run_id == run.record.run_id)
+                .map(|(_, timed)| timed.due)
+                .max();
+            run.reconcile_at = last_timer.map_or(now, |timer| timer.max(now)) + quiet;
+            let active = run.steps.values().any(|step| step.finished_at + quiet > now);
+            if !active && last_timer.is_none() {
+                stalled.push(run.record.run_id.clone());
+            }
+        }
+        Ok((stalled, looked_at))
+    }
+
+    async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError> {
+        let state = self.state();
+        Ok(state.runs.get(run_id).map(|run| Progress {
+            workflow_hash: run.record.workflow_hash,
+            status: run.record.status,
+            marks: run
+                .steps
+                .values()
+                .filter(|step| step.scope == Scope::root())
+                .map(|step| (step.node_id.clone(), mark_of(step.status)))
+                .collect(),
+            joins: run
+                .joins
+                .iter()
+                .map(|(join, joined)| (key_of(&run.workflow, *join), joined.to_string()))
+                .collect(),
+        }))
+    }
+
+    async fn cancel(
+        &self,
+        run_id: &RunId,
+        now: Timestamp,
+    ) -> Result<Option<(RunEnd, bool)>, StoreError> {
+        Ok(self.state().end(run_id, RunStatus::Cancelled, None, now))
+    }
+
+    async fn fail(
+        &self,
+        run_id: &RunId,
+        error: &StepError,
+        now: Timestamp,
+    ) -> Result<Option<(RunEnd, bool)>, StoreError> {
+        Ok(self.state().end(run_id, RunStatus::Failed, Some(error), now))
+    }
+
+    async fn run(&self, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {
+        Ok(self.state().runs.get(run_id).map(|run| run.record.clone()))
+    }
+
+    async fn steps(&self, run_id: &RunId) -> Result<Vec<StepRecord>, StoreError> {
+        let state = self.state();
+        let mut steps: Vec<StepRecord> =
+            state.runs.get(run_id).map(|run| run.steps.values().cloned().collect()).unwrap_or_default();
+        steps.sort_by_key(|step| step.started_at);
+        Ok(steps)
+    }
+
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRecord>, StoreError> {
+        let state = self.state();
+        let mut runs: Vec<&RunRecord> = state
+            .runs
+            .values()
+            .map(|run| &run.record)
+            .filter(|run| filter.workflow_id.as_ref().is_none_or(|id| run.workflow_id == *id))
+            .filter(|run| filter.status.is_none_or(|status| run.status == status))
+            .filter(|run| {
+                filter.after.as_ref().is_none_or(|(at, id)| (run.created_at, &run.run_id) < (*at, id))
+            })
+            .collect();
+        runs.sort_by(|a, b| (b.created_at, &b.run_id).cmp(&(a.created_at, &a.run_id)));
+        Ok(runs.into_iter().take(filter.limit as usize).cloned().collect())
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn close(&self) {}
+}
