@@ -5,6 +5,7 @@ use std::{borrow::Cow, cell::Cell, cmp::Ordering, collections::BTreeMap, rc::Rc}
 use super::{
     EvalErrorKind, EvalScope, Values, WORK_MAX, functions,
     resolve::{Fold, FoldKind, Span, Term},
+    shortened,
     syntax::Operator,
     value::{self, Data},
 };
@@ -34,6 +35,12 @@ pub(super) struct Work(Cell<u64>);
 impl Work {
     pub(super) fn new() -> Work {
         Work(Cell::new(WORK_MAX))
+    }
+
+    /// The units spent so far.
+    #[cfg(test)]
+    pub(super) fn spent(&self) -> u64 {
+        WORK_MAX - self.0.get()
     }
 
     pub(super) fn charge(&self, units: usize) -> Outcome<()> {
@@ -195,7 +202,7 @@ impl<'v> Evaluation<'v> {
                 .ok()
                 .and_then(|at| of.element(at))
                 .ok_or_else(|| {
-                    let message = format!("index {at} is outside of the list's {len} elements");
+                    let message = format!("the index is outside of the list's {len} elements");
                     self.at(span, EvalErrorKind::Missing, &message)
                 }),
             (None, Data::Text(field)) => of
@@ -461,7 +468,7 @@ impl<'v> Evaluation<'v> {
     fn in_context(&self, span: Span, mut failure: Failure) -> Failure {
         let text = self.text(span);
         if text.len() < self.source.trim().len() {
-            failure.message = format!("in `{text}`: {}", failure.message);
+            failure.message = format!("in `{}`: {}", shortened(text), failure.message);
         }
         failure
     }

@@ -76,7 +76,10 @@ fn fallbacks_with_edges(
     }
     for (edge, field) in edges.iter().zip(edge_fields) {
         if is_fallback[edge.target] {
-            let message = format!("`{}` is a fallback, and no edge may lead to it", nodes[edge.target].id);
+            let message = format!(
+                "`{}` is a fallback, and no edge may lead to it",
+                nodes[edge.target].id
+            );
             let problem = Problem::error("fallback-with-edge", message)
                 .help("a fallback runs when its node failed; give the edge a node of its own");
             field.tell(report, problem);
