@@ -129,16 +129,17 @@ impl<'a> Field<'a> {
         offset: Option<usize>,
         problem: Problem,
     ) -> Told {
-        let (mut places, mut text) = (self.places, self.path());
+        let (mut value, mut places, mut text) = (self.value, self.places, self.path());
         for step in path {
-            match step.parse::<usize>() {
-                Ok(at) if matches!(places.inside, Inside::Elements(_)) => {
-                    places = places.element(at);
-                }
-                _ => places = places.entry(step),
+            if let Some(at) = step.parse().ok().filter(|_| value.is_array()) {
+                value = value.get::<usize>(at).unwrap_or(&Value::Null);
+                places = places.element(at);
+                text.extend(["[", step, "]"]);
+            } else {
+                value = value.get(step).unwrap_or(&Value::Null);
+                places = places.entry(step);
+                text.extend([".", step]);
             }
-            text.push('.');
-            text.push_str(step);
         }
         let mark = if places.mark.line == 0 {
             self.places.mark
@@ -202,8 +203,7 @@ impl<'a> Field<'a> {
             if known.contains(&key) || FOREIGN.contains(&key) {
                 continue;
             }
-            let absent = known.iter().filter(|known| !object.contains_key(**known));
-            let Some(near) = suggest::nearest(key, absent.copied()) else {
+            let Some(near) = suggest::nearest(key, known.iter().copied()) else {
                 continue;
             };
             let problem =

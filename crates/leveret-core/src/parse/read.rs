@@ -6,7 +6,7 @@ mod node;
 
 use std::{collections::HashMap, sync::Arc};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{
     DEPTH_MAX, EDGES_MAX, NODES_MAX, NodeCatalog, check,
@@ -47,19 +47,14 @@ pub(super) fn workflow(
         let _ = metadata.object(report, "`metadata`");
     }
     let node_list = root.get("nodes");
-    let node_fields = match &node_list {
-        Some(list) => node_fields(list, report).ok()?,
-        None if object.contains_key("nodes") => Vec::new(),
-        None => {
-            root.tell_missing(report, "a workflow", "nodes");
-            Vec::new()
-        }
-    };
     let edge_list = root.get("edges");
-    let edge_fields = match &edge_list {
-        Some(list) => edge_fields(list, report).ok()?,
-        None => Vec::new(),
-    };
+    let node_fields = node_list.as_ref().map(|list| node_fields(list, report));
+    let edge_fields = edge_list.as_ref().map(|list| edge_fields(list, report));
+    if !object.contains_key("nodes") {
+        root.tell_missing(report, "a workflow", "nodes");
+    }
+    let node_fields = node_fields.transpose().ok()?.unwrap_or_default();
+    let edge_fields = edge_fields.transpose().ok()?.unwrap_or_default();
     let mut reader = Reader {
         report,
         catalog,
@@ -260,18 +255,17 @@ fn definition(
     nodes: &[NodeField<'_>],
     edges: &[Field<'_>],
 ) -> Json {
-    let nodes: Vec<Value> = nodes
-        .iter()
-        .map(|(key, field)| node::canonical(*key, field.value))
-        .collect();
-    let edges: Vec<Value> = edges
-        .iter()
-        .map(|field| keep(field.value, &edge::KEYS).into())
-        .collect();
-    let mut definition = json!({ "id": id.as_str(), "nodes": nodes, "edges": edges });
+    let node = |(key, field): &NodeField<'_>| node::canonical(*key, field.value);
+    let edge = |field: &Field<'_>| Value::Object(keep(field.value, &edge::KEYS));
+    let mut definition = Map::new();
+    definition.insert("id".to_owned(), Value::from(id.as_str()));
+    definition.insert("nodes".to_owned(), nodes.iter().map(node).collect());
+    definition.insert("edges".to_owned(), edges.iter().map(edge).collect());
     if let Some(metadata) = metadata {
-        definition["metadata"] = metadata.clone();
+        definition.insert("metadata".to_owned(), metadata.clone());
     }
+    let mut definition = Value::Object(definition);
+    // Maps are sorted already, unless somebody turned the feature `preserve_order` of `serde_json` on.
     definition.sort_all_objects();
     Json::from(definition)
 }

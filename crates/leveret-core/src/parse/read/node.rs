@@ -102,12 +102,15 @@ impl Reader<'_, '_, '_> {
         }
         let value = field.as_ref().map_or(&empty, |field| field.value);
         let at = field.as_ref().unwrap_or(node);
-        let template = match Template::compile(value, &self.names(false)) {
+        let template = match Template::compile_all(value, &self.names(false)) {
             Ok(template) => template,
-            Err(TemplateError { path, error, .. }) => {
-                let offset = Some(error.offset);
-                let problem = Problem::expression("bad-template", error);
-                return Err(at.tell_within(self.report, &path, offset, problem));
+            Err(errors) => {
+                for TemplateError { path, error, .. } in errors {
+                    let offset = Some(error.offset);
+                    let problem = Problem::expression("bad-template", error);
+                    at.tell_within(self.report, &path, offset, problem);
+                }
+                return Err(Told);
             }
         };
         let (Some(catalog), Some(uses)) = (self.catalog, uses) else {
