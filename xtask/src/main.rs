@@ -1,1 +1,103 @@
-fn main() {}
+//! Developer tasks, run as `cargo xtask …`.
+//!
+//! `cargo xtask test` passes every test on a fresh machine: it finds or installs the servers, starts private
+//! ones, runs the tests and leaves nothing behind.
+
+mod install;
+mod orders;
+mod paths;
+mod ports;
+mod process;
+mod servers;
+mod test;
+mod watchdog;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask test                          all tests, with private servers, stopped at the end
+  cargo xtask test -- -p leveret broker::   only some of them
+  eval \"$(cargo xtask servers up)\"          servers for `cargo test` and `leveret`, until `down`
+  cargo xtask servers restart rabbitmq      as an operator would, data kept
+  cargo xtask servers kill postgres         as a power failure would (SIGKILL), data kept
+  cargo xtask servers down                  stop them and remove their data
+  cargo xtask orders                        write examples/data/orders.jsonl again";
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, after_help = EXAMPLES)]
+#[command(about = "Developer tasks of Leveret")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build everything and run all tests against private RabbitMQ, PostgreSQL and Redis servers
+    ///
+    /// Missing servers are installed with apt-get, or run by docker compose where there is no apt-get.
+    /// A server whose LEVERET_TEST_AMQP_URL, LEVERET_TEST_POSTGRES_URL or LEVERET_TEST_REDIS_URL is set is
+    /// used as it is and not started.
+    Test {
+        /// Arguments for `cargo nextest run`, or `cargo test` where nextest is not installed
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Start, stop and break the servers that tests and developers use
+    ///
+    /// Acts on the servers described by the file in LEVERET_TEST_SERVERS, else on those that `up` started.
+    Servers {
+        #[command(subcommand)]
+        action: servers::Action,
+    },
+    /// Write examples/data/orders.jsonl from its generator
+    Orders {
+        /// Only say whether the committed file is what the generator makes
+        #[arg(long)]
+        check: bool,
+    },
+    /// Stop the servers under DIR, and the process groups named on standard input, when standard input ends
+    #[command(hide = true)]
+    Watchdog { dir: PathBuf },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Test { args } => return test::run(&args),
+        Task::Servers { action } => servers::act(action)?,
+        Task::Orders { check: true } => orders::check()?,
+        Task::Orders { check: false } => orders::write()?,
+        Task::Watchdog { dir } => watchdog::watch(&dir)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One progress line, on standard error: standard output belongs to `export …` lines and to the tests.
+fn say(line: impl std::fmt::Display) {
+    eprintln!("xtask: {line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Cli::command().debug_assert();
+    }
+}

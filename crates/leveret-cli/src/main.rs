@@ -1,1 +1,35 @@
-fn main() {}
+//! The binary `leveret`.
+
+mod api;
+mod cli;
+mod client;
+mod commands;
+mod demo;
+mod engine;
+mod exit;
+mod input;
+mod logging;
+mod output;
+mod progress;
+mod settings;
+mod shutdown;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match commands::execute(cli) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            let exit = exit::of_error(&error);
+            if exit != exit::Exit::Ok {
+                progress::to_stderr(format!("error: {error:#}\n").as_bytes());
+            }
+            exit.into()
+        }
+    }
+}

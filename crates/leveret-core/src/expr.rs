@@ -28,8 +28,8 @@
 //!
 //! # Functions
 //!
-//! Macros `has all exists exists_one map filter`; functions `size type string int double bool min max abs floor ceil
-//! round`; on strings `contains startsWith endsWith indexOf lowerAscii upperAscii trim replace split substring`; on
+//! Macros `has all exists exists_one map filter`; functions `size type string int double bool min max sum abs floor
+//! ceil round`; on strings `contains startsWith endsWith indexOf lowerAscii upperAscii trim replace split substring`; on
 //! lists `contains join`. A presence test `has(a.b)` is false when `a` is null or lacks `b`.
 
 mod eval;

@@ -11,7 +11,7 @@ pub mod json;
 pub mod mermaid;
 pub mod parse;
 pub mod retry;
-mod suggest;
+pub mod suggest;
 pub mod template;
 pub mod time;
 pub mod workflow;

@@ -14,11 +14,14 @@
 //! after it loses nothing.
 
 pub mod conformance;
-pub mod dead_letter;
+pub mod embedded;
 mod local;
 pub mod memory;
 mod queues;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
 mod routes;
+pub mod work;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -510,6 +513,20 @@ pub enum BrokerError {
     #[error("the broker did not accept the message: {detail}")]
     NotAccepted {
         /// What the broker said.
+        detail: String,
+    },
+    /// The message is larger than this broker takes.
+    #[error("the message has {size_bytes} bytes, the broker takes {max_bytes}")]
+    TooLarge {
+        /// The size of its body.
+        size_bytes: usize,
+        /// The largest that is taken.
+        max_bytes: usize,
+    },
+    /// A name or property can never be sent as it is: AMQP keeps each in at most 255 bytes.
+    #[error("the message cannot be sent: {detail}")]
+    Invalid {
+        /// What is wrong with it.
         detail: String,
     },
     /// [`Broker::close`] was called.

@@ -15,6 +15,7 @@ use crate::{
     broker::{Broker, BrokerError},
     metrics::Metrics,
     nodes::Registry,
+    one_file::OneFile,
     store::{Committed, Finished, Load, Loaded, NewRun, Progress, RunRecord, Started, Store, StoreError},
 };
 
@@ -26,6 +27,7 @@ mod execute;
 mod health;
 mod hub;
 mod known;
+mod local;
 mod observer;
 mod plan;
 mod reconciler;
@@ -47,6 +49,7 @@ use self::{
     batcher::{Batcher, Gone},
     health::Health,
     hub::Hub,
+    local::LocalRuns,
     observer::Observer,
     plan::{Plan, Plans},
     timers::TimerHints,
@@ -113,8 +116,8 @@ pub struct EngineParts {
     pub store: Arc<dyn Store>,
     /// The broker.
     pub broker: Arc<dyn Broker>,
-    /// Store and broker write to one file, in the order of the calls: see [`crate::connect`].
-    pub one_file: bool,
+    /// Store and broker as one, if they share a file.
+    pub one_file: Option<OneFile>,
     /// The node types.
     pub registry: Registry,
     /// Names of exchange and queues.
@@ -136,7 +139,7 @@ impl EngineParts {
         EngineParts {
             store,
             broker,
-            one_file: false,
+            one_file: None,
             registry: Registry::builtin(),
             names: Names::default(),
             publish,
@@ -186,7 +189,7 @@ impl fmt::Debug for Engine {
 pub(crate) struct Inner {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) broker: Arc<dyn Broker>,
-    one_file: bool,
+    one_file: Option<OneFile>,
     registry: Registry,
     names: Arc<Names>,
     publish: Publish,
@@ -200,6 +203,7 @@ pub(crate) struct Inner {
     hub: Arc<Hub>,
     observer: Observer,
     timers: TimerHints,
+    local: LocalRuns,
     suspects: Semaphore,
     health: Health,
     metrics: Arc<Metrics>,
@@ -232,6 +236,7 @@ impl Engine {
             hub,
             observer,
             timers: TimerHints::default(),
+            local: LocalRuns::default(),
             suspects: Semaphore::new(1),
             health: Health::default(),
             metrics: Arc::new(Metrics::default()),

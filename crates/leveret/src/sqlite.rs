@@ -24,8 +24,11 @@ use std::{
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-pub use self::error::DatabaseError;
 use self::{connection::ProcessLock, reader::Readers, writer::Writer};
+pub use self::{
+    error::DatabaseError,
+    writer::{BATCH_JOBS_MAX, LINGER, QUEUED_JOBS_MAX},
+};
 
 /// How a database file is opened.
 #[derive(Clone, Debug)]
@@ -159,6 +162,11 @@ impl Database {
         self.write_blocking(move |connection| schema::migrate(connection, component, migrations))
     }
 
+    /// The components that have tables in the file, and the versions of these. Blocks the thread.
+    pub fn schema_versions(&self) -> Result<Vec<(String, u32)>, DatabaseError> {
+        self.write_blocking(schema::versions)
+    }
+
     /// Whether writes are accepted: not closed, and no commit failed with an uncertain outcome.
     pub fn is_open(&self) -> bool {
         self.0.writer.is_open()
@@ -171,8 +179,6 @@ impl Database {
         self.0.writer.close().await;
     }
 }
-
-pub use self::writer::{BATCH_JOBS_MAX, LINGER, QUEUED_JOBS_MAX};
 
 /// The result of a queued write, once it is durable.
 #[derive(Debug)]

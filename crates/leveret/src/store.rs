@@ -24,7 +24,11 @@ use leveret_core::{
 use serde::{Deserialize, Serialize};
 
 pub(crate) mod commit;
+pub mod conformance;
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+pub mod sqlite;
 
 /// Where a run stands. The texts are persisted and part of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -442,6 +446,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Records steps with what follows from them, in one transaction; answers in the order of the batch. Several steps of one run are decided
     /// in that order.
+    ///
+    /// After an error nothing of the batch is recorded, except that [`StoreError::Unavailable`] leaves open whether all of it is. A batch
+    /// that is refused for the data of one of its steps is refused as a whole: [`commit_each`] then finds the guilty one.
     async fn commit(&self, batch: &[Finished]) -> Result<Vec<Committed>, StoreError>;
 
     /// Loads what workers need; `None` for a run that is not recorded.
@@ -506,6 +513,23 @@ pub trait Store: Send + Sync + 'static {
 
     /// Finishes what was begun and closes. Idempotent.
     async fn close(&self);
+}
+
+/// Commits a batch; if it is refused, each of its steps alone, so that only the guilty ones fail. Answers in the order of the batch.
+pub async fn commit_each(store: &dyn Store, batch: &[Finished]) -> Vec<Result<Committed, StoreError>> {
+    let refused = |error: &StoreError| matches!(error, StoreError::Refused { .. } | StoreError::Corrupt { .. });
+    match store.commit(batch).await {
+        Ok(committed) => committed.into_iter().map(Ok).collect(),
+        Err(error) if batch.len() > 1 && refused(&error) => {
+            let mut answers = Vec::with_capacity(batch.len());
+            for finished in batch {
+                let alone = store.commit(std::slice::from_ref(finished)).await;
+                answers.push(alone.map(|mut committed| committed.remove(0)));
+            }
+            answers
+        }
+        Err(error) => vec![Err(error); batch.len()],
+    }
 }
 
 impl Progress {

@@ -18,6 +18,7 @@ pub(super) enum Function {
     Bool,
     Min,
     Max,
+    Sum,
     Abs,
     Floor,
     Ceil,
@@ -47,7 +48,7 @@ enum Style {
 }
 
 /// Every function with its name, how it is called, and its least and most arguments, what it is called on included.
-const FUNCTIONS: [(&str, Style, usize, usize, Function); 23] = [
+const FUNCTIONS: [(&str, Style, usize, usize, Function); 24] = [
     ("size", Style::Both, 1, 1, Function::Size),
     ("type", Style::Plain, 1, 1, Function::Type),
     ("string", Style::Plain, 1, 1, Function::String),
@@ -56,6 +57,7 @@ const FUNCTIONS: [(&str, Style, usize, usize, Function); 23] = [
     ("bool", Style::Plain, 1, 1, Function::Bool),
     ("min", Style::Plain, 1, 16, Function::Min),
     ("max", Style::Plain, 1, 16, Function::Max),
+    ("sum", Style::Plain, 1, 16, Function::Sum),
     ("abs", Style::Plain, 1, 1, Function::Abs),
     ("floor", Style::Plain, 1, 1, Function::Floor),
     ("ceil", Style::Plain, 1, 1, Function::Ceil),
@@ -146,6 +148,7 @@ pub(super) fn call<'v>(
         Function::Bool => boolean(first),
         Function::Min => extreme(arguments, std::cmp::Ordering::is_lt),
         Function::Max => extreme(arguments, std::cmp::Ordering::is_gt),
+        Function::Sum => sum(arguments),
         Function::Abs => match first {
             Data::Int(value) => Ok(Data::Int(value.abs())),
             Data::Double(value) => Ok(Data::Double(value.abs())),
@@ -282,6 +285,35 @@ fn extreme<'v>(
     Ok(best)
 }
 
+/// The sum of some numbers, or of one list of numbers; an empty list's is 0. Whole numbers stay whole.
+fn sum<'v>(arguments: &[Data<'v>]) -> Outcome<Data<'v>> {
+    let elements: Vec<Data<'v>> = match (arguments, arguments[0].list_len()) {
+        ([list], Some(len)) => (0..len).filter_map(|at| list.element(at)).collect(),
+        _ => arguments.to_vec(),
+    };
+    elements
+        .iter()
+        .try_fold(Data::Int(0), |total, element| match (&total, element) {
+            (Data::Int(a), Data::Int(b)) => whole(a + b),
+            (Data::Int(a), Data::Double(b)) => Ok(Data::Double(*a as f64 + b)),
+            (Data::Double(a), Data::Int(b)) => Ok(Data::Double(a + *b as f64)),
+            (Data::Double(a), Data::Double(b)) => Ok(Data::Double(a + b)),
+            (_, other) => Err(wrong("sum", other)),
+        })
+}
+
+/// A whole number, if JSON has it. Checked at each step, so that a long list cannot overflow.
+fn whole<'v>(value: i128) -> Outcome<Data<'v>> {
+    if (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(&value) {
+        Ok(Data::Int(value))
+    } else {
+        Err(Failure::new(
+            EvalErrorKind::Arithmetic,
+            "`sum` leaves the range of whole numbers",
+        ))
+    }
+}
+
 fn rounded<'v>(name: &str, of: &Data<'v>, round: impl Fn(f64) -> f64) -> Outcome<Data<'v>> {
     match of {
         Data::Int(value) => Ok(Data::Int(*value)),
@@ -371,4 +403,46 @@ fn substring<'v>(text: &str, start: &Data<'_>, end: Option<&Data<'_>>) -> Outcom
     Ok(Data::text(
         text.chars().skip(start).take(count).collect::<String>(),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::expr::{EvalScope, Expression, Names, NoValues, NodeIds};
+
+    fn eval(source: &str) -> Result<Value, String> {
+        let node_ids = &NodeIds::new();
+        let names = Names {
+            node_ids,
+            on_edge: false,
+        };
+        let scope = EvalScope {
+            input: &json!({ "lines": [{ "n": 2 }, { "n": 3 }], "max": u64::MAX }),
+            run_id: "r1",
+            run_input: &Value::Null,
+            values: &NoValues,
+            result: None,
+            item: None,
+        };
+        let expression = Expression::compile(source, &names).map_err(|error| error.message)?;
+        expression.eval(&scope).map_err(|error| error.message)
+    }
+
+    /// Sums of lists and of arguments; whole numbers stay whole, and what is no number or no JSON number is an error.
+    #[test]
+    fn sums() {
+        let check = |source: &str, expect: Value| assert_eq!(eval(source), Ok(expect), "{source}");
+        check("sum(input.lines.map(line, line.n))", json!(5));
+        check("sum([])", json!(0));
+        check("sum(1, 2, 3)", json!(6));
+        check("sum([1, 0.5])", json!(1.5));
+        let refused = |source: &str, expect: &str| {
+            let error = eval(source).unwrap_err();
+            assert!(error.contains(expect), "{source}: {error}");
+        };
+        refused("sum(['a'])", "`sum` does not take string");
+        refused("sum([input.max, 1])", "leaves the range");
+        refused("sum()", "does not take 0 arguments");
+    }
 }

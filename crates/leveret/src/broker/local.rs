@@ -33,6 +33,7 @@ pub(super) trait Home: Send + Sync + 'static {
 }
 
 /// Where the receipts of one queue settle.
+#[derive(Clone)]
 pub(super) struct Channel {
     pub(super) home: Weak<dyn Home>,
     pub(super) queue: QueueId,
@@ -74,7 +75,7 @@ impl Target {
 /// A message on its way from a delay queue, as if published to the target.
 pub(super) struct Due {
     pub(super) queue: QueueId,
-    pub(super) seq: u64,
+    pub(super) waiting: Waiting,
     pub(super) target: Target,
     pub(super) stored: Arc<Stored>,
 }
@@ -244,7 +245,15 @@ impl Hub {
         }
     }
 
-    pub(super) fn page_in(&mut self, queue: QueueId, epoch: u64, rows: Vec<Waiting>) {
+    /// Puts back what [`take_due`](Self::take_due) took and could not be moved.
+    pub(super) fn restore(&mut self, queue: QueueId, waiting: Waiting) {
+        if let Some(live) = self.queues.get_mut(&queue) {
+            live.state.restore(waiting);
+        }
+    }
+
+    /// What was read for [`Need::Page`]; nothing if reading failed.
+    pub(super) fn page_in(&mut self, queue: QueueId, epoch: u64, rows: Option<Vec<Waiting>>) {
         if let Some(live) = self.queues.get_mut(&queue) {
             live.state.page_in(epoch, rows);
             if live.delay.is_some() {
@@ -289,13 +298,13 @@ impl Hub {
             {
                 due.push(Due {
                     queue,
-                    seq: waiting.seq,
                     target: target.clone(),
                     stored: Arc::new(Stored {
                         message: waiting.stored.message.clone(),
                         exchange: DEFAULT_EXCHANGE.into(),
                         routing_key: to.clone(),
                     }),
+                    waiting,
                 });
             }
         }
@@ -325,10 +334,6 @@ impl Hub {
         queues
             .map(|(id, live)| (*id, live.state.delivered()))
             .collect()
-    }
-
-    pub(super) fn queue_ids(&self) -> Vec<QueueId> {
-        self.queues.keys().copied().collect()
     }
 
     /// Ends all consumers, and whatever is asked from here on.

@@ -110,7 +110,8 @@ pub(super) struct QueueState {
 
 impl QueueState {
     /// An empty queue.
-    pub(super) fn new(bounds: Bounds) -> QueueState {
+    #[cfg(test)]
+    fn new(bounds: Bounds) -> QueueState {
         QueueState::paged_out(bounds, 0, 0, 0)
     }
 
@@ -164,12 +165,15 @@ impl QueueState {
     }
 
     /// Takes what was read from disk for [`Need::Page`]: the messages behind the window in order, perhaps with some that have not
-    /// arrived here yet.
-    pub(super) fn page_in(&mut self, epoch: u64, rows: Vec<Waiting>) {
+    /// arrived here yet; nothing if reading failed.
+    pub(super) fn page_in(&mut self, epoch: u64, rows: Option<Vec<Waiting>>) {
         if epoch != self.epoch {
             return;
         }
         self.asked_page = false;
+        let Some(rows) = rows else {
+            return;
+        };
         if rows.is_empty() {
             // Nothing is there, whatever the count said.
             self.paged = 0;
@@ -304,6 +308,11 @@ impl QueueState {
         self.take_first(|waiting, _| waiting.due <= now)
     }
 
+    /// Puts back what [`take_due`](Self::take_due) took.
+    pub(super) fn restore(&mut self, waiting: Waiting) {
+        self.returned.insert(waiting.seq, waiting);
+    }
+
     /// When the first message is due.
     pub(super) fn next_due(&self) -> Option<Timestamp> {
         let returned = self.returned.values().next();
@@ -413,7 +422,7 @@ mod tests {
         assert_eq!(queue.need(false), None, "asked once");
         queue.arrive(waiting(11));
         // The disk is ahead by one that has not arrived.
-        queue.page_in(0, (5..=12).map(waiting).collect());
+        queue.page_in(0, Some((5..=12).map(waiting).collect()));
         assert_eq!(queue.stats().ready, 7);
         queue.arrive(waiting(12));
         assert_eq!(deliver(&mut queue), "1:5 1:6 1:7 1:8 1:9 1:10 1:11");
@@ -425,7 +434,7 @@ mod tests {
                 epoch: 0
             })
         );
-        queue.page_in(0, vec![waiting(12)]);
+        queue.page_in(0, Some(vec![waiting(12)]));
         queue.arrive(waiting(13));
         assert_eq!(deliver(&mut queue), "1:12 1:13");
     }
@@ -456,7 +465,7 @@ mod tests {
         let purged = queue.purge();
         assert_eq!((purged.count, purged.single), (8, vec![2]));
         assert_eq!(purged.range, Some((4, 10)));
-        queue.page_in(0, vec![waiting(5)]);
+        queue.page_in(0, Some(vec![waiting(5)]));
         assert_eq!(queue.stats().ready, 0);
         assert!(queue.settle(1, Settlement::Requeue));
         assert_eq!(queue.stats().ready, 1);

@@ -7,11 +7,15 @@ use leveret_core::{
     json::Json,
     workflow::{Workflow, WorkflowHash},
 };
-use tokio::{sync::broadcast, time::Instant};
+use tokio::{
+    sync::{broadcast, oneshot},
+    time::Instant,
+};
 
 use super::{
     Engine, Inner,
     hub::{Ended, RunChanged},
+    local::drive_here,
     plan::Plan,
     result::RunResult,
     wire::Completion,
@@ -65,7 +69,7 @@ impl Engine {
     /// A crash before it returns leaves either no run or one that will be executed; asking again with the same id is safe.
     pub async fn start(&self, request: StartRequest) -> Result<(RunId, bool), StartError> {
         let (run_id, novel) = self.run_id_of(&request);
-        let new = self.start_as(&run_id, novel, &request).await?;
+        let new = self.start_as(&run_id, novel, false, &request).await?;
         Ok((run_id, new))
     }
 
@@ -77,12 +81,18 @@ impl Engine {
         }
     }
 
-    async fn start_as(&self, run_id: &RunId, novel: bool, request: &StartRequest) -> Result<bool, StartError> {
+    async fn start_as(
+        &self,
+        run_id: &RunId,
+        novel: bool,
+        awaited: bool,
+        request: &StartRequest,
+    ) -> Result<bool, StartError> {
         let inner = &self.inner;
         let plan = inner.plans.insert(request.workflow.clone(), &inner.registry);
         let (workflow, input) = (plan.workflow.clone(), request.input.clone());
         let new = inner.new_run(run_id.clone(), workflow, input, inner.clock.now());
-        if inner.begin(&plan, new, novel).await? == Started::New {
+        if inner.begin(&plan, new, novel && awaited).await? == Started::New {
             inner.metrics.runs_started.inc();
             return Ok(true);
         }
@@ -95,7 +105,7 @@ impl Engine {
     pub async fn start_and_wait(&self, request: StartRequest) -> Result<RunResult, StartError> {
         let (run_id, novel) = self.run_id_of(&request);
         let mut waiter = self.inner.hub.wait(&run_id);
-        let new = self.start_as(&run_id, novel, &request).await?;
+        let new = self.start_as(&run_id, novel, true, &request).await?;
         let StartRequest { workflow, input, .. } = request;
         if !new || workflow.nodes.is_empty() {
             return Ok(self.wait(&run_id).await?.expect("the run is recorded"));
@@ -186,19 +196,20 @@ impl Engine {
 }
 
 impl Inner {
-    /// Records a run and publishes its first jobs. If store and broker write to one file in the order of the calls, both go into
-    /// one commit: no crash leaves the jobs without the run.
-    async fn begin(&self, plan: &Plan, new: NewRun, novel: bool) -> Result<Started, StartError> {
+    /// Records a run and publishes its first jobs. If store and broker share a file, both are one transaction; and if `here`, this
+    /// process begins to drive the run at once.
+    async fn begin(self: &Arc<Self>, plan: &Arc<Plan>, new: NewRun, here: bool) -> Result<Started, StartError> {
         let run_id = new.run_id.clone();
-        let jobs: Vec<_> =
-            plan.workflow.graph.starts().iter().map(|&node| self.first_job(&new, node)).collect();
-        if self.one_file && novel && !jobs.is_empty() {
-            let (started, published) = tokio::join!(biased; self.store.start(std::slice::from_ref(&new)), self.broker.publish(jobs));
-            let started = started?.pop().expect("one answer for one run");
-            return match published.into_iter().find_map(Result::err) {
-                Some(error) if started == Started::New => Err(StartError::NotPublished { run_id, error }),
-                _ => Ok(started),
-            };
+        let starts = plan.workflow.graph.starts();
+        let jobs: Vec<_> = starts.iter().map(|&node| self.first_job(&new, node)).collect();
+        if let Some(file) = &self.one_file {
+            let place = if here { self.local.place(plan, &run_id) } else { None };
+            let Some((place, node)) = place else { return Ok(file.begin(new, jobs, false).await?) };
+            let written = file.begin(new.clone(), jobs, true);
+            let (sender, started) = oneshot::channel();
+            // A task of its own: the run goes on when whoever waits for it goes away.
+            tokio::spawn(drive_here(self.clone(), plan.clone(), (new, node), place, written, sender));
+            return Ok(started.await.unwrap_or(Err(StoreError::Closed))?);
         }
         let started = self.start_durably(new).await?;
         if started == Started::New && !jobs.is_empty() {

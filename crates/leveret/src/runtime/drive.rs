@@ -58,31 +58,32 @@ pub(crate) async fn drive(inner: &Arc<Inner>, body: &[u8], redelivered: bool) ->
     let node = plan.workflow.node_ix(job.node_id.as_str()).ok_or_else(|| {
         BadJob::Node(format!("workflow '{}' has no node '{}'", plan.workflow.id, job.node_id))
     })?;
-    let mut drive = Drive {
-        inner,
-        plan,
-        run_id: job.execution_id.clone(),
-        redelivered,
-        known: Known::default(),
-        publications: Vec::new(),
-        trail: Trail::default(),
-        steps: 0,
-        dead: None,
-    };
+    let mut drive = Drive::new(inner, plan, job.execution_id.clone(), redelivered);
     drive.known.run_input.clone_from(&job.input);
     let ready = Ready { node, via: job.via };
     if job.workflow.is_some() {
         drive.first(&job, ready).await?;
-    } else if let Some(created_at) = job.fresh.filter(|_| !redelivered && job.input.is_some()) {
-        drive.trail.begin(created_at, drive.plan.workflow.graph.starts().len() == 1);
+    } else if job.fresh && !redelivered && job.input.is_some() {
+        drive.trail.begin(drive.plan.workflow.graph.starts().len() == 1);
         drive.chain(ready, 0, false).await?;
     } else {
         drive.later(&job, ready).await?;
     }
-    Ok(match drive.dead {
-        Some(reason) => Disposal::Dead(reason, drive.publications),
-        None => Disposal::Done(drive.publications),
-    })
+    Ok(drive.disposal())
+}
+
+/// Drives a run from its only start node, without a delivery at hand yet.
+pub(crate) async fn drive_new(
+    inner: &Arc<Inner>,
+    plan: Arc<Plan>,
+    new: NewRun,
+    node: NodeIx,
+) -> Result<Disposal, DriveError> {
+    let mut drive = Drive::new(inner, plan, new.run_id, false);
+    drive.known.run_input = Some(new.input);
+    drive.trail.begin(true);
+    drive.chain(Ready { node, via: None }, 0, false).await?;
+    Ok(drive.disposal())
 }
 
 async fn plan_of(inner: &Arc<Inner>, job: &Job) -> Result<Arc<Plan>, DriveError> {
@@ -118,6 +119,27 @@ struct Drive<'a> {
 }
 
 impl Drive<'_> {
+    fn new(inner: &Arc<Inner>, plan: Arc<Plan>, run_id: RunId, redelivered: bool) -> Drive<'_> {
+        Drive {
+            inner,
+            plan,
+            run_id,
+            redelivered,
+            known: Known::default(),
+            publications: Vec::new(),
+            trail: Trail::default(),
+            steps: 0,
+            dead: None,
+        }
+    }
+
+    fn disposal(self) -> Disposal {
+        match self.dead {
+            Some(reason) => Disposal::Dead(reason, self.publications),
+            None => Disposal::Done(self.publications),
+        }
+    }
+
     /// The first message of a run, from a foreign client: begins the run, unless it began before.
     async fn first(&mut self, job: &Job, ready: Ready) -> Result<(), DriveError> {
         let plan = self.plan.clone();
@@ -141,7 +163,7 @@ impl Drive<'_> {
                 for &node in starts.iter().filter(|&&node| node != ready.node) {
                     self.publish_job(Ready { node, via: None }, 0);
                 }
-                self.trail.begin(now, starts.len() == 1);
+                self.trail.begin(starts.len() == 1);
                 self.chain(Ready { node: ready.node, via: None }, 0, false).await
             }
             Started::Exists(_) if self.redelivered => {
@@ -331,7 +353,7 @@ impl Drive<'_> {
 
     /// Whether the waiting step failed before, rather than slept.
     fn is_retry(&self, node: NodeIx) -> bool {
-        self.known.node(node).flatten().is_some_and(|value| value.error.is_some())
+        self.known.node(node).is_some_and(|value| value.error.is_some())
     }
 
     fn finished(&self, ready: Ready, attempts: u32, started_at: Timestamp, outcome: Outcome) -> Finished {
@@ -363,7 +385,7 @@ impl Drive<'_> {
             Outcome::Waiting { .. } => return,
         };
         let size = value.output.text().len();
-        self.known.set_node(ready.node, Some(value));
+        self.known.set_node(ready.node, value);
         self.known.trim(size, ready.node);
     }
 
@@ -386,8 +408,14 @@ impl Drive<'_> {
                     }
                     last = Some(decision);
                 }
-                Committed::Over(_) => return Ok(None),
-                Committed::Repeated => {}
+                Committed::Over(_) => {
+                    // Perhaps by this very step, in a call that lost its answer.
+                    if ambiguous || self.redelivered {
+                        self.repeat_completion().await?;
+                    }
+                    return Ok(None);
+                }
+                Committed::Repeated => self.trail.break_off(),
             }
         }
         match last {
@@ -400,6 +428,8 @@ impl Drive<'_> {
                     self.repeat_completion().await?;
                     return Ok(None);
                 }
+                // What was executed here may not be what was recorded.
+                self.known.forget_steps();
                 let (marks, joins) = progress.resolve(&self.plan.workflow)?;
                 let ready = unfinished(&self.plan.workflow.graph, from, &marks, &joins);
                 Ok(Some(Decision { ready, ..Decision::default() }))
@@ -455,7 +485,7 @@ impl Drive<'_> {
             input: None,
             via: ready.via,
             attempts,
-            fresh: None,
+            fresh: false,
         };
         self.publications.push(self.inner.names.job(&job));
     }
@@ -486,12 +516,20 @@ impl Drive<'_> {
     fn with_fallbacks(&self, nodes: impl IntoIterator<Item = NodeIx>) -> Vec<NodeIx> {
         let mut all: Vec<NodeIx> = nodes
             .into_iter()
-            .flat_map(|node| std::iter::successors(Some(node), |&node| self.plan.fallback(node)))
+            .flat_map(|node| std::iter::successors(Some(node), |&node| self.stand_in(node)))
             .filter(|&node| self.known.node(node).is_none())
             .collect();
         all.sort_unstable();
         all.dedup();
         all
+    }
+
+    /// The fallback whose result may stand for the node's.
+    fn stand_in(&self, node: NodeIx) -> Option<NodeIx> {
+        match self.known.node(node) {
+            Some(value) if value.status != StepStatus::Failed => None,
+            _ => self.plan.fallback(node),
+        }
     }
 
     async fn fetch(&mut self, ready: Ready) -> Result<(), DriveError> {
@@ -523,8 +561,11 @@ impl Drive<'_> {
         if let Some(input) = &loaded.input {
             self.known.run_input = Some(input.clone());
         }
+        let own = load.step.as_ref().map(|(id, _)| id);
         for (id, value) in load.nodes.iter().zip(&loaded.nodes) {
-            if let Some(node) = self.plan.workflow.node_ix(id.as_str()) {
+            // What is final stays so; anything else may change while this run goes on elsewhere.
+            let stays = |value: &&NodeValue| value.status != StepStatus::Waiting || own == Some(id);
+            if let (Some(node), Some(value)) = (self.plan.workflow.node_ix(id.as_str()), value.as_ref().filter(stays)) {
                 self.known.set_node(node, value.clone());
             }
         }
@@ -544,7 +585,7 @@ impl Drive<'_> {
                 return Ok(Ok(input.clone()));
             }
             self.fetch_nodes([node], true, true).await?;
-            via = self.known.node(node).flatten().and_then(|value| value.via);
+            via = self.known.node(node).and_then(|value| value.via);
             self.fetch(Ready { node, via }).await?;
         }
         let inner = self.inner;
@@ -582,7 +623,7 @@ impl Inner {
     /// The first job of a run that is recorded, at one of its start nodes.
     pub(crate) fn first_job(&self, new: &NewRun, node: NodeIx) -> Publication {
         let input = (new.input.text().len() <= self.options.inline_input_bytes_max).then(|| new.input.clone());
-        let fresh = input.is_some().then_some(new.created_at);
+        let fresh = input.is_some();
         let workflow_id: WorkflowId = new.workflow.id.clone();
         let node_id: NodeId = new.workflow.nodes[node].id.clone();
         self.names.job(&Job {

@@ -268,7 +268,7 @@ pub(crate) fn transformed(
     };
     let mut scope = EdgeScope::new(plan, known, secrets, run_id, base.value());
     let source = plan.workflow.edges[edge].source;
-    scope.result = known.node(source).flatten().map(|value| ResultView {
+    scope.result = known.node(source).map(|value| ResultView {
         output: output.value(),
         action: value.action.as_deref(),
     });

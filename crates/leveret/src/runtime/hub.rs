@@ -12,7 +12,6 @@ use leveret_core::{
     decide::Decision,
     ids::{RunId, Scope},
     json::Json,
-    time::Timestamp,
 };
 use tokio::sync::{broadcast, oneshot};
 
@@ -29,8 +28,14 @@ pub(crate) struct Trail {
 const TRAIL_STEPS_MAX: usize = 256;
 
 impl Trail {
-    pub(crate) fn begin(&mut self, _created_at: Timestamp, single_start: bool) {
+    /// A run begins here; with several start nodes, others see parts of it.
+    pub(crate) fn begin(&mut self, single_start: bool) {
         self.whole = single_start;
+    }
+
+    /// Another saw a part of the run.
+    pub(crate) fn break_off(&mut self) {
+        *self = Trail::default();
     }
 
     pub(crate) fn add(&mut self, finished: &Finished, decision: &Decision) {

@@ -15,7 +15,7 @@ const BYTES_MAX: usize = 8 << 20;
 #[derive(Default)]
 pub(crate) struct Known {
     pub(crate) run_input: Option<Json>,
-    nodes: HashMap<NodeIx, Option<KnownNode>>,
+    nodes: HashMap<NodeIx, KnownNode>,
     inputs: HashMap<NodeIx, Json>,
     context: HashMap<Arc<str>, Option<Json>>,
     bytes: usize,
@@ -27,17 +27,19 @@ struct KnownNode {
 }
 
 impl Known {
-    /// What a node left behind: `None` if that is not known, `Some(None)` if it is known to have left nothing.
-    pub(crate) fn node(&self, node: NodeIx) -> Option<Option<&NodeValue>> {
-        self.nodes.get(&node).map(|known| known.as_ref().map(|known| &known.value))
+    /// What a node left behind, if that is known.
+    pub(crate) fn node(&self, node: NodeIx) -> Option<&NodeValue> {
+        self.nodes.get(&node).map(|known| &known.value)
     }
 
-    pub(crate) fn set_node(&mut self, node: NodeIx, value: Option<NodeValue>) {
-        let known = value.map(|value| KnownNode {
-            error: value.error.as_ref().and_then(|error| serde_json::to_value(error).ok()),
-            value,
-        });
-        self.nodes.insert(node, known);
+    pub(crate) fn set_node(&mut self, node: NodeIx, value: NodeValue) {
+        let error = value.error.as_ref().and_then(|error| serde_json::to_value(error).ok());
+        self.nodes.insert(node, KnownNode { value, error });
+    }
+
+    /// Forgets everything but the run's input.
+    pub(crate) fn forget_steps(&mut self) {
+        *self = Known { run_input: self.run_input.take(), ..Known::default() };
     }
 
     /// Makes room before the next step, if outputs have grown large. `size` is that of the newest.
@@ -70,7 +72,7 @@ impl Known {
     pub(crate) fn output(&self, plan: &Plan, node: NodeIx) -> Option<&Json> {
         let mut node = node;
         loop {
-            let value = self.node(node)??;
+            let value = self.node(node)?;
             match value.status {
                 StepStatus::Completed => return Some(&value.output),
                 StepStatus::Failed => node = plan.fallback(node)?,
@@ -120,7 +122,7 @@ impl Values for View<'_> {
 
     fn node_error(&self, id: &str) -> Option<&Value> {
         let node = self.plan.workflow.node_ix(id)?;
-        self.known.nodes.get(&node)?.as_ref()?.error.as_ref()
+        self.known.nodes.get(&node)?.error.as_ref()
     }
 
     fn context(&self, key: &str) -> Option<&Value> {

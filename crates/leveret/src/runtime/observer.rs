@@ -22,8 +22,6 @@ use crate::{
 const QUEUE_MAX: usize = 8192;
 /// How many go into one publish.
 const BATCH_MAX: usize = 256;
-/// How many publishes are in flight at once.
-const IN_FLIGHT_MAX: usize = 8;
 
 enum Item {
     Status(Publication),
@@ -128,54 +126,37 @@ fn blank<'a>(plan: &'a Plan, run_id: &'a RunId, node: NodeIx) -> NodeStatus<'a> 
     }
 }
 
+/// One publish at a time: that is what keeps the order.
 async fn publish_all(
     mut items: mpsc::UnboundedReceiver<Item>,
     broker: Arc<dyn Broker>,
     permits: Arc<tokio::sync::Semaphore>,
 ) {
-    use futures_util::{StreamExt, stream::FuturesOrdered};
-
-    let mut in_flight = FuturesOrdered::new();
-    let mut buffer = Vec::with_capacity(BATCH_MAX);
-    loop {
-        tokio::select! {
-            biased;
-            Some(waiters) = in_flight.next(), if !in_flight.is_empty() => {
-                let waiters: Vec<oneshot::Sender<()>> = waiters;
-                for waiter in waiters {
-                    let _gone = waiter.send(());
-                }
+    let mut items_taken = Vec::with_capacity(BATCH_MAX);
+    while items.recv_many(&mut items_taken, BATCH_MAX).await > 0 {
+        let (mut batch, mut waiters) = (Vec::new(), Vec::new());
+        for item in items_taken.drain(..) {
+            match item {
+                Item::Status(publication) => batch.push(publication),
+                Item::Flush(waiter) => waiters.push(waiter),
             }
-            received = items.recv_many(&mut buffer, BATCH_MAX), if in_flight.len() < IN_FLIGHT_MAX => {
-                if received == 0 {
-                    return;
-                }
-                in_flight.push_back(publish(broker.clone(), std::mem::take(&mut buffer), permits.clone()));
-            }
+        }
+        publish(&*broker, batch, &permits).await;
+        for waiter in waiters {
+            // Whoever waited may have gone.
+            let _gone = waiter.send(());
         }
     }
 }
 
-async fn publish(
-    broker: Arc<dyn Broker>,
-    items: Vec<Item>,
-    permits: Arc<tokio::sync::Semaphore>,
-) -> Vec<oneshot::Sender<()>> {
-    let (mut batch, mut waiters) = (Vec::new(), Vec::new());
-    for item in items {
-        match item {
-            Item::Status(publication) => batch.push(publication),
-            Item::Flush(waiter) => waiters.push(waiter),
-        }
-    }
+async fn publish(broker: &dyn Broker, batch: Vec<Publication>, permits: &tokio::sync::Semaphore) {
     let count = batch.len();
-    if count > 0 {
-        let results = broker.publish(batch).await;
-        let lost: Vec<_> = results.into_iter().filter_map(Result::err).collect();
-        if let Some(error) = lost.first() {
-            tracing::warn!(count = lost.len(), %error, "status messages were not published");
-        }
-        permits.add_permits(count.min(QUEUE_MAX.saturating_sub(permits.available_permits())));
+    if count == 0 {
+        return;
     }
-    waiters
+    let lost: Vec<_> = broker.publish(batch).await.into_iter().filter_map(Result::err).collect();
+    if let Some(error) = lost.first() {
+        tracing::warn!(count = lost.len(), %error, "status messages were not published");
+    }
+    permits.add_permits(count.min(QUEUE_MAX.saturating_sub(permits.available_permits())));
 }

@@ -54,7 +54,7 @@ async fn revive(inner: &Inner, run_id: &RunId) -> Result<(), FireError> {
                 input: None,
                 via: ready.via,
                 attempts: 0,
-                fresh: None,
+                fresh: false,
             })
         })
         .collect();

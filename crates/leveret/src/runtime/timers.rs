@@ -87,7 +87,7 @@ fn job_of(timer: &Timer) -> Job {
         input: None,
         via: timer.via,
         attempts: timer.attempts,
-        fresh: None,
+        fresh: false,
     }
 }
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use leveret_core::{
     ids::{IdError, NodeId, RunId, WorkflowId},
     json::Json,
-    time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -141,14 +140,19 @@ pub struct Job {
     /// Attempts already made.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub attempts: u32,
-    /// When the run was asked for, on the messages that begin it: nothing of it is recorded yet but its start.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fresh: Option<Timestamp>,
+    /// On the messages that begin a run whose start is recorded: nothing else of it is yet.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub fresh: bool,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
 fn is_zero(n: &u32) -> bool {
     *n == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// Why a message is no job.

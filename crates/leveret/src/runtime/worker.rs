@@ -8,10 +8,10 @@ use super::{
     Inner,
     drive::{Disposal, DriveError, drive},
     health::Part,
+    wire::Job,
 };
 use crate::broker::{
-    BrokerError, ConsumeOptions, Consumer, ConsumerState, Delivery, Publication, Receipt,
-    dead_letter::{DeadLetter, dead_letter},
+    BrokerError, ConsumeOptions, Consumer, ConsumerState, Delivery, Publication, Receipt, work::dead_letter,
 };
 
 /// How a worker takes jobs.
@@ -52,6 +52,8 @@ pub(crate) async fn work(
     let mut state = consumer.state();
     inner.health.set(Part::Consumer, *state.borrow_and_update() == ConsumerState::Live);
     let mut jobs = JoinSet::new();
+    let places = usize::from(options.concurrency);
+    inner.local.open(places);
     loop {
         let room = jobs.len() < usize::from(options.concurrency);
         tokio::select! {
@@ -73,8 +75,35 @@ pub(crate) async fn work(
         take_more(&inner, &mut jobs, &mut consumer, usize::from(options.concurrency));
     }
     inner.health.set(Part::Consumer, false);
+    // Runs that are driven here may still wait for the deliveries of their first jobs.
+    tokio::select! {
+        () = inner.local.drain(places, options.drain_timeout) => {}
+        () = hand_over_all(&inner, &mut consumer) => {}
+    }
     drain(consumer, jobs, options.drain_timeout).await;
     Ok(())
+}
+
+/// Gives deliveries to the runs that wait for them here; the others return to the queue when the consumer is cancelled.
+async fn hand_over_all(inner: &Arc<Inner>, consumer: &mut Consumer) {
+    let mut others = Vec::new();
+    while let Some(delivery) = consumer.next().await {
+        others.extend(claim(inner, delivery).map(|(delivery, _)| delivery));
+    }
+}
+
+/// Hands the delivery to a run that is driven here and waits for it; else gives it back, with whether it counts as redelivered.
+fn claim(inner: &Inner, delivery: Delivery) -> Option<(Delivery, bool)> {
+    let redelivered = delivery.redelivered;
+    if redelivered || inner.one_file.is_none() {
+        return Some((delivery, redelivered));
+    }
+    let fresh = Job::decode(&delivery.message.body, inner.options.message_bytes_max).ok().filter(|job| job.fresh);
+    let Some(job) = fresh else { return Some((delivery, redelivered)) };
+    match inner.local.hand_over(&job.execution_id, delivery) {
+        Ok(()) => None,
+        Err((delivery, was_driven)) => Some((delivery, was_driven)),
+    }
 }
 
 /// Takes what has arrived in the meantime, without a turn of the loop for each.
@@ -116,10 +145,15 @@ async fn drain(mut consumer: Consumer, mut jobs: JoinSet<()>, timeout: Duration)
 
 /// Brings one delivery to its end: acked, dead-lettered and acked, or returned.
 async fn handle(inner: Arc<Inner>, delivery: Delivery) {
+    let Some((delivery, redelivered)) = claim(&inner, delivery) else { return };
     inner.observer.room().await;
-    let Delivery { message, exchange, routing_key, redelivered, receipt } = delivery;
-    let result = drive(&inner, &message.body, redelivered).await;
-    let (publications, reason) = match result {
+    let driven = drive(&inner, &delivery.message.body, redelivered).await;
+    finish(&inner, delivery, driven).await;
+}
+
+/// Settles a delivery by what came of driving it.
+pub(crate) async fn finish(inner: &Arc<Inner>, delivery: Delivery, driven: Result<Disposal, DriveError>) {
+    let (mut publications, reason) = match driven {
         Ok(Disposal::Done(publications)) => (publications, None),
         Ok(Disposal::Dead(reason, publications)) => (publications, Some(reason)),
         Err(DriveError::Bad(bad)) => (Vec::new(), Some(bad.to_string())),
@@ -127,25 +161,16 @@ async fn handle(inner: Arc<Inner>, delivery: Delivery) {
             // What can be repeated was, until it worked: this is a store that is closing, or one that refuses.
             tracing::error!(%error, "a job cannot be executed and returns to its queue");
             tokio::time::sleep(PAUSE).await;
-            return receipt.requeue();
+            return delivery.receipt.requeue();
         }
     };
-    let mut publications = publications;
     if let Some(reason) = reason {
         inner.metrics.dead_letters.inc();
         tracing::warn!(%reason, "a job goes to the dead-letter queue");
         let now = inner.clock.now();
-        let letter = DeadLetter {
-            queue: &inner.names.execution,
-            exchange: &exchange,
-            routing_key: &routing_key,
-            reason: &reason,
-            attempts: 1,
-            dead_at: now,
-        };
-        publications.push(dead_letter(&message, &letter));
+        publications.push(dead_letter(&delivery, &inner.names.execution, &reason, 1, now));
     }
-    settle(&inner, publications, receipt).await;
+    settle(inner, publications, delivery.receipt).await;
 }
 
 /// Publishes, then acks; until that works, or the connection that the delivery came by is gone and the job with it.

@@ -65,6 +65,12 @@ pub enum DatabaseError {
     Closed,
 }
 
+impl From<rusqlite::types::FromSqlError> for DatabaseError {
+    fn from(error: rusqlite::types::FromSqlError) -> DatabaseError {
+        DatabaseError::Sqlite(error.into())
+    }
+}
+
 impl DatabaseError {
     /// An error of the job itself; what it wrote is rolled back.
     pub fn refused(error: impl Into<Box<dyn Error + Send + Sync>>) -> DatabaseError {

@@ -14,6 +14,13 @@ pub(super) fn prepare(connection: &Connection) -> Result<(), DatabaseError> {
     Ok(())
 }
 
+pub(super) fn versions(connection: &Connection) -> Result<Vec<(String, u32)>, DatabaseError> {
+    let mut statement =
+        connection.prepare("SELECT component, version FROM schema_versions ORDER BY component")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 pub(super) fn migrate(
     connection: &Connection,
     component: &'static str,

@@ -461,3 +461,19 @@ impl Store for MemoryStore {
 
     async fn close(&self) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn conforms() {
+        let store = MemoryStore::new();
+        conformance::exercise(move || {
+            let store = store.clone();
+            async move { Arc::new(store) as Arc<dyn Store> }
+        })
+        .await;
+    }
+}

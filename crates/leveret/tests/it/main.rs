@@ -1,1 +1,15 @@
 //! Integration tests of `leveret`, one binary.
+
+// An engine for tests, and short texts for blueprints.
+mod harness;
+
+// flowcraft's conformance cases, each a run on a real engine.
+mod flowcraft;
+// The store on PostgreSQL: conformance, reconnecting, migrations, and a measurement. Needs `LEVERET_TEST_POSTGRES_URL`.
+#[cfg(feature = "postgres")]
+mod postgres;
+// RabbitMQ behind the broker seam: conformance, chaos, throughput. Needs `LEVERET_TEST_AMQP_URL`.
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
+// Simulation by seed: crashes, lost answers, duplicates, delays.
+mod sim;

@@ -1,0 +1,61 @@
+//! The HTTP API as a task of this process.
+
+use std::{io, net::SocketAddr};
+
+use anyhow::Context;
+use leveret::{
+    http::{ApiOptions, router, serve},
+    runtime::Engine,
+};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+use crate::exit::BadInput;
+
+/// A listening API.
+pub(crate) struct Api {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    serving: JoinHandle<io::Result<()>>,
+}
+
+/// Binds an address, such as `127.0.0.1:7070`; port 0 takes a free one.
+pub(crate) async fn bind(address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            anyhow::anyhow!("{address} is in use: stop what listens there, or give another --listen (port 0 takes a free one)")
+        }
+        io::ErrorKind::InvalidInput => BadInput::new(format!("--listen {address}: {error}; say 127.0.0.1:7070")).into(),
+        _ => anyhow::Error::from(error).context(format!("cannot listen on {address}")),
+    })
+}
+
+impl Api {
+    /// Serves the API on a listener until `shutdown` turns true. `works`: this process has a worker, and is ready only while that
+    /// consumes.
+    pub(crate) fn start(
+        listener: TcpListener,
+        engine: Engine,
+        works: bool,
+        shutdown: watch::Receiver<bool>,
+    ) -> anyhow::Result<Api> {
+        let address = listener
+            .local_addr()
+            .context("the listener has no address")?;
+        let options = ApiOptions {
+            needs_consumer: works,
+            shutdown: Some(shutdown.clone()),
+            ..ApiOptions::default()
+        };
+        let serving = tokio::spawn(serve(listener, router(engine, options), shutdown));
+        Ok(Api { address, serving })
+    }
+
+    /// Resolves when the requests that had begun before the shutdown have been answered, within a bound.
+    pub(crate) async fn stopped(self) {
+        match self.serving.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the API failed"),
+            Err(error) => tracing::error!(%error, "the API panicked"),
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! The command line. What each command does is in `commands/`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::settings::Settings;
+
+/// Runs workflows durably: in one process on a SQLite file, or across machines on RabbitMQ and PostgreSQL.
+#[derive(Parser, Debug)]
+#[command(name = "leveret", version, after_help = AFTER_HELP, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Print data as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 completed, 1 failed (a run, a connection), 2 what was given is not valid.
+Secrets for secret(\"NAME\") in workflows come from variables LEVERET_SECRET_NAME.
+
+Examples:
+  leveret demo                                    300 orders through an example workflow, in seconds
+  leveret run examples/workflows/hello.yaml       run a file to its end
+  leveret up                                      API, worker and timers in one process
+";
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Run a workflow file to its end, once or once per line of a file
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(RunArgs),
+
+    /// Check workflow files
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(CheckArgs),
+
+    /// Draw a workflow as a Mermaid flowchart
+    #[command(after_help = GRAPH_EXAMPLES)]
+    Graph(GraphArgs),
+
+    /// Start everything in one process: API, worker, timers and reconciler
+    #[command(after_help = UP_EXAMPLES)]
+    Up,
+
+    /// Start the API, timers and reconciler, without a worker
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve,
+
+    /// Start a worker; timers fire in `leveret serve` or `leveret up` beside it
+    #[command(after_help = WORKER_EXAMPLES)]
+    Worker,
+
+    /// Put, list and show workflows of a server
+    #[command(subcommand)]
+    Workflows(WorkflowsCommand),
+
+    /// Start, list, show, cancel and follow runs of a server
+    #[command(subcommand)]
+    Runs(RunsCommand),
+
+    /// See a workflow at work: orders are checked, priced and charged at a payment service that fails
+    #[command(after_help = DEMO_EXAMPLES, args_conflicts_with_subcommands = true)]
+    Demo(DemoArgs),
+
+    /// Measure: runs per second and latencies on a real engine in this process
+    #[command(subcommand, after_help = BENCH_EXAMPLES)]
+    Bench(BenchCommand),
+
+    /// Bring the store's schema up to date
+    #[command(after_help = MIGRATE_EXAMPLES)]
+    Migrate,
+
+    /// Print the settings in effect, without passwords
+    #[command(after_help = CONFIG_EXAMPLES)]
+    Config,
+
+    /// Print the version
+    #[command(after_help = "Examples:\n  leveret version --json")]
+    Version,
+
+    /// Print a script that completes commands in a shell
+    #[command(
+        after_help = "Examples:\n  leveret completions bash > ~/.local/share/bash-completion/completions/leveret"
+    )]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Runs of a chain of nodes that are not pure: each step is committed before the next starts
+    Chain(ChainArgs),
+}
+
+/// A chain.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ChainArgs {
+    /// Nodes of the chain
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) nodes: u32,
+
+    /// Runs that are measured, after a tenth of them as a warm-up
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) runs: u32,
+
+    /// Runs in flight at once
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) concurrency: u32,
+
+    /// Bytes of input that each run carries; its nodes do not read them
+    #[arg(long, default_value_t = 16)]
+    pub(crate) input_bytes: usize,
+}
+
+const BENCH_EXAMPLES: &str = "\
+Without --store, --broker and --data, everything is in a temporary directory that is removed at the end. On RabbitMQ, exchange and
+queues have names of their own and are removed at the end; in PostgreSQL, the runs stay.
+
+Examples:
+  leveret bench chain --nodes 5 --runs 20000 --concurrency 256
+  leveret bench chain --nodes 5 --runs 3000 --concurrency 1 --json
+  leveret bench chain --broker amqp://localhost --store postgres://localhost/leveret --status off";
+
+const RUN_EXAMPLES: &str = "\
+Without --store, --broker and --data, everything is in a temporary directory that is removed at the end.
+With --json the result is {\"run_id\",\"workflow_id\",\"status\",\"output\",\"error\",\"duration_ms\",\"steps\"}.
+
+Exit codes: 0 every run completed, 1 a run failed or was cancelled, 2 a bad workflow file or input.
+
+Examples:
+  leveret run examples/workflows/hello.yaml
+  leveret run examples/workflows/routing.yaml --input '{\"amount_cents\": 250000}' --json
+  leveret run order.yaml --input @order.json --store sqlite:orders.db
+  leveret run order.yaml --each @orders.jsonl --concurrency 32 --set dry_run=true
+  leveret run order.yaml --broker amqp://localhost --store postgres://localhost/leveret
+";
+
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// The workflow, YAML or JSON
+    pub(crate) file: PathBuf,
+
+    /// The input: JSON, @FILE, or - for stdin [default: null]
+    #[arg(
+        long,
+        value_name = "JSON|@FILE|-",
+        conflicts_with = "each",
+        allow_hyphen_values = true
+    )]
+    pub(crate) input: Option<String>,
+
+    /// Run once per line of a file of JSON lines: @FILE, or - for stdin
+    #[arg(long, value_name = "@FILE|-", allow_hyphen_values = true)]
+    pub(crate) each: Option<String>,
+
+    /// With --each, how many runs go on at once
+    #[arg(long, value_name = "N", default_value = "64", requires = "each", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) concurrency: u16,
+
+    /// Set a field of each input, which must be an object; may be repeated
+    #[arg(long = "set", value_name = "KEY=JSON")]
+    pub(crate) sets: Vec<String>,
+}
+
+const CHECK_EXAMPLES: &str = "\
+Exit codes: 0 no errors (warnings may be), 2 errors.
+
+Examples:
+  leveret check examples/workflows/*.yaml
+  leveret check order.yaml --json     [{\"file\",\"line\",\"column\",\"path\",\"severity\",\"code\",\"message\",\"help\"}]
+";
+
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// Workflow files, YAML or JSON
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+const GRAPH_EXAMPLES: &str = "\
+Examples:
+  leveret graph examples/workflows/order-fulfilment.yaml > order.mmd
+  leveret graph order.yaml --json     {\"workflow_id\",\"mermaid\"}
+";
+
+#[derive(Args, Debug)]
+pub(crate) struct GraphArgs {
+    /// The workflow, YAML or JSON
+    pub(crate) file: PathBuf,
+}
+
+const UP_EXAMPLES: &str = "\
+Prints one line when it is ready. SIGTERM and SIGINT drain: running jobs may end, the rest goes back to its queue. A second
+signal exits at once; nothing is lost either way.
+
+Examples:
+  leveret up
+  leveret up --listen 0.0.0.0:7070 --data /var/lib/leveret
+  leveret up --broker amqp://localhost --store postgres://localhost/leveret
+";
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  leveret serve --broker amqp://localhost --store postgres://localhost/leveret
+";
+
+const WORKER_EXAMPLES: &str = "\
+Start as many as you like, on as many machines. A worker shares its work through RabbitMQ and PostgreSQL; the file of an
+embedded broker belongs to one process, so use `leveret up` there.
+
+Examples:
+  leveret worker --broker amqp://localhost --store postgres://localhost/leveret
+  leveret worker --worker-concurrency 32 --status final
+";
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum WorkflowsCommand {
+    /// Store a workflow file, as a new version if it differs from the last
+    #[command(after_help = "Examples:\n  leveret workflows put order.yaml")]
+    Put {
+        /// The workflow, YAML or JSON
+        file: PathBuf,
+    },
+    /// List workflows
+    #[command(
+        after_help = "Examples:\n  leveret workflows list --server http://127.0.0.1:7070 --json"
+    )]
+    List,
+    /// Show a workflow's newest version
+    #[command(after_help = "Examples:\n  leveret workflows show hello")]
+    Show {
+        /// The workflow's name
+        workflow_id: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum RunsCommand {
+    /// Start a run
+    #[command(after_help = "\
+With --wait the exit code is 0 when the run completed, 1 when not.
+
+Examples:
+  leveret runs start hello
+  leveret runs start order --input @order.json --wait --json
+  leveret runs start order --input @order.json --idempotency-key order-17")]
+    Start(StartArgs),
+    /// List runs, newest first
+    #[command(
+        after_help = "Examples:\n  leveret runs list --workflow order --status failed --limit 20"
+    )]
+    List(ListArgs),
+    /// Show a run and its steps
+    #[command(
+        after_help = "Examples:\n  leveret runs show 0199c0de-0000-7000-8000-000000000000 --json"
+    )]
+    Show {
+        /// The run
+        run_id: String,
+    },
+    /// Cancel a run
+    #[command(after_help = "Examples:\n  leveret runs cancel 0199c0de-0000-7000-8000-000000000000")]
+    Cancel {
+        /// The run
+        run_id: String,
+    },
+    /// Follow a run until its end
+    #[command(
+        after_help = "Examples:\n  leveret runs events 0199c0de-0000-7000-8000-000000000000 --json"
+    )]
+    Events {
+        /// The run
+        run_id: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StartArgs {
+    /// The workflow's name
+    pub(crate) workflow_id: String,
+    /// The input: JSON, @FILE, or - for stdin [default: null]
+    #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
+    pub(crate) input: Option<String>,
+    /// The run's identity; a run that exists is not started again
+    #[arg(long, value_name = "ID")]
+    pub(crate) run_id: Option<String>,
+    /// Starts at most one run for this key
+    #[arg(long, value_name = "KEY", conflicts_with = "run_id")]
+    pub(crate) idempotency_key: Option<String>,
+    /// Wait for the run's end and print its result
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    /// Only runs of this workflow
+    #[arg(long, value_name = "ID")]
+    pub(crate) workflow: Option<String>,
+    /// Only runs in this state: running, completed, failed or cancelled
+    #[arg(long)]
+    pub(crate) status: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value = "20")]
+    pub(crate) limit: u32,
+    /// Go on after this page: the `next` of the page before
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) after: Option<String>,
+}
+
+const DEMO_EXAMPLES: &str = "\
+Exit codes: 0 every order ended as it should and none was charged twice, 1 otherwise.
+
+Examples:
+  leveret demo
+  leveret demo --orders 50 --seed 8 --json
+  leveret demo --keep --listen 127.0.0.1:7070     then look at http://127.0.0.1:7070/api/v1/runs
+  leveret demo payments                           only the payment service, for the examples that need it
+";
+
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<DemoCommand>,
+    /// Run only so many of the orders [default: all 300]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) orders: Option<u32>,
+    /// Decides which orders fail, are declined and stall
+    #[arg(long, value_name = "N", default_value = "7")]
+    pub(crate) seed: u64,
+    /// Stay, so that you can look around, until Ctrl-C
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum DemoCommand {
+    /// Only the payment service, until Ctrl-C; listens on 127.0.0.1:7171 unless --listen says otherwise
+    #[command(after_help = "Examples:\n  leveret demo payments --listen 127.0.0.1:7171")]
+    Payments {
+        /// Decides which orders fail, are declined and stall
+        #[arg(long, value_name = "N", default_value = "7")]
+        seed: u64,
+    },
+}
+
+const MIGRATE_EXAMPLES: &str = "\
+Exit codes: 0 up to date, 1 the store cannot be reached or is newer than this program.
+
+Examples:
+  leveret migrate
+  leveret migrate --store postgres://localhost/leveret
+";
+
+const CONFIG_EXAMPLES: &str = "\
+Examples:
+  leveret config
+  LEVERET_STORE=sqlite:orders.db leveret config --json
+";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// Every command that does something has examples in its help.
+    #[test]
+    fn every_command_has_examples() {
+        fn check(command: &clap::Command, path: &str) {
+            for sub in command.get_subcommands() {
+                let path = format!("{path} {}", sub.get_name());
+                let help = sub
+                    .get_after_help()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                assert!(
+                    sub.has_subcommands() || help.contains("Examples:"),
+                    "`{path}` has no examples in its help"
+                );
+                check(sub, &path);
+            }
+        }
+        check(&Cli::command(), "leveret");
+    }
+}

@@ -1,0 +1,154 @@
+//! The HTTP client of `leveret workflows` and `leveret runs`.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{
+    exit::BadInput,
+    settings::{Settings, redact},
+};
+
+/// Talks to one server.
+pub(crate) struct Client {
+    base: Url,
+    http: reqwest::Client,
+}
+
+/// An error as the server tells it (RFC 9457).
+#[derive(Debug, Deserialize)]
+struct Problem {
+    title: Option<String>,
+    detail: Option<String>,
+    #[serde(default)]
+    diagnostics: Vec<Value>,
+}
+
+impl Client {
+    /// A client of the server in the settings.
+    pub(crate) fn new(settings: &Settings) -> anyhow::Result<Client> {
+        // An error only says that a provider is installed already.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let server = settings.server();
+        let base = Url::parse(server)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https"))
+            .ok_or_else(|| {
+                BadInput::new(format!("--server {}: say http://HOST:PORT", redact(server)))
+            })?;
+        let http = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(10))
+            .build();
+        Ok(Client {
+            base,
+            http: http.context("cannot make an HTTP client")?,
+        })
+    }
+
+    /// A request to `/api/v1/…`; the segments are escaped.
+    pub(crate) fn request(&self, method: Method, segments: &[&str]) -> RequestBuilder {
+        let mut url = self.base.clone();
+        // A URL of http or https can be a base, which the constructor saw to.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(["api", "v1"]).extend(segments);
+        }
+        self.http.request(method, url)
+    }
+
+    /// Sends a request and reads the JSON of the answer.
+    pub(crate) async fn json<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+    ) -> anyhow::Result<T> {
+        let response = self.send(request).await?;
+        let body = response
+            .bytes()
+            .await
+            .context("the server's answer broke off")?;
+        serde_json::from_slice(&body).context(
+            "the server's answer is not what this program knows; is it of another version?",
+        )
+    }
+
+    /// Sends a request; an answer that is no success is an error.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        let sent = request.send().await.map_err(reqwest::Error::without_url);
+        let response = sent.with_context(|| {
+            let server = redact(self.base.as_str());
+            format!(
+                "cannot reach the server at {server}: start one with `leveret up`, or give --server"
+            )
+        })?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = response.bytes().await.unwrap_or_default();
+        let message = problem(status, &body);
+        if status.is_client_error() {
+            bail!(BadInput::new(message));
+        }
+        bail!(message)
+    }
+}
+
+/// What the server has against a request, in words.
+fn problem(status: StatusCode, body: &[u8]) -> String {
+    let Ok(problem) = serde_json::from_slice::<Problem>(body) else {
+        let text: String = String::from_utf8_lossy(body).chars().take(200).collect();
+        return format!("the server answered {status}: {text}");
+    };
+    let mut message = match (problem.title, problem.detail) {
+        (Some(title), Some(detail)) if title != detail => format!("{title}: {detail}"),
+        (Some(text), _) | (None, Some(text)) => text,
+        (None, None) => format!("the server answered {status}"),
+    };
+    for diagnostic in &problem.diagnostics {
+        let text = |key: &str| diagnostic[key].as_str().unwrap_or_default();
+        message = format!("{message}\n  {}: {}", text("path"), text("message"));
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_become_sentences() {
+        let check = |body: &str, expect: &str| {
+            assert_eq!(problem(StatusCode::NOT_FOUND, body.as_bytes()), expect);
+        };
+        check(
+            r#"{"title":"Not found","detail":"no run x"}"#,
+            "Not found: no run x",
+        );
+        check(r#"{"title":"Not found"}"#, "Not found");
+        check("<html>", "the server answered 404 Not Found: <html>");
+    }
+
+    #[test]
+    fn ids_are_escaped() {
+        let settings = Settings {
+            server: Some("http://h:1/base/".to_owned()),
+            ..Settings::default()
+        };
+        let request = Client::new(&settings)
+            .unwrap()
+            .request(Method::GET, &["runs", "a/b c"])
+            .build()
+            .unwrap();
+        assert_eq!(
+            request.url().as_str(),
+            "http://h:1/base/api/v1/runs/a%2Fb%20c"
+        );
+        let settings = Settings {
+            server: Some("localhost:7070".to_owned()),
+            ..Settings::default()
+        };
+        assert!(Client::new(&settings).is_err());
+    }
+}

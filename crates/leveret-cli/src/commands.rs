@@ -1,0 +1,76 @@
+//! One module for each command, or family of commands.
+
+pub(crate) mod bench;
+mod check;
+mod demo;
+pub(crate) mod each;
+mod graph;
+mod migrate;
+mod run;
+mod runs;
+mod show;
+mod up;
+mod workflows;
+
+use std::future::Future;
+
+use anyhow::Context;
+
+use crate::{
+    cli::{Cli, Command, DemoCommand},
+    exit::Exit,
+    logging::{self, Chatter},
+    output::Output,
+    settings::Settings,
+};
+
+/// Does what the command line says.
+pub(crate) fn execute(cli: Cli) -> anyhow::Result<Exit> {
+    let output = Output { json: cli.json };
+    let settings = cli.settings.load()?;
+    logging::init(&settings, chatter(&cli.command))?;
+    match cli.command {
+        Command::Check(args) => check::check(&args, output),
+        Command::Graph(args) => graph::graph(&args, output),
+        Command::Config => show::config(&settings, output),
+        Command::Version => show::version(output),
+        Command::Completions { shell } => show::completions(shell),
+        Command::Run(args) => block_on(run::run(args, &settings, output)),
+        Command::Up => block_on(up::up(&settings, up::Role::Everything)),
+        Command::Serve => block_on(up::up(&settings, up::Role::Server)),
+        Command::Worker => block_on(up::up(&settings, up::Role::Worker)),
+        Command::Workflows(command) => block_on(workflows::workflows(command, &settings, output)),
+        Command::Runs(command) => block_on(runs::runs(command, &settings, output)),
+        Command::Demo(args) => block_on(demo(args, &settings, output)),
+        Command::Bench(command) => block_on(bench::bench(command, &settings, output)),
+        Command::Migrate => block_on(migrate::migrate(&settings, output)),
+    }
+}
+
+async fn demo(
+    args: crate::cli::DemoArgs,
+    settings: &Settings,
+    output: Output,
+) -> anyhow::Result<Exit> {
+    match args.command {
+        Some(DemoCommand::Payments { seed }) => demo::payments(seed, settings).await,
+        None => demo::demo(&args, settings, output).await,
+    }
+}
+
+fn chatter(command: &Command) -> Chatter {
+    match command {
+        Command::Run(args) if args.each.is_none() => Chatter::NodesAndWarnings,
+        Command::Up | Command::Serve | Command::Worker => Chatter::Everything,
+        _ => Chatter::Warnings,
+    }
+}
+
+fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    runtime
+        .context("cannot start the runtime")?
+        .block_on(command)
+}

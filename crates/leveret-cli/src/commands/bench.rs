@@ -1,0 +1,187 @@
+//! `leveret bench`: load on a real engine, in this process. Prints its parameters with its figures.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use leveret::{
+    core::{json::Json, parse::workflow_from_json, workflow::Workflow},
+    nodes::{NodeContext, Registry},
+    runtime::{Engine, Names, StartRequest},
+    store::RunStatus,
+};
+use serde::Serialize;
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::{
+    cli::{BenchCommand, ChainArgs},
+    engine::Running,
+    exit::Exit,
+    output::{self, Output, Table},
+    progress::Progress,
+    settings::{Settings, Status, redact},
+};
+
+/// What was measured, and with what.
+#[derive(Debug, Serialize)]
+struct Report {
+    nodes: u32,
+    runs: u32,
+    concurrency: u32,
+    input_bytes: usize,
+    store: String,
+    broker: String,
+    status: Option<Status>,
+    runs_per_s: f64,
+    steps_per_s: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+    max_ms: f64,
+    step_us: f64,
+    elapsed_ms: f64,
+}
+
+/// The node type of the chain: no effect, and not pure.
+const STEP: &str = "bench.step";
+
+pub(crate) async fn bench(command: BenchCommand, settings: &Settings, output: Output) -> anyhow::Result<Exit> {
+    let BenchCommand::Chain(args) = command;
+    let report = chain(&args, settings).await?;
+    if output.json {
+        output::json(&report)?;
+        return Ok(Exit::Ok);
+    }
+    let mut table = Table::new(["figure", "value"]).number(1);
+    let ms = |ms: f64| format!("{ms:.3} ms");
+    for (name, value) in [
+        ("runs/s", format!("{:.0}", report.runs_per_s)),
+        ("steps/s", format!("{:.0}", report.steps_per_s)),
+        ("p50", ms(report.p50_ms)),
+        ("p99", ms(report.p99_ms)),
+        ("max", ms(report.max_ms)),
+        ("a step", format!("{:.1} µs", report.step_us)),
+    ] {
+        table.row([name.to_owned(), value]);
+    }
+    table.print()?;
+    let Report { nodes, runs, concurrency, input_bytes, store, broker, .. } = &report;
+    output::line(format!(
+        "{runs} runs of {nodes} nodes, {concurrency} at once, {input_bytes} bytes of input, on {store} and {broker}"
+    ))?;
+    Ok(Exit::Ok)
+}
+
+/// Measures a chain. On a shared broker, exchange and queues have names of their own and are removed at the end.
+async fn chain(args: &ChainArgs, settings: &Settings) -> anyhow::Result<Report> {
+    let mut settings = settings.clone();
+    settings.prefix.get_or_insert_with(|| format!("leveret-bench-{}.", std::process::id()));
+    let (store, broker) = if settings.says_where() {
+        (redact(&settings.store()), redact(&settings.broker()?))
+    } else {
+        ("a temporary SQLite file".to_owned(), "the embedded broker".to_owned())
+    };
+    let mut registry = Registry::builtin();
+    registry.register_fn(STEP, |ctx: NodeContext| async move { Ok(ctx.params["output"].clone()) });
+    let running = Running::start_with(&settings, registry).await?;
+    let engine = &running.engine;
+    let workflow = Arc::new(workflow(args.nodes)?);
+    let input = Json::from(json!({ "payload": "x".repeat(args.input_bytes) }));
+    let (runs, concurrency) = (args.runs as usize, args.concurrency as usize);
+    let warm_up = (runs / 10).clamp(1, 2000);
+    let warming = Arc::new(Progress::new(warm_up as u64, "warm-up"));
+    load(engine, &workflow, &input, warm_up, concurrency, warming).await?;
+    let progress = Arc::new(Progress::new(runs as u64, "runs"));
+    let begun = Instant::now();
+    let mut latencies = load(engine, &workflow, &input, runs, concurrency, progress).await?;
+    let elapsed = begun.elapsed();
+    clean_up(engine).await;
+    running.stop().await?;
+    latencies.sort_unstable();
+    let at = |share: f64| {
+        let index = ((latencies.len() as f64 * share) as usize).min(latencies.len() - 1);
+        latencies[index].as_secs_f64() * 1e3
+    };
+    let runs_per_s = runs as f64 / elapsed.as_secs_f64();
+    let steps_per_s = runs_per_s * f64::from(args.nodes);
+    Ok(Report {
+        nodes: args.nodes,
+        runs: args.runs,
+        concurrency: args.concurrency,
+        input_bytes: args.input_bytes,
+        store,
+        broker,
+        status: settings.status,
+        runs_per_s,
+        steps_per_s,
+        p50_ms: at(0.5),
+        p99_ms: at(0.99),
+        max_ms: at(1.0),
+        step_us: 1e6 / steps_per_s,
+        elapsed_ms: elapsed.as_secs_f64() * 1e3,
+    })
+}
+
+fn workflow(nodes: u32) -> anyhow::Result<Workflow> {
+    let node = |n: u32| json!({ "id": format!("n{n}"), "uses": STEP, "params": { "output": { "n": n } } });
+    let edge = |n: u32| json!({ "source": format!("n{}", n - 1), "target": format!("n{n}") });
+    let definition = json!({
+        "id": format!("bench-chain-{nodes}"),
+        "nodes": (0..nodes).map(node).collect::<Vec<_>>(),
+        "edges": (1..nodes).map(edge).collect::<Vec<_>>(),
+    });
+    workflow_from_json(&definition, None).map_err(|diagnostics| anyhow::anyhow!("{diagnostics}"))
+}
+
+/// Starts runs and waits for each, `concurrency` at once. Returns how long each took.
+async fn load(
+    engine: &Engine,
+    workflow: &Arc<Workflow>,
+    input: &Json,
+    runs: usize,
+    concurrency: usize,
+    progress: Arc<Progress>,
+) -> anyhow::Result<Vec<Duration>> {
+    let mut clients = tokio::task::JoinSet::new();
+    let left = Arc::new(AtomicUsize::new(runs));
+    for _ in 0..concurrency.min(runs) {
+        let (engine, workflow, input, left) = (engine.clone(), workflow.clone(), input.clone(), left.clone());
+        let progress = progress.clone();
+        clients.spawn(async move {
+            let mut latencies = Vec::new();
+            while left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
+                let begun = Instant::now();
+                let request = StartRequest { workflow: workflow.clone(), input: input.clone(), run_id: None };
+                let result = engine.start_and_wait(request).await?;
+                anyhow::ensure!(result.status == RunStatus::Completed, "run {} {}", result.run_id, result.status);
+                latencies.push(begun.elapsed());
+                progress.inc();
+            }
+            Ok(latencies)
+        });
+    }
+    let mut all = Vec::with_capacity(runs);
+    while let Some(client) = clients.join_next().await {
+        all.extend(client??);
+    }
+    Ok(all)
+}
+
+async fn clean_up(engine: &Engine) {
+    if !engine.broker().capabilities().shared {
+        return;
+    }
+    let Names { exchange, execution, status, completion, dead_letters } = engine.names();
+    for queue in [execution, status, completion, dead_letters] {
+        if let Err(error) = engine.broker().delete_queue(queue).await {
+            tracing::warn!(%error, "queue {queue} was not removed");
+        }
+    }
+    if let Err(error) = engine.broker().delete_exchange(exchange).await {
+        tracing::warn!(%error, "exchange {exchange} was not removed");
+    }
+}

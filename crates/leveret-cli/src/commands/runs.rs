@@ -1,0 +1,252 @@
+//! `leveret runs`: the runs of a server.
+
+use anyhow::Context;
+use leveret::{runtime::RunResult, store::RunStatus};
+use leveret_core::time::Timestamp;
+use reqwest::Method;
+use serde::Serialize;
+use serde_json::{Value, json, value::RawValue};
+
+use super::{
+    run::{exit_of, print_result},
+    workflows::Page,
+};
+use crate::{
+    cli::{ListArgs, RunsCommand, StartArgs},
+    client::Client,
+    exit::Exit,
+    input,
+    output::{self, Output, Table},
+    settings::Settings,
+};
+
+pub(crate) async fn runs(
+    command: RunsCommand,
+    settings: &Settings,
+    output: Output,
+) -> anyhow::Result<Exit> {
+    let client = Client::new(settings)?;
+    match command {
+        RunsCommand::Start(args) => start(&client, &args, output).await,
+        RunsCommand::List(args) => list(&client, &args, output).await,
+        RunsCommand::Show { run_id } => show(&client, &run_id, output).await,
+        RunsCommand::Cancel { run_id } => cancel(&client, &run_id, output).await,
+        RunsCommand::Events { run_id } => events(&client, &run_id, output).await,
+    }
+}
+
+async fn start(client: &Client, args: &StartArgs, output: Output) -> anyhow::Result<Exit> {
+    let mut body = json!({ "input": input::input(args.input.as_deref())? });
+    if let Some(run_id) = &args.run_id {
+        body["run_id"] = Value::from(run_id.as_str());
+    }
+    let mut request = client
+        .request(Method::POST, &["workflows", &args.workflow_id, "runs"])
+        .json(&body);
+    if let Some(key) = &args.idempotency_key {
+        request = request.header("idempotency-key", key);
+    }
+    if args.wait {
+        let answer: Box<RawValue> = client.json(request.query(&[("wait", "true")])).await?;
+        let Ok(result) = serde_json::from_str::<RunResult>(answer.get()) else {
+            anyhow::bail!("the run has not ended yet, and the server waits no longer: {answer}");
+        };
+        print(&result, output)?;
+        return Ok(exit_of(&result));
+    }
+    let started: Value = client.json(request).await?;
+    if output.json {
+        output::json(&started)?;
+    } else {
+        output::line(format!(
+            "{} {}",
+            text(&started, "run_id"),
+            text(&started, "status")
+        ))?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+fn print(result: &RunResult, output: Output) -> anyhow::Result<()> {
+    if output.json {
+        output::json(result)
+    } else {
+        print_result(result, &result.steps)
+    }
+}
+
+async fn list(client: &Client, args: &ListArgs, output: Output) -> anyhow::Result<Exit> {
+    let mut request = client
+        .request(Method::GET, &["runs"])
+        .query(&[("limit", args.limit)]);
+    let filters = [
+        ("workflow_id", &args.workflow),
+        ("status", &args.status),
+        ("after", &args.after),
+    ];
+    for (name, value) in filters {
+        if let Some(value) = value {
+            request = request.query(&[(name, value)]);
+        }
+    }
+    let page: Page<Value> = client.json(request).await?;
+    if output.json {
+        output::json(&page)?;
+        return Ok(Exit::Ok);
+    }
+    let mut table = Table::new(["run", "workflow", "status", "asked for at", "error"]);
+    for run in &page.items {
+        let created_at = match &run["created_at"] {
+            Value::Number(ms) => Timestamp(ms.as_i64().unwrap_or(0)).to_string(),
+            other => other.as_str().unwrap_or_default().to_owned(),
+        };
+        let error = text(&run["error"], "message").to_owned();
+        table.row([
+            text(run, "run_id").to_owned(),
+            text(run, "workflow_id").to_owned(),
+            text(run, "status").to_owned(),
+            created_at,
+            error,
+        ]);
+    }
+    table.print()?;
+    if let Some(next) = &page.next {
+        output::line(format!("\nmore: --after {next}"))?;
+    }
+    Ok(Exit::Ok)
+}
+
+async fn show(client: &Client, run_id: &str, output: Output) -> anyhow::Result<Exit> {
+    let result: RunResult = client
+        .json(client.request(Method::GET, &["runs", run_id]))
+        .await?;
+    print(&result, output)?;
+    Ok(Exit::Ok)
+}
+
+async fn cancel(client: &Client, run_id: &str, output: Output) -> anyhow::Result<Exit> {
+    let answer: Value = client
+        .json(client.request(Method::POST, &["runs", run_id, "cancel"]))
+        .await?;
+    if output.json {
+        output::json(&answer)?;
+    } else {
+        output::line(format!("{run_id} {}", text(&answer, "status")))?;
+    }
+    // A run that had ended before is not cancelled.
+    Ok(Exit::ok_if(
+        answer["status"] == RunStatus::Cancelled.as_str(),
+    ))
+}
+
+/// Prints what happens to a run, a line for each event, until its end.
+async fn events(client: &Client, run_id: &str, output: Output) -> anyhow::Result<Exit> {
+    let request = client.request(Method::GET, &["runs", run_id, "events"]);
+    let request = request.header("accept", "text/event-stream");
+    let mut response = client.send(request).await?;
+    let mut parser = EventParser::default();
+    let broke_off = "the server's stream broke off before the run ended; ask again to go on";
+    while let Some(chunk) = response.chunk().await.context(broke_off)? {
+        for event in parser.push(&chunk) {
+            if output.json {
+                let data: &RawValue = serde_json::from_str(&event.data)?;
+                output::json_line(&Printed {
+                    event: &event.name,
+                    data,
+                })?;
+            } else {
+                output::line(describe(&event))?;
+            }
+            if event.name == END {
+                return Ok(Exit::Ok);
+            }
+        }
+    }
+    anyhow::bail!(broke_off)
+}
+
+/// The type of a stream's last event.
+const END: &str = "end";
+
+/// An event as JSON.
+#[derive(Serialize)]
+struct Printed<'a> {
+    event: &'a str,
+    data: &'a RawValue,
+}
+
+fn describe(event: &Event) -> String {
+    let Ok(data) = serde_json::from_str::<Value>(&event.data) else {
+        return event.data.clone();
+    };
+    let words = ["node_id", "status"].map(|key| text(&data, key));
+    let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+    format!("{:<8}{}", event.name, words.join(" "))
+}
+
+/// An event of a stream of server-sent events.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Event {
+    name: String,
+    data: String,
+}
+
+/// Takes a stream of server-sent events apart. Comments, ids and unknown fields are passed over.
+#[derive(Debug, Default)]
+struct EventParser {
+    rest: Vec<u8>,
+    event: Event,
+}
+
+impl EventParser {
+    fn push(&mut self, chunk: &[u8]) -> Vec<Event> {
+        self.rest.extend_from_slice(chunk);
+        let mut events = Vec::new();
+        while let Some(end) = self.rest.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line);
+            events.extend(self.line(line.trim_end_matches(['\n', '\r'])));
+        }
+        events
+    }
+
+    fn line(&mut self, line: &str) -> Option<Event> {
+        if line.is_empty() {
+            let event = std::mem::take(&mut self.event);
+            return (!event.data.is_empty()).then_some(event);
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "event" => value.clone_into(&mut self.event.name),
+            "data" if self.event.data.is_empty() => value.clone_into(&mut self.event.data),
+            "data" => self.event.data = format!("{}\n{value}", self.event.data),
+            _ => {}
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However the stream is cut, the same events come out.
+    #[test]
+    fn events_are_taken_apart() {
+        let stream = b": hello\n\nevent: step\ndata: {\"node_id\":\"a\",\ndata: \"status\":\"completed\"}\r\nid: 1\n\ndata: x\n\n";
+        for size in 1..stream.len() {
+            let mut parser = EventParser::default();
+            let events: Vec<Event> = stream
+                .chunks(size)
+                .flat_map(|chunk| parser.push(chunk))
+                .collect();
+            let descriptions: Vec<String> = events.iter().map(describe).collect();
+            assert_eq!(descriptions, ["step    a completed", "x"]);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! `leveret up`, `leveret serve`, `leveret worker`: the long-running processes. They differ in their roles only.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use leveret::runtime::{Engine, Roles};
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::{
+    api::{self, Api},
+    engine,
+    exit::Exit,
+    output,
+    settings::{Settings, redact},
+    shutdown,
+};
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// API, worker, timers, reconciler.
+    Everything,
+    /// API, timers, reconciler.
+    Server,
+    /// Worker.
+    Worker,
+}
+
+impl Role {
+    fn roles(self, settings: &Settings) -> Roles {
+        let worker = (self != Role::Server).then(|| settings.worker());
+        let keeps_time = self != Role::Worker;
+        Roles {
+            worker,
+            timers: keeps_time,
+            reconciler: keeps_time,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Role::Everything => "leveret",
+            Role::Server => "leveret server",
+            Role::Worker => "leveret worker",
+        }
+    }
+}
+
+/// Runs until a signal asks it to stop, then drains.
+pub(crate) async fn up(settings: &Settings, role: Role) -> anyhow::Result<Exit> {
+    let stopped = shutdown::on_signal()?;
+    let listener = match role {
+        Role::Worker => None,
+        Role::Everything | Role::Server => Some(api::bind(settings.listen()).await?),
+    };
+    let engine = engine::open(settings).await?;
+    let served = serve(&engine, role, settings, listener, stopped).await;
+    engine.close().await;
+    served?;
+    tracing::info!("stopped");
+    Ok(Exit::Ok)
+}
+
+async fn serve(
+    engine: &Engine,
+    role: Role,
+    settings: &Settings,
+    listener: Option<TcpListener>,
+    mut stopped: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let roles = role.roles(settings);
+    let works = roles.worker.is_some();
+    let api = listener
+        .map(|listener| Api::start(listener, engine.clone(), works, stopped.clone()))
+        .transpose()?;
+    // A server has nothing that would keep it: it waits for the signal like the others.
+    let serving = async {
+        let served = engine
+            .serve(roles, stopped.clone())
+            .await
+            .context("cannot work on the queue of jobs");
+        if served.is_ok() {
+            shutdown::asked(&mut stopped).await;
+        }
+        served
+    };
+    tokio::pin!(serving);
+    let ended_early = tokio::select! {
+        served = &mut serving => Some(served),
+        () = ready(engine, works) => None,
+    };
+    let served = if let Some(served) = ended_early {
+        served
+    } else {
+        output::line(ready_line(role, settings, api.as_ref())?)?;
+        serving.await
+    };
+    if let Some(api) = api {
+        api.stopped().await;
+    }
+    served
+}
+
+fn ready_line(role: Role, settings: &Settings, api: Option<&Api>) -> anyhow::Result<String> {
+    let at = api.map_or_else(String::new, |api| format!(" at http://{}", api.address));
+    let (store, broker) = (redact(&settings.store()), redact(&settings.broker()?));
+    Ok(format!(
+        "{} is ready{at} (store {store}, broker {broker})",
+        role.name()
+    ))
+}
+
+/// How often readiness is looked at: there is no event for it.
+const READY_POLL: Duration = Duration::from_millis(2);
+
+/// Resolves when everything that the process needs is there.
+async fn ready(engine: &Engine, works: bool) {
+    while !engine.not_ready(works).await.is_empty() {
+        tokio::time::sleep(READY_POLL).await;
+    }
+}

@@ -1,0 +1,151 @@
+//! From settings to an engine that runs.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context;
+use leveret::{
+    broker::BrokerError,
+    connect,
+    nodes::Registry,
+    runtime::{Engine, EngineParts, Names, Roles, Secrets},
+};
+use tokio::{sync::watch, task::JoinHandle};
+
+use crate::settings::{Settings, redact};
+
+/// Secrets of the environment: `secret("NAME")` is `LEVERET_SECRET_NAME`.
+#[derive(Debug)]
+struct EnvSecrets;
+
+impl Secrets for EnvSecrets {
+    fn secret(&self, name: &str) -> Option<String> {
+        std::env::var(format!("LEVERET_SECRET_{name}")).ok()
+    }
+}
+
+/// Connects to the store and the broker of the settings and declares the topology.
+pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Engine> {
+    open_at(settings, Registry::builtin(), &settings.store(), &settings.broker()?).await
+}
+
+async fn open_at(settings: &Settings, registry: Registry, store: &str, broker: &str) -> anyhow::Result<Engine> {
+    let connected = connect(store, broker).await.with_context(|| {
+        format!(
+            "cannot connect (store {}, broker {})",
+            redact(store),
+            redact(broker)
+        )
+    })?;
+    let mut parts = EngineParts::new(connected.store, connected.broker);
+    parts.one_file = connected.one_file;
+    parts.registry = registry;
+    parts.secrets = Arc::new(EnvSecrets);
+    parts.options = settings.engine();
+    parts.names = Names::with_prefix(settings.prefix.as_deref().unwrap_or_default());
+    if let Some(status) = settings.status {
+        parts.publish.status = status.into();
+    }
+    if let Some(completion) = settings.completion {
+        parts.publish.completion = completion;
+    }
+    Engine::new(parts)
+        .await
+        .context("cannot declare the exchange and the queues")
+}
+
+/// An engine that plays its roles in this process.
+pub(crate) struct Running {
+    pub(crate) engine: Engine,
+    stop: watch::Sender<bool>,
+    serving: JoinHandle<Result<(), BrokerError>>,
+    _directory: Option<PrivateDirectory>,
+}
+
+impl Running {
+    /// Starts all roles: where the settings say, else in a temporary directory that goes with this.
+    pub(crate) async fn start(settings: &Settings) -> anyhow::Result<Running> {
+        Running::start_with(settings, Registry::builtin()).await
+    }
+
+    /// As [`start`](Self::start), with other node types.
+    pub(crate) async fn start_with(settings: &Settings, registry: Registry) -> anyhow::Result<Running> {
+        let directory = if settings.says_where() {
+            None
+        } else {
+            Some(PrivateDirectory::new()?)
+        };
+        let engine = match &directory {
+            None => open_at(settings, registry, &settings.store(), &settings.broker()?).await?,
+            Some(directory) => {
+                let store = format!("sqlite:{}", directory.0.join("leveret.db").display());
+                open_at(settings, registry, &store, "embedded:").await?
+            }
+        };
+        let (stop, stopped) = watch::channel(false);
+        let roles = Roles {
+            worker: Some(settings.worker()),
+            ..Roles::all()
+        };
+        let serving = tokio::spawn({
+            let engine = engine.clone();
+            async move { engine.serve(roles, stopped).await }
+        });
+        Ok(Running {
+            engine,
+            stop,
+            serving,
+            _directory: directory,
+        })
+    }
+
+    /// Drains and closes.
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        self.stop.send_replace(true);
+        let served = self.serving.await.context("the engine panicked")?;
+        self.engine.close().await;
+        served.context("the engine could not work")
+    }
+
+    /// Resolves when the engine ended by itself, which is an error. Cancel-safe.
+    pub(crate) async fn failed(&mut self) -> anyhow::Error {
+        match (&mut self.serving).await {
+            Ok(Ok(())) => anyhow::anyhow!("the engine stopped by itself"),
+            Ok(Err(error)) => anyhow::Error::from(error).context("the engine could not work"),
+            Err(error) => anyhow::Error::from(error).context("the engine panicked"),
+        }
+    }
+}
+
+/// A directory that only this user can read, removed when dropped.
+struct PrivateDirectory(PathBuf);
+
+impl PrivateDirectory {
+    fn new() -> anyhow::Result<PrivateDirectory> {
+        let name = format!("leveret-{}-{:016x}", std::process::id(), fastrand::u64(..));
+        let path = std::env::temp_dir().join(name);
+        make(&path)
+            .with_context(|| format!("cannot make the temporary directory {}", path.display()))?;
+        Ok(PrivateDirectory(path))
+    }
+}
+
+#[cfg(unix)]
+fn make(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().mode(0o700).create(path)
+}
+
+#[cfg(not(unix))]
+fn make(path: &Path) -> std::io::Result<()> {
+    std::fs::create_dir(path)
+}
+
+impl Drop for PrivateDirectory {
+    fn drop(&mut self) {
+        // Left behind at worst, and then the system's to clean up.
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}

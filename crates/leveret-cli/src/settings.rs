@@ -1,0 +1,558 @@
+//! Settings: flags over `LEVERET_*` over `leveret.toml`, all in one struct.
+//!
+//! The fields of [`Settings`] are at once the flags (`--drain-timeout`), the variables (`LEVERET_DRAIN_TIMEOUT`) and the
+//! keys of the file (`drain_timeout`). Nothing below the binary reads the environment. Passwords in URLs are never printed:
+//! [`Settings::effective`] leaves them out, and `--help` shows no values of variables.
+
+use std::{
+    fmt,
+    num::NonZeroU16,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use leveret::runtime::{EngineOptions, StatusMessages, WorkerOptions};
+use leveret_core::{suggest::nearest, time::parse_duration};
+use serde::{Deserialize, Serialize};
+
+use crate::exit::BadInput;
+
+/// The file of settings, when none is named.
+const FILE: &str = "leveret.toml";
+
+/// What can be set. Everything has a default; see the methods.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[command(next_help_heading = "Settings (flags over LEVERET_* over leveret.toml)")]
+pub(crate) struct Settings {
+    /// The file of settings [default: ./leveret.toml, if there is one]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LEVERET_CONFIG",
+        hide_env_values = true,
+        global = true
+    )]
+    #[serde(skip)]
+    pub(crate) config: Option<PathBuf>,
+
+    /// The store: sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE [default: sqlite:DATA/leveret.db]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "LEVERET_STORE",
+        hide_env_values = true,
+        global = true
+    )]
+    pub(crate) store: Option<String>,
+
+    /// The broker: embedded:, embedded:PATH, amqp://… or amqps://… [default: embedded: if the store is SQLite]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "LEVERET_BROKER",
+        hide_env_values = true,
+        global = true
+    )]
+    pub(crate) broker: Option<String>,
+
+    /// The directory of the default store [default: .leveret; `run` and `demo` use a temporary one]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "LEVERET_DATA",
+        hide_env_values = true,
+        global = true
+    )]
+    pub(crate) data: Option<PathBuf>,
+
+    /// Where the API listens [default: 127.0.0.1:7070]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "LEVERET_LISTEN",
+        hide_env_values = true,
+        hide_short_help = true,
+        global = true
+    )]
+    pub(crate) listen: Option<String>,
+
+    /// The server that `workflows` and `runs` talk to [default: http://127.0.0.1:7070]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "LEVERET_SERVER",
+        hide_env_values = true,
+        hide_short_help = true,
+        global = true
+    )]
+    pub(crate) server: Option<String>,
+
+    /// Jobs that a worker executes at once [default: 256]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "LEVERET_WORKER_CONCURRENCY",
+        hide_env_values = true,
+        hide_short_help = true,
+        global = true
+    )]
+    pub(crate) worker_concurrency: Option<NonZeroU16>,
+
+    /// Jobs that a worker takes from the broker at once, at least as many as it executes [default: 512]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "LEVERET_PREFETCH",
+        hide_env_values = true,
+        hide_short_help = true,
+        global = true
+    )]
+    pub(crate) prefetch: Option<NonZeroU16>,
+
+    /// Status messages of nodes that workers publish [default: all on RabbitMQ, off on an embedded broker]
+    #[arg(
+        long,
+        env = "LEVERET_STATUS",
+        hide_env_values = true,
+        hide_short_help = true,
+        global = true
+    )]
+    pub(crate) status: Option<Status>,
+
+    /// Whether a message is published when a run ends [default: true on RabbitMQ, false on an embedded broker]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "LEVERET_COMPLETION",
+        hide_env_values = true,
+        hide_short_help = true,
+        global = true
+    )]
+    pub(crate) completion: Option<bool>,
+
+    /// Goes before the names of exchange and queues, so that installations can share a broker [default: none]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        env = "LEVERET_PREFIX",
+        hide_env_values = true,
+        hide_short_help = true,
+        global = true
+    )]
+    pub(crate) prefix: Option<String>,
+
+    /// On shutdown, how long jobs that run may take before they go back to their queue [default: 30s]
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "LEVERET_DRAIN_TIMEOUT",
+        hide_env_values = true,
+        hide_short_help = true,
+        global = true
+    )]
+    pub(crate) drain_timeout: Option<Span>,
+
+    /// A run without a recorded step for so long, and without a timer, is taken up again [default: 60s]
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "LEVERET_STALLED_AFTER",
+        hide_env_values = true,
+        hide_short_help = true,
+        global = true
+    )]
+    pub(crate) stalled_after: Option<Span>,
+
+    /// What is logged to stderr: a level, or directives such as `info,leveret::log=debug` [default: info; warnings and
+    /// `log` nodes for `run`]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "LEVERET_LOG",
+        hide_env_values = true,
+        hide_short_help = true,
+        global = true
+    )]
+    pub(crate) log: Option<String>,
+
+    /// The form of the log [default: text]
+    #[arg(
+        long,
+        env = "LEVERET_LOG_FORMAT",
+        hide_env_values = true,
+        hide_short_help = true,
+        global = true
+    )]
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+/// Which status messages are published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Status {
+    /// `running`, `waiting`, `success` and `failed`
+    All,
+    /// `success` and `failed`
+    Final,
+    /// None
+    Off,
+}
+
+impl From<Status> for StatusMessages {
+    fn from(status: Status) -> StatusMessages {
+        match status {
+            Status::All => StatusMessages::All,
+            Status::Final => StatusMessages::Final,
+            Status::Off => StatusMessages::Off,
+        }
+    }
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// A line for people
+    #[default]
+    Text,
+    /// A JSON object a line
+    Json,
+}
+
+/// A time span as text: `250ms`, `10s`, `5m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Span(pub(crate) Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Span, String> {
+        let span = parse_duration(text).map(Span);
+        span.ok_or_else(|| format!("'{text}' is no time span: say 250ms, 10s, 5m, 1h or 2d"))
+    }
+}
+
+impl TryFrom<String> for Span {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Span, String> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_millis() {
+            ms if ms.is_multiple_of(1000) => write!(f, "{}s", ms / 1000),
+            ms => write!(f, "{ms}ms"),
+        }
+    }
+}
+
+impl From<Span> for String {
+    fn from(span: Span) -> String {
+        span.to_string()
+    }
+}
+
+impl Settings {
+    /// These settings (flags and variables) over those of the file. A file that was named must exist; `./leveret.toml` may.
+    pub(crate) fn load(self) -> anyhow::Result<Settings> {
+        let (path, named) = match &self.config {
+            Some(path) => (path.clone(), true),
+            None => (PathBuf::from(FILE), false),
+        };
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                let file =
+                    parse(&text).with_context(|| format!("settings file {}", path.display()))?;
+                Ok(Settings {
+                    config: Some(path),
+                    ..self.over(file)
+                })
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => Ok(self),
+            Err(error) => Err(BadInput::new(format!(
+                "cannot read the settings file {}: {error}",
+                path.display()
+            ))
+            .into()),
+        }
+    }
+
+    fn over(self, file: Settings) -> Settings {
+        Settings {
+            config: self.config.or(file.config),
+            store: self.store.or(file.store),
+            broker: self.broker.or(file.broker),
+            data: self.data.or(file.data),
+            listen: self.listen.or(file.listen),
+            server: self.server.or(file.server),
+            worker_concurrency: self.worker_concurrency.or(file.worker_concurrency),
+            prefetch: self.prefetch.or(file.prefetch),
+            status: self.status.or(file.status),
+            completion: self.completion.or(file.completion),
+            prefix: self.prefix.or(file.prefix),
+            drain_timeout: self.drain_timeout.or(file.drain_timeout),
+            stalled_after: self.stalled_after.or(file.stalled_after),
+            log: self.log.or(file.log),
+            log_format: self.log_format.or(file.log_format),
+        }
+    }
+
+    /// The URL of the store.
+    pub(crate) fn store(&self) -> String {
+        let default = || format!("sqlite:{}", self.data().join("leveret.db").display());
+        self.store.clone().unwrap_or_else(default)
+    }
+
+    /// The URL of the broker. There is a default only beside a store in SQLite.
+    pub(crate) fn broker(&self) -> anyhow::Result<String> {
+        match &self.broker {
+            Some(url) => Ok(url.clone()),
+            None if self.store().starts_with("sqlite:") => Ok("embedded:".to_owned()),
+            None => bail!(BadInput::new(
+                "a store that is no SQLite file needs a broker: give --broker amqp://… or embedded:PATH"
+            )),
+        }
+    }
+
+    fn data(&self) -> &Path {
+        self.data.as_deref().unwrap_or(Path::new(".leveret"))
+    }
+
+    /// Whether it was said where data goes.
+    pub(crate) fn says_where(&self) -> bool {
+        self.store.is_some() || self.broker.is_some() || self.data.is_some()
+    }
+
+    /// Where the API listens.
+    pub(crate) fn listen(&self) -> &str {
+        self.listen.as_deref().unwrap_or("127.0.0.1:7070")
+    }
+
+    /// The server to talk to.
+    pub(crate) fn server(&self) -> &str {
+        self.server.as_deref().unwrap_or("http://127.0.0.1:7070")
+    }
+
+    /// How a worker of this process works.
+    pub(crate) fn worker(&self) -> WorkerOptions {
+        let default = WorkerOptions::default();
+        let concurrency = self
+            .worker_concurrency
+            .map_or(default.concurrency, NonZeroU16::get);
+        WorkerOptions {
+            concurrency,
+            prefetch: self
+                .prefetch
+                .map_or(default.prefetch, NonZeroU16::get)
+                .max(concurrency),
+            drain_timeout: self.drain_timeout(),
+        }
+    }
+
+    /// How long a shutdown waits for what runs.
+    pub(crate) fn drain_timeout(&self) -> Duration {
+        self.drain_timeout
+            .map_or(WorkerOptions::default().drain_timeout, |span| span.0)
+    }
+
+    /// Bounds and policies of the engine.
+    pub(crate) fn engine(&self) -> EngineOptions {
+        let default = EngineOptions::default();
+        EngineOptions {
+            quiet: self.stalled_after.map_or(default.quiet, |span| span.0),
+            ..default
+        }
+    }
+
+    /// The settings with all defaults in place and without passwords, for printing.
+    pub(crate) fn effective(&self) -> Settings {
+        let worker = self.worker();
+        let shared = self
+            .broker
+            .as_ref()
+            .is_some_and(|url| url.starts_with("amqp"));
+        Settings {
+            config: self.config.clone(),
+            store: Some(redact(&self.store())),
+            broker: self.broker().ok().map(|url| redact(&url)),
+            data: Some(self.data().to_owned()),
+            listen: Some(self.listen().to_owned()),
+            server: Some(redact(self.server())),
+            worker_concurrency: NonZeroU16::new(worker.concurrency),
+            prefetch: NonZeroU16::new(worker.prefetch),
+            status: self
+                .status
+                .or(Some(if shared { Status::All } else { Status::Off })),
+            completion: self.completion.or(Some(shared)),
+            prefix: Some(self.prefix.clone().unwrap_or_default()),
+            drain_timeout: Some(Span(worker.drain_timeout)),
+            stalled_after: Some(Span(self.engine().quiet)),
+            log: Some(self.log.clone().unwrap_or_else(|| "info".to_owned())),
+            log_format: Some(self.log_format.unwrap_or_default()),
+        }
+    }
+}
+
+/// The settings in the text of a file. An unknown key is an error that names the nearest known one.
+fn parse(text: &str) -> anyhow::Result<Settings> {
+    let known: Vec<String> = known_keys();
+    if let Ok(table) = text.parse::<toml::Table>()
+        && let Some(unknown) = table.keys().find(|key| !known.contains(key))
+    {
+        let help = match nearest(unknown, known.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean '{near}'?"),
+            None => format!("known: {}", known.join(", ")),
+        };
+        bail!(BadInput::new(format!(
+            "unknown setting '{unknown}': {help}"
+        )));
+    }
+    // Of the error only the place and the message: the line itself may hold a password.
+    toml::from_str(text).map_err(|error: toml::de::Error| {
+        let line = error
+            .span()
+            .map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        BadInput::new(format!("line {line}: {}", error.message())).into()
+    })
+}
+
+fn known_keys() -> Vec<String> {
+    let command = Settings::augment_args(clap::Command::new("settings"));
+    let keys = command.get_arguments().map(|arg| arg.get_id().to_string());
+    keys.filter(|key| key != "config").collect()
+}
+
+/// A URL with `***` in place of its password.
+pub(crate) fn redact(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    // A password may hold an unescaped '/' or '?': what stands before the last '@' is no host.
+    let at = rest
+        .rfind('@')
+        .unwrap_or(0)
+        .max(rest[..authority_end].rfind('@').unwrap_or(0));
+    let (user_info, host) = rest.split_at(at);
+    let user_info = match user_info.split_once(':') {
+        Some((user, _)) => format!("{user}:***"),
+        None => user_info.to_owned(),
+    };
+    format!("{scheme}://{user_info}{}", redact_query(host))
+}
+
+/// `…?password=***`, as PostgreSQL URLs may have it.
+fn redact_query(host: &str) -> String {
+    let Some((path, query)) = host.split_once('?') else {
+        return host.to_owned();
+    };
+    let pairs = query.split('&').map(|pair| match pair.split_once('=') {
+        Some((key, _)) if key.eq_ignore_ascii_case("password") => format!("{key}=***"),
+        _ => pair.to_owned(),
+    });
+    format!("{path}?{}", pairs.collect::<Vec<_>>().join("&"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_go_over_the_file() {
+        let file =
+            parse("store = 'sqlite:a.db'\nprefetch = 7\ndrain_timeout = '5s'\nstatus = 'final'")
+                .unwrap();
+        let flags = Settings {
+            store: Some("sqlite:b.db".to_owned()),
+            ..Settings::default()
+        };
+        let settings = flags.over(file);
+        assert_eq!(settings.store(), "sqlite:b.db");
+        assert_eq!(settings.broker().unwrap(), "embedded:");
+        assert_eq!(settings.worker().prefetch, 256, "at least the concurrency");
+        assert_eq!(settings.drain_timeout(), Duration::from_secs(5));
+        assert_eq!(settings.status, Some(Status::Final));
+    }
+
+    #[test]
+    fn mistakes_in_the_file_are_named() {
+        let check = |text: &str, expect: &str| {
+            let error = format!("{:#}", parse(text).unwrap_err());
+            assert!(error.contains(expect), "{error}");
+            assert!(!error.contains("hush"), "{error}");
+        };
+        check(
+            "brokr = 'amqp://u:hush@h'",
+            "unknown setting 'brokr': did you mean 'broker'?",
+        );
+        check("zzz = 1", "known: store, broker");
+        check("data = 'x'\nprefetch = 0", "line 2: ");
+        check("drain_timeout = 'soon'", "'soon' is no time span");
+        check("store = 'postgres://u:hush@h\n", "line 1");
+        check("config = 'x'", "unknown setting 'config'");
+    }
+
+    #[test]
+    fn a_foreign_store_needs_a_broker() {
+        let settings = Settings {
+            store: Some("postgres://h/d".to_owned()),
+            ..Settings::default()
+        };
+        assert!(
+            settings
+                .broker()
+                .unwrap_err()
+                .to_string()
+                .contains("--broker")
+        );
+    }
+
+    #[test]
+    fn passwords_are_never_printed() {
+        let check = |url: &str, expect: &str| assert_eq!(redact(url), expect);
+        check(
+            "amqp://user:hush@host:5672/%2f",
+            "amqp://user:***@host:5672/%2f",
+        );
+        check(
+            "postgres://user:hu/sh?@host/db",
+            "postgres://user:***@host/db",
+        );
+        check(
+            "postgres://user:hu@sh@host/db",
+            "postgres://user:***@host/db",
+        );
+        check(
+            "postgres://host/db?user=u&password=hush",
+            "postgres://host/db?user=u&password=***",
+        );
+        check("sqlite:a@b.db", "sqlite:a@b.db");
+        check("amqp://host", "amqp://host");
+        let settings = Settings {
+            store: Some("postgres://u:hush@h/d".to_owned()),
+            broker: Some("amqp://u:hush@h".to_owned()),
+            server: Some("http://u:hush@h".to_owned()),
+            ..Settings::default()
+        };
+        assert!(
+            !toml::to_string(&settings.effective())
+                .unwrap()
+                .contains("hush")
+        );
+    }
+
+    #[test]
+    fn spans_print_as_they_are_read() {
+        for text in ["250ms", "10s", "300s"] {
+            assert_eq!(text.parse::<Span>().unwrap().to_string(), text);
+        }
+    }
+}

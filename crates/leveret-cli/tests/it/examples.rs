@@ -1,0 +1,223 @@
+//! Every workflow under `examples/workflows/`, with its output.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::support::{Directory, Ended, get, leveret, payments, root};
+
+/// The workflows, as paths from the root.
+pub(crate) fn files() -> Vec<String> {
+    let entries = std::fs::read_dir(root().join("examples/workflows")).unwrap();
+    let mut files: Vec<String> = entries
+        .map(|entry| {
+            format!(
+                "examples/workflows/{}",
+                entry.unwrap().file_name().to_str().unwrap()
+            )
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+/// Every example has a test here.
+#[test]
+fn no_example_is_forgotten() {
+    let tests = include_str!("examples.rs");
+    for file in files() {
+        let name = file
+            .trim_start_matches("examples/workflows/")
+            .trim_end_matches(".yaml");
+        assert!(
+            tests.contains(&format!("\"{name}\"")),
+            "add a test of {file} to tests/it/examples.rs"
+        );
+    }
+}
+
+fn run(name: &str, more: &[&str]) -> Ended {
+    let file = format!("examples/workflows/{name}.yaml");
+    let mut args = vec!["run", &*file, "--json"];
+    args.extend(more);
+    leveret(&args)
+}
+
+/// The output of an example that completes.
+fn output(name: &str, more: &[&str]) -> Value {
+    let ended = run(name, more);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    ended.json()["output"].take()
+}
+
+#[test]
+fn hello() {
+    assert_eq!(output("hello", &[]), json!("Hello, leveret with 4 legs!"));
+}
+
+#[test]
+fn diamond_join() {
+    assert_eq!(
+        output("diamond-join", &[]),
+        json!({ "count": 3, "words": ["ONE", "TWO", "THREE"] })
+    );
+    let well = output(
+        "diamond-join",
+        &["--input", r#"{"words": ["all", "is", "well"]}"#],
+    );
+    assert_eq!(well["words"], json!(["ALL", "IS", "WELL"]));
+}
+
+#[test]
+fn any_join() {
+    assert_eq!(output("any-join", &[]), json!("the fast one was first"));
+}
+
+#[test]
+fn routing() {
+    assert_eq!(
+        output("routing", &[]),
+        json!("4200 cents, decided by nobody within 0 days")
+    );
+    let abroad = output("routing", &["--input", r#"{"country": "NL"}"#]);
+    assert_eq!(
+        abroad,
+        json!("4200 cents, decided by the office abroad within 3 days")
+    );
+}
+
+#[test]
+fn fallback() {
+    assert_eq!(
+        output("fallback", &[]),
+        json!({ "euro_cents": 4600, "rates_from": "yesterday" })
+    );
+}
+
+#[test]
+fn sleep() {
+    let result = run("sleep", &[]).json();
+    assert_eq!(result["output"]["message"], json!("Remember the kettle."));
+    assert!(result["duration_ms"].as_u64().unwrap() >= 1000);
+}
+
+#[test]
+fn transforms() {
+    assert_eq!(
+        output("transforms", &[]),
+        json!("Noor Jansen, Utrecht: 2 lines, the first for 4990 cents")
+    );
+}
+
+#[test]
+fn error_handling() {
+    let refused = run("error-handling", &["--input", r#"{"age": 17}"#]);
+    let result = refused.json();
+    assert_eq!(
+        (refused.code, result["status"].as_str()),
+        (Some(1), Some("failed"))
+    );
+    assert_eq!(
+        result["error"]["message"],
+        json!("an applicant of 17 years is too young")
+    );
+    assert_eq!(
+        result["steps"]["audit"]["status"],
+        json!("completed"),
+        "other branches go on"
+    );
+    let welcome = output("error-handling", &["--input", r#"{"age": 40}"#]);
+    assert_eq!(
+        welcome["welcome"],
+        json!("welcome, your membership comes as a letter")
+    );
+}
+
+/// The flaky charge needs more than one try, and the one whose answer is late is charged once.
+#[test]
+fn retry_and_timeout() {
+    let payments = payments();
+    let ended = run(
+        "retry-and-timeout",
+        &["--set", &format!("payments_url={}", payments.url())],
+    );
+    let result = ended.json();
+    assert_eq!(
+        result["output"],
+        json!({ "flaky": "approved", "stalled": "approved" }),
+        "{ended:?}"
+    );
+    for step in ["flaky", "stalled"] {
+        assert!(
+            result["steps"][step]["attempts"].as_u64().unwrap() > 1,
+            "{result:#}"
+        );
+    }
+    let ledger = get(&payments.address, "/charges");
+    assert_eq!(
+        (
+            ledger["charges"].as_array().unwrap().len(),
+            &ledger["orders_charged_twice"]
+        ),
+        (2, &json!([]))
+    );
+}
+
+/// All orders, once per line: results in the order of the lines, outcomes as the payment service's seed decides, nothing charged
+/// twice.
+#[test]
+fn order_fulfilment() {
+    let payments = payments();
+    let url = format!("payments_url={}", payments.url());
+    let ended = run(
+        "order-fulfilment",
+        &["--each", "@examples/data/orders.jsonl", "--set", &url],
+    );
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+    for (at, line) in ended.stdout.lines().enumerate() {
+        let result: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(
+            result["output"]["order_id"],
+            json!(format!("ord-{:06}", at + 1))
+        );
+        let outcome = &result["output"]["result"];
+        let by = outcome["payment"]["by"].as_str().unwrap_or_default();
+        let kind = format!("{} {by}", outcome["status"].as_str().unwrap());
+        *counts.entry(kind.trim_end().to_owned()).or_default() += 1;
+    }
+    let ledger = get(&payments.address, "/charges");
+    let charges = ledger["charges"].as_array().unwrap().len();
+    let expect =
+        json!({ "declined": 25, "fulfilled card": 239, "fulfilled invoice": 24, "rejected": 12 });
+    assert_eq!(json!(counts), expect);
+    assert_eq!(
+        (charges, &ledger["orders_charged_twice"]),
+        (239, &json!([]))
+    );
+}
+
+/// The workflow of the README runs, and says hello.
+#[test]
+fn the_readme_is_right() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let workflow = readme
+        .split("```yaml\n")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
+    let directory = Directory::new();
+    let file = directory.file("greet.yaml", workflow);
+    let ended = leveret(&["run", &file, "--json", "--input", r#"{"name": "Ada"}"#]);
+    assert_eq!(
+        (ended.code, &ended.json()["output"]["hello"]),
+        (Some(0), &json!("Hello, Ada!"))
+    );
+    let ended = leveret(&["run", &file, "--json", "--input", r#"{"name": ""}"#]);
+    assert_eq!(
+        (ended.code, &ended.json()["error"]["message"]),
+        (Some(1), &json!("nobody to greet"))
+    );
+}

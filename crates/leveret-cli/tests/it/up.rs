@@ -1,0 +1,238 @@
+//! `leveret up`, `serve` and `worker`; `leveret workflows` and `leveret runs` against them.
+
+use serde_json::{Value, json};
+
+use crate::support::{Directory, Ended, Server, get, leveret, payments};
+
+/// `leveret up` on a free port with data in a directory.
+fn up(directory: &Directory) -> Server {
+    let data = directory.path();
+    Server::start(&[
+        "up",
+        "--listen",
+        "127.0.0.1:0",
+        "--data",
+        &data,
+        "--log",
+        "warn",
+    ])
+}
+
+/// A command against a server, which must end well.
+fn at(server: &Server, args: &[&str]) -> Value {
+    let ended = ended_at(server, args);
+    assert_eq!(ended.code, Some(0), "{args:?}: {ended:?}");
+    ended.json()
+}
+
+fn ended_at(server: &Server, args: &[&str]) -> Ended {
+    let url = server.url();
+    leveret(&[args, &["--json", "--server", &url]].concat())
+}
+
+#[test]
+fn workflows_and_runs_go_through_the_server() {
+    let directory = Directory::new();
+    let server = up(&directory);
+    assert_eq!(at(&server, &["workflows", "list"]), json!([]));
+    let put = at(
+        &server,
+        &["workflows", "put", "examples/workflows/hello.yaml"],
+    );
+    assert_eq!(
+        (&put["workflow_id"], &put["version"]),
+        (&json!("hello"), &json!(1))
+    );
+    assert_eq!(
+        at(&server, &["workflows", "list"])[0]["workflow_id"],
+        json!("hello")
+    );
+    assert_eq!(
+        at(&server, &["workflows", "show", "hello"])["definition"]["id"],
+        json!("hello")
+    );
+
+    let result = at(
+        &server,
+        &["runs", "start", "hello", "--wait", "--run-id", "first"],
+    );
+    assert_eq!(result["output"], json!("Hello, leveret with 4 legs!"));
+    assert_eq!(at(&server, &["runs", "show", "first"]), result);
+    let begun = at(
+        &server,
+        &["runs", "start", "hello", "--idempotency-key", "k"],
+    );
+    let again = at(
+        &server,
+        &["runs", "start", "hello", "--idempotency-key", "k"],
+    );
+    assert_eq!(begun["run_id"], again["run_id"]);
+    let listed = at(
+        &server,
+        &["runs", "list", "--workflow", "hello", "--limit", "1"],
+    );
+    assert_eq!(listed["items"][0]["run_id"], begun["run_id"]);
+    assert!(listed["next"].is_string());
+    let next = listed["next"].as_str().unwrap();
+    assert_eq!(
+        at(&server, &["runs", "list", "--after", next])["items"][0]["run_id"],
+        json!("first")
+    );
+}
+
+/// A run that sleeps is cancelled; its events end with it; what failed or is unknown has its exit code.
+#[test]
+fn runs_are_cancelled_and_followed() {
+    let directory = Directory::new();
+    let server = up(&directory);
+    let file = directory.file(
+        "long.yaml",
+        "id: long\nnodes:\n  - id: rest\n    uses: sleep\n    params: { duration: 1h }\n",
+    );
+    at(&server, &["workflows", "put", &file]);
+    at(&server, &["runs", "start", "long", "--run-id", "r"]);
+    assert_eq!(
+        at(&server, &["runs", "cancel", "r"])["status"],
+        json!("cancelled")
+    );
+    assert_eq!(
+        at(&server, &["runs", "show", "r"])["status"],
+        json!("cancelled")
+    );
+    let events = ended_at(&server, &["runs", "events", "r"]);
+    assert_eq!(events.code, Some(0), "{events:?}");
+    assert!(
+        events.stdout.lines().last().unwrap().contains("cancelled"),
+        "{events:?}"
+    );
+
+    at(
+        &server,
+        &["workflows", "put", "examples/workflows/error-handling.yaml"],
+    );
+    let failed = ended_at(
+        &server,
+        &[
+            "runs",
+            "start",
+            "error-handling",
+            "--wait",
+            "--input",
+            r#"{"age": 1}"#,
+        ],
+    );
+    assert_eq!(
+        (failed.code, failed.json()["status"].as_str()),
+        (Some(1), Some("failed"))
+    );
+    let unknown = ended_at(&server, &["runs", "show", "nobody"]);
+    assert_eq!((unknown.code, unknown.stdout.as_str()), (Some(2), ""));
+    assert!(unknown.stderr.contains("nobody"), "{unknown:?}");
+    let bad = directory.file("bad.yaml", "id: bad\nnodes:\n  - id: a\n    uses: sett\n");
+    let refused = ended_at(&server, &["workflows", "put", &bad]);
+    assert_eq!(refused.code, Some(2));
+    assert!(refused.stderr.contains("bad.yaml:4:11"), "{refused:?}");
+}
+
+#[test]
+fn a_server_that_is_away_is_named() {
+    let ended = leveret(&["runs", "list", "--server", "http://127.0.0.1:9"]);
+    assert_eq!(ended.code, Some(1));
+    assert!(
+        ended.stderr.contains("http://127.0.0.1:9") && ended.stderr.contains("leveret up"),
+        "{ended:?}"
+    );
+}
+
+/// SIGTERM while a step waits for a slow answer: the step ends, is recorded once, and the process exits with 0.
+#[test]
+fn sigterm_drains() {
+    let payments = payments();
+    let directory = Directory::new();
+    let server = up(&directory);
+    let workflow = format!(
+        "id: slow\nnodes:\n  - id: charge\n    uses: http\n    params:\n      url: {}/charges\n      json: {{ order_id: o, amount_cents: 100, currency: EUR, token: tok_stalled_x }}\n",
+        payments.url()
+    );
+    let file = directory.file("slow.yaml", &workflow);
+    at(&server, &["workflows", "put", &file]);
+    at(&server, &["runs", "start", "slow", "--run-id", "r"]);
+    // The service charges at once and answers 3 s later: the step is under way now, and for some time.
+    while get(&payments.address, "/charges")["charges"]
+        .as_array()
+        .unwrap()
+        .is_empty()
+    {}
+    server.terminate();
+    assert_eq!(server.wait(), (Some(0), String::new()));
+
+    let server = up(&directory);
+    let result = at(&server, &["runs", "show", "r"]);
+    assert_eq!(
+        (&result["status"], &result["steps"]["charge"]["attempts"]),
+        (&json!("completed"), &json!(1))
+    );
+    assert_eq!(
+        get(&payments.address, "/charges")["counts"]["requests"],
+        json!(1)
+    );
+}
+
+/// Two processes cannot share a file, and the second says so; nor can they share an address.
+#[test]
+fn what_is_in_use_is_named() {
+    let directory = Directory::new();
+    let server = up(&directory);
+    let data = directory.path();
+    let second = leveret(&["up", "--listen", "127.0.0.1:0", "--data", &data]);
+    assert_eq!(second.code, Some(1));
+    assert!(
+        second.stderr.contains("in use by another process"),
+        "{second:?}"
+    );
+    let other = Directory::new();
+    let second = leveret(&["up", "--listen", &server.address, "--data", &other.path()]);
+    assert_eq!(second.code, Some(1));
+    assert!(
+        second.stderr.contains("give another --listen"),
+        "{second:?}"
+    );
+}
+
+/// `serve` answers and does not work; `up` on the same data then does the work.
+#[test]
+fn serve_does_not_work() {
+    let directory = Directory::new();
+    let data = directory.path();
+    let server = Server::start(&[
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--data",
+        &data,
+        "--log",
+        "warn",
+    ]);
+    at(
+        &server,
+        &["workflows", "put", "examples/workflows/hello.yaml"],
+    );
+    at(&server, &["runs", "start", "hello", "--run-id", "r"]);
+    assert_eq!(
+        get(&server.address, "/health/ready")["status"],
+        json!("ready")
+    );
+    assert_eq!(
+        at(&server, &["runs", "show", "r"])["status"],
+        json!("running")
+    );
+    server.terminate();
+    assert_eq!(server.wait().0, Some(0));
+    let server = up(&directory);
+    let events = ended_at(&server, &["runs", "events", "r"]);
+    assert_eq!(events.code, Some(0));
+    assert_eq!(
+        at(&server, &["runs", "show", "r"])["status"],
+        json!("completed")
+    );
+}

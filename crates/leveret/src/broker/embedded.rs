@@ -1,0 +1,305 @@
+//! The broker inside the process, in the SQLite file that the store uses, too.
+//!
+//! - **A publish that resolved is on disk**: one transaction for a batch, shared with whatever else is written at that
+//!   moment. Consumers get the messages right after the commit, from memory.
+//! - **An ack removes the row** with the next transaction, at the latest after [`LINGER`](crate::sqlite::LINGER). A crash before
+//!   that redelivers.
+//! - **[`publish_then_ack`](Broker::publish_then_ack) is one transaction**: entirely or not at all.
+//! - **Redelivered is never missing.** Before a message is delivered, the file says that it may be, a few messages ahead
+//!   ([`RESERVE`]): after a crash every message that was delivered is marked, and up to that many more. After
+//!   [`close`](Broker::close) the mark is exact. Requeued messages keep their place and carry the mark.
+//! - **Memory is bounded.** A queue keeps [`WINDOW`] messages or [`WINDOW_BYTES`] of bodies in memory; the rest waits on disk and
+//!   is read in order.
+//!
+//! Delay queues keep the time of each message in the file, so that it counts on through a restart.
+
+mod rows;
+mod shared;
+
+use std::{collections::HashMap, sync::Arc};
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+
+use self::{
+    rows::MIGRATIONS,
+    shared::{Routed, Shared},
+};
+use super::{
+    Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Publication, QueueStats, Receipt,
+    Topology, local, routes::QueueId,
+};
+use crate::sqlite::{Database, DatabaseError};
+
+/// The largest body that is accepted.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// The messages of one queue that wait in memory.
+pub const WINDOW: usize = 1024;
+
+/// The bytes of their bodies.
+pub const WINDOW_BYTES: usize = 4 << 20;
+
+/// How many messages ahead the file says that they may be delivered.
+pub const RESERVE: u64 = 1024;
+
+/// The broker in a database file. Cheap to clone.
+#[derive(Clone)]
+pub struct EmbeddedBroker(Arc<Shared>);
+
+impl EmbeddedBroker {
+    /// Opens the broker in a file: its exchanges, queues, bindings and messages are there again. Blocks for the disk. Called
+    /// within a tokio runtime, on which the delay queues' timer runs.
+    ///
+    /// One file has one broker at a time; close it before the database.
+    pub fn open(database: Database) -> Result<EmbeddedBroker, BrokerError> {
+        database.migrate("broker", MIGRATIONS).map_err(error)?;
+        let loaded = database.write_blocking(rows::load).map_err(error)?;
+        let marks: HashMap<QueueId, u64> = loaded
+            .queues
+            .iter()
+            .map(|row| (row.id, row.delivered))
+            .collect();
+        let shared = Shared::new(database, marks);
+        {
+            let mut hub = shared.hub();
+            for exchange in &loaded.exchanges {
+                hub.routes.add_exchange(exchange);
+            }
+            for row in &loaded.queues {
+                hub.add_queue(&row.queue, row.id, (row.count, row.tail, row.delivered));
+            }
+            for binding in &loaded.bindings {
+                hub.routes.add_binding(binding);
+            }
+        }
+        // Delay queues read their first messages.
+        shared.dispatch(loaded.queues.iter().map(|row| row.id));
+        shared.start_timer();
+        Ok(EmbeddedBroker(shared))
+    }
+
+    /// Routes a batch: what goes where, and for the rest the reason.
+    fn route(&self, batch: Vec<Publication>) -> Vec<Result<Routed, BrokerError>> {
+        let hub = self.0.hub();
+        let route = |publication: Publication| {
+            hub.check_open()?;
+            check_size(&publication)?;
+            let targets = hub.route(&publication.exchange, &publication.routing_key)?;
+            Ok(Routed {
+                targets,
+                properties: rows::properties(&publication.message),
+                stored: local::stored(publication),
+            })
+        };
+        batch.into_iter().map(route).collect()
+    }
+}
+
+fn check_size(publication: &Publication) -> Result<(), BrokerError> {
+    let size_bytes = publication.message.body.len();
+    if size_bytes > MESSAGE_BYTES_MAX {
+        return Err(BrokerError::TooLarge {
+            size_bytes,
+            max_bytes: MESSAGE_BYTES_MAX,
+        });
+    }
+    Ok(())
+}
+
+impl EmbeddedBroker {
+    /// Runs a job and, if it says so, publishes a batch, in one transaction: both happen or neither. Queued at the call, as
+    /// [`Database::write`] is; with `soon`, as [`Database::write_soon`].
+    pub(crate) fn publish_with<T, F>(
+        &self,
+        batch: Vec<Publication>,
+        job: F,
+        soon: bool,
+    ) -> Result<oneshot::Receiver<Result<T, DatabaseError>>, BrokerError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&rusqlite::Connection) -> Result<(T, bool), DatabaseError> + Send + 'static,
+    {
+        let routed = self.route(batch).into_iter().collect::<Result<Vec<_>, _>>()?;
+        let (sender, written) = oneshot::channel();
+        self.0.put_with(routed, job, soon, |result| {
+            // Whoever asked may have gone.
+            drop(sender.send(result));
+        });
+        Ok(written)
+    }
+}
+
+impl std::fmt::Debug for EmbeddedBroker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "EmbeddedBroker({})", self.0.database.path().display())
+    }
+}
+
+#[async_trait]
+impl Broker for EmbeddedBroker {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            durable: true,
+            shared: false,
+            atomic_publish_then_ack: true,
+        }
+    }
+
+    async fn declare(&self, topology: &Topology) -> Result<(), BrokerError> {
+        let turn = self.0.topology.clone().lock_owned().await;
+        let missing = {
+            let hub = self.0.hub();
+            hub.check_open()?;
+            hub.routes.missing(topology)?
+        };
+        if missing == Topology::default() {
+            return Ok(());
+        }
+        let new = missing.clone();
+        let job = move |connection: &rusqlite::Connection| {
+            for exchange in &new.exchanges {
+                rows::add_exchange(connection, exchange)?;
+            }
+            let queues = new.queues.iter();
+            let ids = queues
+                .map(|queue| rows::add_queue(connection, queue))
+                .collect::<Result<Vec<_>, _>>()?;
+            for binding in &new.bindings {
+                rows::add_binding(connection, binding)?;
+            }
+            Ok(ids)
+        };
+        let apply = move |hub: &mut local::Hub, ids: Vec<QueueId>| {
+            for exchange in &missing.exchanges {
+                hub.routes.add_exchange(exchange);
+            }
+            for (queue, id) in missing.queues.iter().zip(ids) {
+                hub.add_queue(queue, id, (0, 0, 0));
+            }
+            for binding in &missing.bindings {
+                hub.routes.add_binding(binding);
+            }
+        };
+        self.0.change(turn, job, apply).await
+    }
+
+    async fn publish(&self, batch: Vec<Publication>) -> Vec<Result<(), BrokerError>> {
+        let mut results = Vec::with_capacity(batch.len());
+        let mut routed = Vec::with_capacity(batch.len());
+        for route in self.route(batch) {
+            results.push(route.map(|message| routed.push(message)));
+        }
+        if routed.is_empty() {
+            return results;
+        }
+        let (sender, written) = oneshot::channel();
+        self.0.put(routed, Vec::new(), |_, result| {
+            drop(sender.send(result));
+        });
+        if let Err(error) = written.await.unwrap_or(Err(BrokerError::Closed)) {
+            for result in results.iter_mut().filter(|result| result.is_ok()) {
+                *result = Err(error.clone());
+            }
+        }
+        results
+    }
+
+    async fn publish_then_ack(
+        &self,
+        batch: Vec<Publication>,
+        receipts: Vec<Receipt>,
+    ) -> Result<(), (BrokerError, Vec<Receipt>)> {
+        let routed = match self.route(batch).into_iter().collect() {
+            Ok(routed) => routed,
+            Err(error) => return Err((error, receipts)),
+        };
+        if self.0.hub().is_closed() {
+            return Err((BrokerError::Closed, receipts));
+        }
+        let (sender, written) = oneshot::channel();
+        self.0.put_then_ack(routed, receipts, |result| {
+            // If nobody waits any more, receipts that come back are dropped and so return their messages.
+            drop(sender.send(result));
+        });
+        let closed = Err((BrokerError::Closed, Vec::new()));
+        written.await.unwrap_or(closed)
+    }
+
+    async fn consume(&self, options: ConsumeOptions) -> Result<Consumer, BrokerError> {
+        let (queue, consumer) = self.0.hub().subscribe(&options)?;
+        self.0.dispatch([queue]);
+        Ok(consumer)
+    }
+
+    async fn queue_stats(&self, queue: &str) -> Result<QueueStats, BrokerError> {
+        self.0.hub().stats(queue)
+    }
+
+    async fn purge(&self, queue: &str) -> Result<u64, BrokerError> {
+        let (queue, purged) = self.0.hub().purge(queue)?;
+        let count = purged.count;
+        let written = self.0.database.write(move |connection| {
+            let single = purged.single.iter();
+            rows::delete(connection, single.map(|seq| rows::key(queue, *seq)))?;
+            match purged.range {
+                Some(range) => rows::delete_range(connection, queue, range),
+                None => Ok(()),
+            }
+        });
+        written.await.map_err(error)?;
+        Ok(count)
+    }
+
+    async fn delete_queue(&self, queue: &str) -> Result<(), BrokerError> {
+        let turn = self.0.topology.clone().lock_owned().await;
+        let id = {
+            let hub = self.0.hub();
+            hub.check_open()?;
+            hub.routes.queue(queue)
+        };
+        let Some(id) = id else {
+            return Ok(());
+        };
+        let name: Arc<str> = queue.into();
+        let removed = name.clone();
+        let job =
+            move |connection: &rusqlite::Connection| rows::remove_queue(connection, id, &name);
+        let apply = move |hub: &mut local::Hub, ()| hub.remove_queue(&removed);
+        self.0.change(turn, job, apply).await
+    }
+
+    async fn delete_exchange(&self, exchange: &str) -> Result<(), BrokerError> {
+        let turn = self.0.topology.clone().lock_owned().await;
+        self.0.hub().check_open()?;
+        let name: Arc<str> = exchange.into();
+        let removed = name.clone();
+        let job = move |connection: &rusqlite::Connection| rows::remove_exchange(connection, &name);
+        let apply = move |hub: &mut local::Hub, ()| hub.routes.remove_exchange(&removed);
+        self.0.change(turn, job, apply).await
+    }
+
+    fn is_connected(&self) -> bool {
+        !self.0.hub().is_closed() && self.0.database.is_open()
+    }
+
+    async fn close(&self) {
+        self.0.close().await;
+    }
+}
+
+/// What a database error means to those who publish and consume.
+fn error(error: DatabaseError) -> BrokerError {
+    match error {
+        DatabaseError::Closed => BrokerError::Closed,
+        error if error.is_retryable() => BrokerError::NotAccepted {
+            detail: error.chain(),
+        },
+        error => BrokerError::Unavailable {
+            detail: error.chain(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

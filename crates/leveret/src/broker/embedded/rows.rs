@@ -1,0 +1,432 @@
+//! The embedded broker's tables, and how messages lie in them. All that is stored is spelled out here.
+//!
+//! A message's key is its queue's number and its number in the queue: one tree holds all queues, each in one piece and
+//! in order, and appending, reading ahead and removing need no further index.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use leveret_core::time::Timestamp;
+use rusqlite::{Connection, Row};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    broker::{
+        Binding, Delay, Exchange, ExchangeKind, Header, Message, Queue,
+        queues::{Stored, Waiting},
+        routes::QueueId,
+    },
+    sqlite::DatabaseError,
+};
+
+type Result<T> = std::result::Result<T, DatabaseError>;
+
+/// Tables by version. What is released never changes.
+pub(super) const MIGRATIONS: &[&str] = &["
+    CREATE TABLE broker_exchanges (
+        name TEXT PRIMARY KEY,
+        kind TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE broker_queues (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        name TEXT NOT NULL UNIQUE,
+        delay_ms INTEGER,
+        delay_to TEXT,
+        delivered_up_to INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE TABLE broker_bindings (
+        exchange TEXT NOT NULL,
+        queue TEXT NOT NULL,
+        routing_key TEXT NOT NULL,
+        PRIMARY KEY (exchange, queue, routing_key)
+    ) WITHOUT ROWID;
+    CREATE TABLE broker_messages (
+        id INTEGER PRIMARY KEY,
+        due_ms INTEGER,
+        exchange TEXT NOT NULL,
+        routing_key TEXT NOT NULL,
+        properties TEXT,
+        body BLOB NOT NULL
+    );
+"];
+
+/// The low bits of a key: numbers within a queue, enough for a year at 100,000 messages a second. They begin anew when the
+/// broker is opened with the queue empty.
+const SEQ_BITS: u32 = 42;
+
+/// The highest number of a queue.
+const QUEUE_MAX: u32 = (1 << (63 - SEQ_BITS)) - 1;
+
+/// A message's key. `seq` may be one past the last, for ranges.
+pub(super) fn key(queue: QueueId, seq: u64) -> i64 {
+    (i64::from(queue.0) << SEQ_BITS) + seq as i64
+}
+
+fn seq_of(key: i64) -> u64 {
+    key as u64 & ((1 << SEQ_BITS) - 1)
+}
+
+/// The most bytes of bodies and the most messages read ahead at once.
+#[derive(Clone, Copy)]
+pub(super) struct PageBounds {
+    pub(super) messages: usize,
+    pub(super) bytes: usize,
+}
+
+pub(super) fn insert(
+    connection: &Connection,
+    queue: QueueId,
+    waiting: &Waiting,
+    properties: Option<&str>,
+) -> Result<()> {
+    check_seq(waiting.seq)?;
+    let stored = &waiting.stored;
+    connection
+        .prepare_cached(
+            "INSERT INTO broker_messages (id, due_ms, exchange, routing_key, properties, body)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute((
+            key(queue, waiting.seq),
+            due_column(waiting.due),
+            &*stored.exchange,
+            &*stored.routing_key,
+            properties,
+            &stored.message.body[..],
+        ))?;
+    Ok(())
+}
+
+/// Moves a message to the end of another queue; false if it is gone, together with its own queue.
+pub(super) fn move_to(
+    connection: &Connection,
+    from: i64,
+    queue: QueueId,
+    waiting: &Waiting,
+) -> Result<bool> {
+    check_seq(waiting.seq)?;
+    let moved = connection
+        .prepare_cached(
+            "UPDATE broker_messages SET id = ?2, due_ms = ?3, exchange = ?4, routing_key = ?5
+             WHERE id = ?1",
+        )?
+        .execute((
+            from,
+            key(queue, waiting.seq),
+            due_column(waiting.due),
+            &*waiting.stored.exchange,
+            &*waiting.stored.routing_key,
+        ))?;
+    Ok(moved == 1)
+}
+
+fn check_seq(seq: u64) -> Result<()> {
+    if seq >> SEQ_BITS == 0 {
+        return Ok(());
+    }
+    Err(DatabaseError::refused(
+        "the queue ran out of numbers: drain it and open the broker again",
+    ))
+}
+
+fn due_column(due: Timestamp) -> Option<i64> {
+    (due != Timestamp(0)).then_some(due.0)
+}
+
+pub(super) fn delete(connection: &Connection, keys: impl IntoIterator<Item = i64>) -> Result<()> {
+    let mut statement = connection.prepare_cached("DELETE FROM broker_messages WHERE id = ?1")?;
+    for key in keys {
+        statement.execute([key])?;
+    }
+    Ok(())
+}
+
+/// Deletes a range of a queue, both ends included.
+pub(super) fn delete_range(
+    connection: &Connection,
+    queue: QueueId,
+    (first, last): (u64, u64),
+) -> Result<()> {
+    connection
+        .prepare_cached("DELETE FROM broker_messages WHERE id BETWEEN ?1 AND ?2")?
+        .execute((key(queue, first), key(queue, last)))?;
+    Ok(())
+}
+
+/// The messages behind `after`, in order. Those up to `delivered` may have been delivered before.
+pub(super) fn page(
+    connection: &Connection,
+    queue: QueueId,
+    after: u64,
+    delivered: u64,
+    bounds: PageBounds,
+) -> Result<Vec<Waiting>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, due_ms, exchange, routing_key, properties, body FROM broker_messages
+         WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT ?3",
+    )?;
+    let end = key(QueueId(queue.0 + 1), 0);
+    let mut found = statement.query((key(queue, after), end, bounds.messages as i64))?;
+    let (mut page, mut bytes) = (Vec::new(), 0);
+    while bytes < bounds.bytes
+        && let Some(row) = found.next()?
+    {
+        let waiting = decode(row, delivered)?;
+        bytes += waiting.stored.message.body.len();
+        page.push(waiting);
+    }
+    Ok(page)
+}
+
+fn decode(row: &Row<'_>, delivered: u64) -> Result<Waiting> {
+    let text = |column| -> Result<Arc<str>> { Ok(row.get_ref(column)?.as_str()?.into()) };
+    let seq = seq_of(row.get(0)?);
+    let mut message = match row.get_ref(4)?.as_str_or_null()? {
+        Some(properties) => Properties::parse(properties)?,
+        None => Message::default(),
+    };
+    message.body = row.get::<_, Vec<u8>>(5)?.into();
+    Ok(Waiting {
+        seq,
+        due: Timestamp(row.get::<_, Option<i64>>(1)?.unwrap_or(0)),
+        redelivered: seq <= delivered,
+        stored: Arc::new(Stored {
+            message,
+            exchange: text(2)?,
+            routing_key: text(3)?,
+        }),
+    })
+}
+
+/// All of a message but its body, as JSON; nothing for a message without any.
+pub(super) fn properties(message: &Message) -> Option<String> {
+    let properties = Properties {
+        content_type: message.content_type.as_deref().map(Into::into),
+        message_id: message.message_id.as_deref().map(Into::into),
+        correlation_id: message.correlation_id.as_deref().map(Into::into),
+        reply_to: message.reply_to.as_deref().map(Into::into),
+        kind: message.kind.as_deref().map(Into::into),
+        timestamp_ms: message.timestamp.map(|timestamp| timestamp.0),
+        headers: message
+            .headers
+            .iter()
+            .map(|(name, header)| (name.as_str().into(), StoredHeader::from(header)))
+            .collect(),
+    };
+    let text = serde_json::to_string(&properties).expect("properties print");
+    (text != "{}").then_some(text)
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(default)]
+#[derive(Default)]
+struct Properties<'a> {
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    content_type: Text<'a>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    message_id: Text<'a>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    correlation_id: Text<'a>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    reply_to: Text<'a>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    kind: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timestamp_ms: Option<i64>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<std::borrow::Cow<'a, str>, StoredHeader>,
+}
+
+type Text<'a> = Option<std::borrow::Cow<'a, str>>;
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum StoredHeader {
+    Text(String),
+    Int(i64),
+    Bool(bool),
+}
+
+impl From<&Header> for StoredHeader {
+    fn from(header: &Header) -> StoredHeader {
+        match header {
+            Header::Text(text) => StoredHeader::Text(text.clone()),
+            Header::Int(int) => StoredHeader::Int(*int),
+            Header::Bool(truth) => StoredHeader::Bool(*truth),
+        }
+    }
+}
+
+impl Properties<'_> {
+    fn parse(text: &str) -> Result<Message> {
+        let stored: Properties<'_> = serde_json::from_str(text).map_err(DatabaseError::refused)?;
+        let header = |header| match header {
+            StoredHeader::Text(text) => Header::Text(text),
+            StoredHeader::Int(int) => Header::Int(int),
+            StoredHeader::Bool(truth) => Header::Bool(truth),
+        };
+        let headers = stored.headers.into_iter();
+        Ok(Message {
+            body: bytes::Bytes::new(),
+            content_type: stored.content_type.as_deref().map(Into::into),
+            message_id: stored.message_id.as_deref().map(Into::into),
+            correlation_id: stored.correlation_id.as_deref().map(Into::into),
+            reply_to: stored.reply_to.as_deref().map(Into::into),
+            kind: stored.kind.as_deref().map(Into::into),
+            timestamp: stored.timestamp_ms.map(Timestamp),
+            headers: headers
+                .map(|(name, value)| (name.into_owned(), header(value)))
+                .collect(),
+        })
+    }
+}
+
+/// Persisted.
+const KINDS: [(ExchangeKind, &str); 3] = [
+    (ExchangeKind::Direct, "direct"),
+    (ExchangeKind::Topic, "topic"),
+    (ExchangeKind::Fanout, "fanout"),
+];
+
+pub(super) fn add_exchange(connection: &Connection, exchange: &Exchange) -> Result<()> {
+    let kind = KINDS.iter().find(|(kind, _)| *kind == exchange.kind);
+    connection
+        .prepare_cached("INSERT INTO broker_exchanges (name, kind) VALUES (?1, ?2)")?
+        .execute((&*exchange.name, kind.map(|(_, name)| *name)))?;
+    Ok(())
+}
+
+pub(super) fn add_queue(connection: &Connection, queue: &Queue) -> Result<QueueId> {
+    let delay = queue.delay.as_ref();
+    let id = connection
+        .prepare_cached("INSERT INTO broker_queues (name, delay_ms, delay_to) VALUES (?1, ?2, ?3)")?
+        .insert((
+            &*queue.name,
+            delay.map(|delay| delay.after.as_millis() as i64),
+            delay.map(|delay| &*delay.to),
+        ))?;
+    match u32::try_from(id) {
+        Ok(id) if id < QUEUE_MAX => Ok(QueueId(id)),
+        _ => Err(DatabaseError::refused(
+            "the broker ran out of numbers for queues",
+        )),
+    }
+}
+
+pub(super) fn add_binding(connection: &Connection, binding: &Binding) -> Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO broker_bindings (exchange, queue, routing_key) VALUES (?1, ?2, ?3)",
+        )?
+        .execute((&*binding.exchange, &*binding.queue, &*binding.routing_key))?;
+    Ok(())
+}
+
+pub(super) fn remove_queue(connection: &Connection, queue: QueueId, name: &str) -> Result<()> {
+    delete_range(connection, queue, (0, (1 << SEQ_BITS) - 1))?;
+    connection.execute("DELETE FROM broker_bindings WHERE queue = ?1", [name])?;
+    connection.execute("DELETE FROM broker_queues WHERE id = ?1", [queue.0])?;
+    Ok(())
+}
+
+pub(super) fn remove_exchange(connection: &Connection, name: &str) -> Result<()> {
+    connection.execute("DELETE FROM broker_bindings WHERE exchange = ?1", [name])?;
+    connection.execute("DELETE FROM broker_exchanges WHERE name = ?1", [name])?;
+    Ok(())
+}
+
+/// Records which messages of a queue may have been delivered.
+pub(super) fn set_delivered(connection: &Connection, queue: QueueId, upto: u64) -> Result<()> {
+    connection
+        .prepare_cached(
+            "UPDATE broker_queues SET delivered_up_to = ?2 WHERE id = ?1 AND delivered_up_to <> ?2",
+        )?
+        .execute((queue.0, upto as i64))?;
+    Ok(())
+}
+
+/// A queue as it lies in the file.
+pub(super) struct QueueRow {
+    pub(super) id: QueueId,
+    pub(super) queue: Queue,
+    pub(super) count: u64,
+    pub(super) tail: u64,
+    pub(super) delivered: u64,
+}
+
+pub(super) struct Loaded {
+    pub(super) exchanges: Vec<Exchange>,
+    pub(super) queues: Vec<QueueRow>,
+    pub(super) bindings: Vec<Binding>,
+}
+
+/// Reads topology and counts. The numbers of empty queues begin anew.
+pub(super) fn load(connection: &Connection) -> Result<Loaded> {
+    let mut statement = connection.prepare("SELECT name, kind FROM broker_exchanges")?;
+    let exchanges = statement
+        .query_map((), |row| {
+            let stored = row.get_ref(1)?.as_str()?;
+            let kind = KINDS.iter().find(|(_, name)| *name == stored);
+            let (kind, _) = kind.ok_or(rusqlite::Error::InvalidQuery)?;
+            Ok(Exchange {
+                name: row.get(0)?,
+                kind: *kind,
+            })
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut statement =
+        connection.prepare("SELECT exchange, queue, routing_key FROM broker_bindings")?;
+    let bindings = statement
+        .query_map((), |row| {
+            Ok(Binding {
+                exchange: row.get(0)?,
+                queue: row.get(1)?,
+                routing_key: row.get(2)?,
+            })
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    connection.execute(
+        "UPDATE broker_queues SET delivered_up_to = 0 WHERE NOT EXISTS (
+             SELECT 1 FROM broker_messages m WHERE m.id BETWEEN (broker_queues.id << ?1)
+             AND (broker_queues.id << ?1) + (1 << ?1) - 1)",
+        [SEQ_BITS],
+    )?;
+    Ok(Loaded {
+        exchanges,
+        queues: load_queues(connection)?,
+        bindings,
+    })
+}
+
+fn load_queues(connection: &Connection) -> Result<Vec<QueueRow>> {
+    let mut statement = connection
+        .prepare("SELECT id, name, delay_ms, delay_to, delivered_up_to FROM broker_queues")?;
+    let mut queues = statement
+        .query_map((), |row| {
+            let after: Option<i64> = row.get(2)?;
+            let to: Option<Arc<str>> = row.get(3)?;
+            Ok(QueueRow {
+                id: QueueId(row.get(0)?),
+                queue: Queue {
+                    name: row.get(1)?,
+                    delay: after.zip(to).map(|(after, to)| Delay {
+                        after: std::time::Duration::from_millis(after as u64),
+                        to,
+                    }),
+                },
+                count: 0,
+                tail: 0,
+                delivered: row.get::<_, i64>(4)? as u64,
+            })
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut count = connection.prepare(
+        "SELECT COUNT(*), COALESCE(MAX(id), 0) FROM broker_messages WHERE id BETWEEN ?1 AND ?2",
+    )?;
+    for queue in &mut queues {
+        let range = (key(queue.id, 0), key(QueueId(queue.id.0 + 1), 0) - 1);
+        (queue.count, queue.tail) = count.query_row(range, |row| {
+            Ok((row.get::<_, i64>(0)? as u64, seq_of(row.get(1)?)))
+        })?;
+    }
+    Ok(queues)
+}

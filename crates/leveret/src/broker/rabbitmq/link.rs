@@ -1,0 +1,363 @@
+//! One connection to the broker, and the task that always keeps one.
+//!
+//! A [`Link`] lives until it is lost; it never recovers (lapin's own recovery stays off). The [`Keeper`] opens the next one,
+//! restores the remembered topology on it, and only then hands it out. What hangs on a link (channels, receipts, unconfirmed
+//! messages) is void when the link is lost.
+
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use lapin::{
+    Channel, Connection, ConnectionProperties, Event,
+    tcp::{AsyncTcpStream, OwnedTLSConfig},
+    uri::{AMQPScheme, AMQPUri},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{backoff, topology::Remembered, wire};
+use crate::broker::BrokerError;
+
+/// How long one request (open a channel, declare, …) may take before the link counts as stuck.
+pub(super) const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// The connection's status is looked at so often, should an event of its loss not arrive.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How to connect.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub(super) uri: AMQPUri,
+    pub(super) tls: OwnedTLSConfig,
+    pub(super) name: String,
+    pub(super) connect_timeout: Duration,
+}
+
+/// A connection that was opened.
+pub(super) struct Link {
+    connection: Connection,
+    socket: Arc<OnceLock<Socket>>,
+    lost: watch::Sender<bool>,
+    blocked: watch::Sender<Option<String>>,
+}
+
+impl Link {
+    /// Connects, within the target's time.
+    pub(super) async fn open(target: &Target) -> Result<Arc<Link>, BrokerError> {
+        let deadline = Instant::now() + target.connect_timeout;
+        let late = |_| BrokerError::Unavailable {
+            detail: format!("no connection within {:?}", target.connect_timeout),
+        };
+        let socket = Arc::new(OnceLock::new());
+        let connection = match timeout_at(deadline, handshake(target, socket.clone())).await {
+            Ok(connection) => connection.map_err(|error| connect_error(target, &error))?,
+            Err(elapsed) => {
+                // The client's own thread would wait for the answer for ever.
+                socket.get().inspect(|socket: &&Socket| socket.shut_down());
+                return Err(late(elapsed));
+            }
+        };
+        let link = Arc::new(Link {
+            connection,
+            socket,
+            lost: watch::Sender::new(false),
+            blocked: watch::Sender::new(None),
+        });
+        tokio::spawn(observe(link.clone()));
+        Ok(link)
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        !*self.lost.borrow() && self.connection.status().connected()
+    }
+
+    /// Why the broker takes nothing from this connection now (a resource alarm), if it does not.
+    pub(super) fn blocked(&self) -> watch::Receiver<Option<String>> {
+        self.blocked.subscribe()
+    }
+
+    /// Returns when the link is lost.
+    pub(super) async fn lost(&self) {
+        // The sender lives as long as `self`, so that this cannot fail.
+        let _ = self.lost.subscribe().wait_for(|lost| *lost).await;
+    }
+
+    /// A new channel.
+    pub(super) async fn channel(&self) -> Result<Channel, BrokerError> {
+        self.request("channel", self.connection.create_channel())
+            .await
+    }
+
+    /// Waits for the answer to one request. When none comes, the link is given up: the connection is half-open.
+    pub(super) async fn request<T>(
+        &self,
+        what: &str,
+        request: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, BrokerError> {
+        tokio::select! {
+            answer = timeout(REQUEST_TIME_MAX, request) => if let Ok(answer) = answer {
+                answer.map_err(|error| wire::error(&error, what))
+            } else {
+                self.give_up();
+                Err(BrokerError::Unavailable {
+                    detail: format!("{what}: no answer within {REQUEST_TIME_MAX:?}"),
+                })
+            },
+            () = self.lost() => Err(lost_error()),
+        }
+    }
+
+    fn shut_down(&self) {
+        if let Some(socket) = self.socket.get() {
+            socket.shut_down();
+        }
+    }
+
+    /// Ends the connection at once.
+    pub(super) fn give_up(&self) {
+        self.lost.send_replace(true);
+        self.shut_down();
+    }
+
+    /// Ends the connection in order; at once when that takes too long.
+    pub(super) async fn close(&self) {
+        let closing = self.connection.close(200, "closed by client".into());
+        let _ = timeout(Duration::from_secs(3), closing).await;
+        self.give_up();
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+pub(super) fn lost_error() -> BrokerError {
+    BrokerError::Unavailable {
+        detail: "the connection was lost".to_owned(),
+    }
+}
+
+/// A broker that refuses is an error to the caller; one that cannot be reached may come back.
+fn connect_error(target: &Target, error: &lapin::Error) -> BrokerError {
+    let authority = &target.uri.authority;
+    match wire::error(error, &format!("virtual host '{}'", target.uri.vhost)) {
+        BrokerError::Unavailable { detail } => BrokerError::Unavailable {
+            detail: format!("{}:{}: {detail}", authority.host, authority.port),
+        },
+        other => other,
+    }
+}
+
+/// Watches the connection's events until it is lost.
+async fn observe(link: Arc<Link>) {
+    let mut events = Box::pin(link.connection.events_listener());
+    let mut status = tokio::time::interval(STATUS_INTERVAL);
+    let mut lost = link.lost.subscribe();
+    loop {
+        // Both streams keep their place when the other branch wins.
+        let event = tokio::select! {
+            event = events.next() => event,
+            _ = status.tick() => None,
+            _ = lost.wait_for(|lost| *lost) => return,
+        };
+        match event {
+            Some(Event::ConnectionBlocked(reason)) => {
+                tracing::warn!(reason, "the broker blocks publishers");
+                link.blocked.send_replace(Some(reason));
+            }
+            Some(Event::ConnectionUnblocked) => {
+                tracing::info!("the broker takes messages again");
+                link.blocked.send_replace(None);
+            }
+            _ => {}
+        }
+        if !link.connection.status().connected() {
+            link.give_up();
+            return;
+        }
+    }
+}
+
+/// Opens the socket, then speaks AMQP until the connection is ready. The socket is left in `socket` as soon as it is there.
+async fn handshake(target: &Target, socket: Arc<OnceLock<Socket>>) -> lapin::Result<Connection> {
+    let properties =
+        ConnectionProperties::default().with_connection_name(target.name.as_bytes().into());
+    let (tls, time) = (target.tls.clone(), target.connect_timeout);
+    let runtime = lapin::runtime::default_runtime()?;
+    let reactor = runtime.clone();
+    let connect = async move |uri: AMQPUri, _| {
+        let host = (uri.authority.host.clone(), uri.authority.port);
+        let addresses = tokio::net::lookup_host(host).await?.collect::<Vec<_>>();
+        let connecting = AsyncTcpStream::connect(&reactor, addresses);
+        let plain = timeout(time, connecting).await.map_err(io::Error::from)??;
+        if let AsyncTcpStream::Plain(tcp) = &plain {
+            let _ = socket.set(Socket::of(tcp.get_ref())?);
+        }
+        match uri.scheme {
+            AMQPScheme::AMQP => Ok(plain),
+            AMQPScheme::AMQPS => Ok(plain.into_tls(&uri.authority.host, tls.as_ref()).await?),
+        }
+    };
+    Connection::connector(target.uri.clone(), runtime, connect, properties).await
+}
+
+/// A second handle of a connection's socket, to end it from outside: the client's own thread blocks on a peer that is silent.
+struct Socket(#[cfg(unix)] std::net::TcpStream);
+
+impl Socket {
+    #[cfg(unix)]
+    fn of(tcp: &tokio::net::TcpStream) -> io::Result<Socket> {
+        use std::os::fd::AsFd;
+        let descriptor = tcp.as_fd().try_clone_to_owned()?;
+        Ok(Socket(descriptor.into()))
+    }
+
+    #[cfg(not(unix))]
+    fn of(_: &tokio::net::TcpStream) -> io::Result<Socket> {
+        Ok(Socket())
+    }
+
+    fn shut_down(&self) {
+        #[cfg(unix)]
+        let _ = self.0.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// Keeps one link open until it is told to stop.
+pub(super) struct Keeper {
+    target: Target,
+    topology: Arc<Remembered>,
+    current: watch::Sender<Option<Arc<Link>>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Keeper {
+    /// Opens the first link; an error if that fails, for whatever reason.
+    pub(super) async fn start(
+        target: Target,
+        topology: Arc<Remembered>,
+    ) -> Result<Arc<Keeper>, BrokerError> {
+        let first = Link::open(&target).await?;
+        let keeper = Arc::new(Keeper {
+            target,
+            topology,
+            current: watch::Sender::new(Some(first)),
+            stop: watch::Sender::new(false),
+        });
+        tokio::spawn(keeper.clone().run());
+        Ok(keeper)
+    }
+
+    /// Whether the link is up.
+    pub(super) fn is_up(&self) -> bool {
+        self.current
+            .borrow()
+            .as_ref()
+            .is_some_and(|link| link.is_up())
+    }
+
+    /// The link, as soon as there is one; `Unavailable` at the deadline.
+    pub(super) async fn link_by(&self, deadline: Instant) -> Result<Arc<Link>, BrokerError> {
+        match timeout_at(deadline, self.link()).await {
+            Ok(link) => link,
+            Err(_) => Err(BrokerError::Unavailable {
+                detail: "not connected, connecting again".to_owned(),
+            }),
+        }
+    }
+
+    /// The link, as soon as there is one; `Closed` when the keeper has stopped.
+    pub(super) async fn link(&self) -> Result<Arc<Link>, BrokerError> {
+        let mut current = self.current.subscribe();
+        let mut stop = self.stop.subscribe();
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => Err(BrokerError::Closed),
+            link = current.wait_for(|link| link.as_ref().is_some_and(|link| link.is_up())) => {
+                let link = link.ok().and_then(|link| link.clone());
+                link.ok_or(BrokerError::Closed)
+            }
+        }
+    }
+
+    /// Ends the link at once, and opens no other.
+    pub(super) fn abandon(&self) {
+        self.stop.send_replace(true);
+        if let Some(link) = self.current.send_replace(None) {
+            link.give_up();
+        }
+    }
+
+    /// Closes the link in order, and opens no other. Idempotent.
+    pub(super) async fn stop(&self) {
+        self.stop.send_replace(true);
+        let link = self.current.send_replace(None);
+        if let Some(link) = link {
+            link.close().await;
+        }
+    }
+
+    async fn run(self: Arc<Self>) {
+        let mut stop = self.stop.subscribe();
+        loop {
+            let Some(link) = self.current.borrow().clone() else {
+                return;
+            };
+            tokio::select! {
+                () = link.lost() => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            drop(link);
+            self.current.send_replace(None);
+            tracing::warn!(
+                connection = self.target.name,
+                "the connection to the broker was lost, connecting again"
+            );
+            tokio::select! {
+                link = self.reconnect() => {
+                    tracing::info!(connection = self.target.name, "connected to the broker again");
+                    self.current.send_replace(Some(link));
+                }
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            // Stopped in between: whoever stopped saw no link to close.
+            if *stop.borrow() {
+                if let Some(link) = self.current.send_replace(None) {
+                    link.close().await;
+                }
+                return;
+            }
+        }
+    }
+
+    /// Tries for ever. The link it returns has the remembered topology.
+    async fn reconnect(&self) -> Arc<Link> {
+        let mut failed = 0;
+        loop {
+            backoff::wait(failed).await;
+            let attempt = async {
+                let link = Link::open(&self.target).await?;
+                self.topology.restore(&link).await?;
+                Ok::<_, BrokerError>(link)
+            };
+            match attempt.await {
+                Ok(link) => return link,
+                Err(error) => tracing::debug!(
+                    connection = self.target.name,
+                    %error,
+                    attempt = failed + 1,
+                    "connecting to the broker failed"
+                ),
+            }
+            failed += 1;
+        }
+    }
+}

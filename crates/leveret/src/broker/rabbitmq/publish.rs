@@ -1,0 +1,333 @@
+//! Publishing with confirms.
+//!
+//! Batches go through *lanes*: each lane has a channel in confirm mode and sends one group of batches at a time, all its
+//! messages at once, then waits for the confirms. While all lanes are busy, batches gather into the next group. So the confirms
+//! of several callers overlap, at most `publish_window` messages are unconfirmed, and a caller alone waits for nobody.
+//!
+//! A lane waits for its whole group before the next one for the sake of returned messages. AMQP returns an unroutable message
+//! before its ack, but does not say which one it was, and lapin attaches it to *some* confirm of the same channel. Once the
+//! group is confirmed, all its returns are here, and none of another group: what came back is matched by content.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use lapin::{
+    Channel, Confirmation, PublisherConfirm,
+    message::BasicReturnMessage,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
+use tokio::{
+    sync::{Mutex, mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    link::{Keeper, Link, lost_error},
+    wire::{self, short},
+};
+use crate::broker::{BrokerError, Publication};
+
+/// Lanes of one connection.
+const LANES: usize = 8;
+
+/// Batches that wait for a lane; beyond, callers wait before they hand theirs over.
+const WAITING_MAX: usize = 64;
+
+type Outcome = Result<(), BrokerError>;
+
+/// What the publisher may and when it gives up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) window: usize,
+    pub(super) message_bytes_max: usize,
+    pub(super) outage_wait: Duration,
+    pub(super) confirm_timeout: Duration,
+}
+
+struct Request {
+    batch: Vec<Publication>,
+    since: Instant,
+    reply: oneshot::Sender<Vec<Outcome>>,
+}
+
+/// The way into the lanes. Clones share them; they end when the last clone is gone.
+#[derive(Clone)]
+pub(super) struct Publisher {
+    requests: mpsc::Sender<Request>,
+}
+
+impl Publisher {
+    /// Starts the lanes. Each holds `alive` until it has ended.
+    pub(super) fn start(
+        keeper: &Arc<Keeper>,
+        limits: Limits,
+        alive: &mpsc::Sender<()>,
+    ) -> Publisher {
+        let (requests, waiting) = mpsc::channel(WAITING_MAX);
+        let waiting = Arc::new(Mutex::new(waiting));
+        for _ in 0..LANES {
+            let lane = Lane {
+                keeper: keeper.clone(),
+                limits,
+                channel: None,
+            };
+            let (waiting, alive) = (waiting.clone(), alive.clone());
+            tokio::spawn(async move {
+                lane.run(&waiting).await;
+                drop(alive);
+            });
+        }
+        Publisher { requests }
+    }
+
+    pub(super) async fn publish(&self, batch: Vec<Publication>) -> Vec<Outcome> {
+        let count = batch.len();
+        if count == 0 {
+            return Vec::new();
+        }
+        let (reply, outcomes) = oneshot::channel();
+        let request = Request {
+            batch,
+            since: Instant::now(),
+            reply,
+        };
+        if self.requests.send(request).await.is_err() {
+            return vec![Err(BrokerError::Closed); count];
+        }
+        outcomes
+            .await
+            .unwrap_or_else(|_| vec![Err(lost_error()); count])
+    }
+}
+
+/// Whether a message can be sent at all.
+fn check(publication: &Publication, bytes_max: usize) -> Outcome {
+    let size_bytes = publication.message.body.len();
+    if size_bytes > bytes_max {
+        return Err(BrokerError::TooLarge {
+            size_bytes,
+            max_bytes: bytes_max,
+        });
+    }
+    Ok(())
+}
+
+struct Lane {
+    keeper: Arc<Keeper>,
+    limits: Limits,
+    channel: Option<(Arc<Link>, Channel)>,
+}
+
+impl Lane {
+    async fn run(mut self, waiting: &Mutex<mpsc::Receiver<Request>>) {
+        let group_max = (self.limits.window / LANES).max(1);
+        loop {
+            let group = gather(&mut *waiting.lock().await, group_max).await;
+            let Some(first) = group.first() else { return };
+            let deadline = first.since + self.limits.outage_wait;
+            let publications = group.iter().flat_map(|request| &request.batch);
+            let publications: Vec<&Publication> = publications.collect();
+            let mut outcomes = Vec::with_capacity(publications.len());
+            for chunk in publications.chunks(group_max) {
+                outcomes.extend(self.publish(chunk, deadline).await);
+            }
+            drop(publications);
+            for request in group.into_iter().rev() {
+                let own = outcomes.split_off(outcomes.len() - request.batch.len());
+                // The caller may have stopped waiting.
+                let _ = request.reply.send(own);
+            }
+        }
+    }
+
+    async fn publish(&mut self, chunk: &[&Publication], deadline: Instant) -> Vec<Outcome> {
+        let (link, channel) = match self.ready(deadline).await {
+            Ok(ready) => ready,
+            Err(error) => return vec![Err(error); chunk.len()],
+        };
+        let limit = Instant::now() + self.limits.confirm_timeout;
+        let outcomes = send(&link, &channel, chunk, self.limits.message_bytes_max, limit).await;
+        let unfinished =
+            |outcome: &Outcome| matches!(outcome, Err(BrokerError::Unavailable { .. }));
+        if channel.status().connected() && !outcomes.iter().any(unfinished) {
+            self.channel = Some((link, channel));
+        }
+        outcomes
+    }
+
+    /// A channel in confirm mode on a link that takes messages.
+    async fn ready(&mut self, deadline: Instant) -> Result<(Arc<Link>, Channel), BrokerError> {
+        let (link, channel) = match self.channel.take() {
+            Some((link, channel)) if link.is_up() && channel.status().connected() => {
+                (link, channel)
+            }
+            _ => {
+                let link = self.keeper.link_by(deadline).await?;
+                let channel = link.channel().await?;
+                let select = channel.confirm_select(ConfirmSelectOptions::default());
+                link.request("channel", select).await?;
+                (link, channel)
+            }
+        };
+        let mut blocked = link.blocked();
+        if blocked.borrow().is_some() {
+            let free = blocked.wait_for(Option::is_none);
+            let waited = tokio::select! {
+                waited = timeout_at(deadline, free) => waited.is_ok(),
+                () = link.lost() => return Err(lost_error()),
+            };
+            if !waited {
+                let reason = blocked.borrow().clone().unwrap_or_default();
+                self.channel = Some((link.clone(), channel));
+                return Err(BrokerError::NotAccepted {
+                    detail: format!("the broker blocks publishers: {reason}"),
+                });
+            }
+        }
+        Ok((link, channel))
+    }
+}
+
+/// Waits for a request, and takes what else is there, up to so many messages (more if the first is larger).
+async fn gather(waiting: &mut mpsc::Receiver<Request>, messages_max: usize) -> Vec<Request> {
+    let Some(first) = waiting.recv().await else {
+        return Vec::new();
+    };
+    let mut messages = first.batch.len();
+    let mut group = vec![first];
+    while messages < messages_max {
+        let Ok(request) = waiting.try_recv() else {
+            break;
+        };
+        messages += request.batch.len();
+        group.push(request);
+    }
+    group
+}
+
+/// Sends all, then waits for all confirms.
+async fn send(
+    link: &Link,
+    channel: &Channel,
+    chunk: &[&Publication],
+    bytes_max: usize,
+    limit: Instant,
+) -> Vec<Outcome> {
+    let mut sent = Vec::with_capacity(chunk.len());
+    for publication in chunk {
+        sent.push(check(publication, bytes_max).and_then(|()| start(channel, publication)));
+    }
+    let (mut outcomes, mut returned, mut refused) =
+        (Vec::with_capacity(chunk.len()), Vec::new(), None);
+    for sending in sent {
+        outcomes.push(match sending {
+            Err(error) => Err(error),
+            Ok(sending) => match confirmation(link, sending, limit).await {
+                Ok(Confirmation::Ack(message)) => {
+                    returned.extend(message);
+                    Ok(())
+                }
+                Ok(Confirmation::Nack(message)) => {
+                    returned.extend(message);
+                    Err(BrokerError::NotAccepted {
+                        detail: "the broker answered with nack".to_owned(),
+                    })
+                }
+                Ok(Confirmation::NotRequested) | Err(None) => Err(lost_error()),
+                Err(Some(error)) => {
+                    refused = refused.or(error.is_amqp_error().then_some(error));
+                    Err(lost_error())
+                }
+            },
+        });
+    }
+    for message in &returned {
+        attribute(message, chunk, &mut outcomes);
+    }
+    if let Some(error) = refused {
+        blame(&error, chunk, &mut outcomes);
+    }
+    outcomes
+}
+
+type Sending<'a> =
+    std::pin::Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>> + Send + 'a>>;
+
+/// Hands one message to the connection. The first poll does that, and later ones only wait for the socket, so that the messages
+/// of a group leave in order and together.
+fn start<'a>(
+    channel: &'a Channel,
+    publication: &'a Publication,
+) -> Result<Result<PublisherConfirm, Sending<'a>>, BrokerError> {
+    let options = BasicPublishOptions {
+        mandatory: true,
+        ..BasicPublishOptions::default()
+    };
+    let mut sending: Sending<'a> = Box::pin(channel.basic_publish(
+        short(&publication.exchange)?,
+        short(&publication.routing_key)?,
+        options,
+        &publication.message.body,
+        wire::properties(&publication.message)?,
+    ));
+    match (&mut sending).now_or_never() {
+        None => Ok(Err(sending)),
+        Some(Ok(confirm)) => Ok(Ok(confirm)),
+        Some(Err(error)) => Ok(Err(Box::pin(std::future::ready(Err(error))))),
+    }
+}
+
+/// Waits for the broker's answer; `Err(None)` when the link was lost or the time is over.
+async fn confirmation(
+    link: &Link,
+    sending: Result<PublisherConfirm, Sending<'_>>,
+    limit: Instant,
+) -> Result<Confirmation, Option<lapin::Error>> {
+    let answer = async {
+        match sending {
+            Ok(confirm) => confirm.await,
+            Err(sending) => sending.await?.await,
+        }
+    };
+    tokio::select! {
+        biased;
+        answer = answer => answer.map_err(Some),
+        () = link.lost() => Err(None),
+        () = tokio::time::sleep_until(limit) => Err(None),
+    }
+}
+
+/// Finds the message that came back among those sent: the first with the same content that is not yet known as unroutable.
+/// Equal messages are one and the same to everybody, so it does not matter which of them it is.
+fn attribute(message: &BasicReturnMessage, chunk: &[&Publication], outcomes: &mut [Outcome]) {
+    let same = |publication: &Publication| {
+        message.exchange.as_str() == &*publication.exchange
+            && message.routing_key.as_str() == &*publication.routing_key
+            && message.data == publication.message.body
+            && wire::properties(&publication.message)
+                .is_ok_and(|properties| properties == message.properties)
+    };
+    let open = |outcome: &Outcome| !matches!(outcome, Err(BrokerError::Unroutable { .. }));
+    let found = chunk
+        .iter()
+        .zip(outcomes.iter_mut())
+        .find(|(publication, outcome)| open(outcome) && same(publication));
+    if let Some((publication, outcome)) = found {
+        *outcome = Err(BrokerError::Unroutable {
+            exchange: publication.exchange.clone(),
+            routing_key: publication.routing_key.clone(),
+        });
+    }
+}
+
+/// The broker closed the channel because of one exchange: those messages fail for that, the others may be tried again.
+fn blame(error: &lapin::Error, chunk: &[&Publication], outcomes: &mut [Outcome]) {
+    let text = error.to_string();
+    for (publication, outcome) in chunk.iter().zip(outcomes) {
+        let named = text.contains(&format!("exchange '{}'", publication.exchange));
+        if named && matches!(outcome, Err(BrokerError::Unavailable { .. })) {
+            let what = format!("exchange '{}'", publication.exchange);
+            *outcome = Err(wire::error(error, &what));
+        }
+    }
+}

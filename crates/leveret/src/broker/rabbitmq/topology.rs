@@ -1,0 +1,332 @@
+//! Declaring, deleting and counting, each on a channel of its own: a request that the broker refuses closes its channel, and
+//! nobody else's.
+
+use std::sync::{Mutex, PoisonError};
+
+use lapin::{
+    Channel,
+    options::{
+        ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+        QueueDeleteOptions, QueuePurgeOptions,
+    },
+    types::{AMQPValue, FieldTable},
+};
+
+use super::{QueueType, link::Link, wire::short};
+use crate::broker::{Binding, BrokerError, Exchange, ExchangeKind, Queue, QueueStats, Topology};
+
+/// What was declared, to be declared again on each new connection.
+pub(super) struct Remembered {
+    topology: Mutex<Topology>,
+    queue_type: QueueType,
+}
+
+impl Remembered {
+    pub(super) fn new(queue_type: QueueType) -> Remembered {
+        Remembered {
+            topology: Mutex::default(),
+            queue_type,
+        }
+    }
+
+    /// Declares, and remembers what was declared.
+    pub(super) async fn declare(
+        &self,
+        link: &Link,
+        topology: &Topology,
+    ) -> Result<(), BrokerError> {
+        let channel = link.channel().await?;
+        for object in objects(topology) {
+            declare(link, &channel, &object, self.queue_type).await?;
+            self.remember(&object);
+        }
+        close(link, &channel).await;
+        Ok(())
+    }
+
+    /// Declares everything remembered. What the broker refuses (it exists otherwise by now) is logged and left as it is: the
+    /// rest still works. An error if the link is lost.
+    pub(super) async fn restore(&self, link: &Link) -> Result<(), BrokerError> {
+        let topology = self.lock().clone();
+        let mut channel = link.channel().await?;
+        for object in objects(&topology) {
+            match declare(link, &channel, &object, self.queue_type).await {
+                Ok(()) => {}
+                Err(error) if error.is_retryable() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "part of the topology cannot be restored");
+                    channel = link.channel().await?;
+                }
+            }
+        }
+        close(link, &channel).await;
+        Ok(())
+    }
+
+    fn remember(&self, object: &Object<'_>) {
+        fn add<T: PartialEq + Clone>(all: &mut Vec<T>, one: &T) {
+            if !all.contains(one) {
+                all.push(one.clone());
+            }
+        }
+        let mut topology = self.lock();
+        match object {
+            Object::Exchange(exchange) => add(&mut topology.exchanges, exchange),
+            Object::Queue(queue) => add(&mut topology.queues, queue),
+            Object::Binding(binding) => add(&mut topology.bindings, binding),
+        }
+    }
+
+    fn forget_queue(&self, name: &str) {
+        let mut topology = self.lock();
+        topology.queues.retain(|queue| &*queue.name != name);
+        topology.bindings.retain(|binding| &*binding.queue != name);
+    }
+
+    fn forget_exchange(&self, name: &str) {
+        let mut topology = self.lock();
+        topology
+            .exchanges
+            .retain(|exchange| &*exchange.name != name);
+        topology
+            .bindings
+            .retain(|binding| &*binding.exchange != name);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Topology> {
+        self.topology.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Deletes a queue and forgets it, so that a reconnect does not bring it back.
+    pub(super) async fn delete_queue(&self, link: &Link, queue: &str) -> Result<(), BrokerError> {
+        self.forget_queue(queue);
+        let channel = link.channel().await?;
+        let request = channel.queue_delete(short(queue)?, QueueDeleteOptions::default());
+        ignore_missing(link.request(&what_queue(queue), request).await.map(drop))?;
+        close(link, &channel).await;
+        Ok(())
+    }
+
+    /// Deletes an exchange and forgets it.
+    pub(super) async fn delete_exchange(&self, link: &Link, name: &str) -> Result<(), BrokerError> {
+        self.forget_exchange(name);
+        let channel = link.channel().await?;
+        let request = channel.exchange_delete(short(name)?, ExchangeDeleteOptions::default());
+        ignore_missing(link.request(&what_exchange(name), request).await)?;
+        close(link, &channel).await;
+        Ok(())
+    }
+}
+
+/// Counts a queue's ready messages and consumers.
+pub(super) async fn stats(link: &Link, queue: &str) -> Result<QueueStats, BrokerError> {
+    let channel = link.channel().await?;
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let request = channel.queue_declare(short(queue)?, options, FieldTable::default());
+    let answer = link.request(&what_queue(queue), request).await?;
+    let stats = QueueStats {
+        ready: answer.message_count().into(),
+        consumers: answer.consumer_count(),
+    };
+    close(link, &channel).await;
+    Ok(stats)
+}
+
+/// Removes the ready messages of a queue.
+pub(super) async fn purge(link: &Link, queue: &str) -> Result<u64, BrokerError> {
+    let channel = link.channel().await?;
+    let request = channel.queue_purge(short(queue)?, QueuePurgeOptions::default());
+    let count = link.request(&what_queue(queue), request).await?;
+    close(link, &channel).await;
+    Ok(count.into())
+}
+
+fn ignore_missing(result: Result<(), BrokerError>) -> Result<(), BrokerError> {
+    match result {
+        Err(BrokerError::NotFound { .. }) => Ok(()),
+        other => other,
+    }
+}
+
+/// Closes a channel; that it fails does not matter to what was done on it.
+pub(super) async fn close(link: &Link, channel: &Channel) {
+    if channel.status().connected() {
+        let _ = link
+            .request(
+                "channel",
+                channel.close(200, short("done").unwrap_or_default()),
+            )
+            .await;
+    }
+}
+
+enum Object<'a> {
+    Exchange(&'a Exchange),
+    Queue(&'a Queue),
+    Binding(&'a Binding),
+}
+
+/// In the order of what needs what: a delay queue after the queue that its messages go to, bindings last.
+fn objects(topology: &Topology) -> Vec<Object<'_>> {
+    let exchanges = topology.exchanges.iter().map(Object::Exchange);
+    let (delays, plain): (Vec<_>, Vec<_>) = topology
+        .queues
+        .iter()
+        .partition(|queue| queue.delay.is_some());
+    let queues = plain.into_iter().chain(delays).map(Object::Queue);
+    let bindings = topology.bindings.iter().map(Object::Binding);
+    exchanges.chain(queues).chain(bindings).collect()
+}
+
+async fn declare(
+    link: &Link,
+    channel: &Channel,
+    object: &Object<'_>,
+    queue_type: QueueType,
+) -> Result<(), BrokerError> {
+    match object {
+        Object::Exchange(exchange) => declare_exchange(link, channel, exchange).await,
+        Object::Queue(queue) => declare_queue(link, channel, queue, queue_type).await,
+        Object::Binding(binding) => bind(link, channel, binding).await,
+    }
+}
+
+async fn declare_exchange(
+    link: &Link,
+    channel: &Channel,
+    exchange: &Exchange,
+) -> Result<(), BrokerError> {
+    let kind = match exchange.kind {
+        ExchangeKind::Direct => lapin::ExchangeKind::Direct,
+        ExchangeKind::Topic => lapin::ExchangeKind::Topic,
+        ExchangeKind::Fanout => lapin::ExchangeKind::Fanout,
+    };
+    let options = ExchangeDeclareOptions {
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    let name = short(&exchange.name)?;
+    let request = channel.exchange_declare(name, kind, options, FieldTable::default());
+    link.request(&what_exchange(&exchange.name), request).await
+}
+
+async fn declare_queue(
+    link: &Link,
+    channel: &Channel,
+    queue: &Queue,
+    queue_type: QueueType,
+) -> Result<(), BrokerError> {
+    let arguments = arguments(queue, queue_type);
+    let request = channel.queue_declare(
+        short(&queue.name)?,
+        QueueDeclareOptions::durable(),
+        arguments,
+    );
+    link.request(&what_queue(&queue.name), request).await?;
+    Ok(())
+}
+
+async fn bind(link: &Link, channel: &Channel, binding: &Binding) -> Result<(), BrokerError> {
+    let request = channel.queue_bind(
+        short(&binding.queue)?,
+        short(&binding.exchange)?,
+        short(&binding.routing_key)?,
+        QueueBindOptions::default(),
+        FieldTable::default(),
+    );
+    let what = format!(
+        "queue '{}' or exchange '{}'",
+        binding.queue, binding.exchange
+    );
+    link.request(&what, request).await
+}
+
+/// A plain classic queue has none, so that other clients can declare it too.
+fn arguments(queue: &Queue, queue_type: QueueType) -> FieldTable {
+    let text = |text: &str| AMQPValue::LongString(text.as_bytes().into());
+    let mut arguments = FieldTable::default();
+    if queue_type == QueueType::Quorum {
+        arguments.insert("x-queue-type".into(), text("quorum"));
+    }
+    if let Some(delay) = &queue.delay {
+        let ms = i64::try_from(delay.after.as_millis()).unwrap_or(i64::MAX);
+        arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(ms));
+        arguments.insert("x-dead-letter-exchange".into(), text(""));
+        arguments.insert("x-dead-letter-routing-key".into(), text(&delay.to));
+        if queue_type == QueueType::Quorum {
+            // Moves each message with confirms; needs that the queue refuses rather than drops.
+            arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+            arguments.insert("x-overflow".into(), text("reject-publish"));
+        }
+    }
+    arguments
+}
+
+fn what_queue(name: &str) -> String {
+    format!("queue '{name}'")
+}
+
+fn what_exchange(name: &str) -> String {
+    format!("exchange '{name}'")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn plain_queues_have_no_arguments() {
+        assert_eq!(
+            arguments(&Queue::plain("q"), QueueType::Classic),
+            FieldTable::default()
+        );
+    }
+
+    #[test]
+    fn delay_queues_name_their_time_and_target() {
+        let queue = Queue::retry_of("q", Duration::from_millis(1500));
+        let arguments = arguments(&queue, QueueType::Classic);
+        let shown: Vec<_> = arguments
+            .into_iter()
+            .map(|(name, value)| format!("{name}={value:?}"))
+            .collect();
+        assert_eq!(shown.len(), 3, "{shown:?}");
+        assert!(
+            shown[2].contains("x-message-ttl=LongLongInt(1500)"),
+            "{shown:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_needed_comes_first() {
+        let topology = Topology {
+            exchanges: vec![Exchange {
+                name: "x".into(),
+                kind: ExchangeKind::Topic,
+            }],
+            queues: vec![
+                Queue::retry_of("q", Duration::from_secs(1)),
+                Queue::plain("q"),
+            ],
+            bindings: vec![Binding {
+                queue: "q".into(),
+                exchange: "x".into(),
+                routing_key: "k".into(),
+            }],
+        };
+        let order = objects(&topology).into_iter().map(|object| match object {
+            Object::Exchange(exchange) => exchange.name.to_string(),
+            Object::Queue(queue) => queue.name.to_string(),
+            Object::Binding(_) => "binding".to_owned(),
+        });
+        assert_eq!(
+            order.collect::<Vec<_>>(),
+            ["x", "q", "q.retry.1s", "binding"]
+        );
+    }
+}

@@ -1,0 +1,114 @@
+//! Broker URLs: reading them, and showing them without their secrets.
+
+use lapin::uri::AMQPUri;
+
+use crate::broker::BrokerError;
+
+/// A URL without its secrets, for logs and errors: the password, and query values whose name speaks of a password, secret
+/// or token, become `***`. Works on any text, also on what is no valid URL.
+pub fn redact_url(url: &str) -> String {
+    let (start, rest) = match url.find("://") {
+        Some(at) => url.split_at(at + 3),
+        None => ("", url),
+    };
+    // A password may hold a raw slash or question mark although it should not: the last `@` ends it.
+    let (user, rest) = match rest.rfind('@') {
+        Some(at) => rest.split_at(at),
+        None => ("", rest),
+    };
+    let user = match user.split_once(':') {
+        Some((name, _)) => format!("{name}:***"),
+        None => user.to_owned(),
+    };
+    let (path, query) = match rest.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (rest, None),
+    };
+    let query = query.map_or_else(String::new, |query| format!("?{}", redact_query(query)));
+    format!("{start}{user}{path}{query}")
+}
+
+fn redact_query(query: &str) -> String {
+    let pairs = query.split('&').map(|pair| match pair.split_once('=') {
+        Some((name, _)) if names_a_secret(name) => format!("{name}=***"),
+        _ => pair.to_owned(),
+    });
+    pairs.collect::<Vec<_>>().join("&")
+}
+
+fn names_a_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["password", "secret", "token", "key"]
+        .iter()
+        .any(|word| name.contains(word))
+}
+
+/// Reads `amqp://` and `amqps://` URLs. No path and the path `/` both mean the virtual host `/`.
+pub(super) fn parse(url: &str) -> Result<AMQPUri, BrokerError> {
+    // The parser's own message may quote parts of the URL, so it is not passed on.
+    let mut uri: AMQPUri = url.parse().map_err(|_| BrokerError::Url {
+        detail: format!(
+            "'{}' is not amqp://user:password@host:port/vhost or amqps://…",
+            redact_url(url)
+        ),
+    })?;
+    if uri.vhost.is_empty() {
+        "/".clone_into(&mut uri.vhost);
+    }
+    if let Some(host) = ipv6_host(url) {
+        host.clone_into(&mut uri.authority.host);
+    }
+    Ok(uri)
+}
+
+/// The parser takes an IPv6 address for no host at all.
+fn ipv6_host(url: &str) -> Option<&str> {
+    let rest = url.split_once("://")?.1;
+    let authority = rest.split(['/', '?']).next()?;
+    let host = authority.rsplit('@').next()?;
+    Some(host.strip_prefix('[')?.split_once(']')?.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let check = |url, expect: &str| assert_eq!(redact_url(url), expect);
+        check("amqp://localhost", "amqp://localhost");
+        check("amqp://user@host/v", "amqp://user@host/v");
+        check("amqp://user:pa:ss@host:1/v", "amqp://user:***@host:1/v");
+        check("amqp://user:p/a?s@s@host/v", "amqp://user:***@host/v");
+        check(
+            "amqps://h/v?heartbeat=5&password=x",
+            "amqps://h/v?heartbeat=5&password=***",
+        );
+        check("user:pass@host", "user:***@host");
+        check("", "");
+    }
+
+    #[test]
+    fn urls_are_read() {
+        let check = |url, expect: (&str, u16, &str)| {
+            let uri = parse(url).unwrap();
+            let host = (&*uri.authority.host, uri.authority.port, &*uri.vhost);
+            assert_eq!(host, expect, "{url}");
+        };
+        check("amqp://localhost", ("localhost", 5672, "/"));
+        check("amqp://127.0.0.1:99/", ("127.0.0.1", 99, "/"));
+        check("amqps://a.b/%2f", ("a.b", 5671, "/"));
+        check("amqp://u:p@[::1]:7/jobs", ("::1", 7, "jobs"));
+    }
+
+    #[test]
+    fn a_bad_url_does_not_tell_its_password() {
+        for url in ["http://u:hunter2@h", "amqp://u:hunter2@h:port", "hunter2"] {
+            let error = parse(url).unwrap_err();
+            assert!(
+                url == "hunter2" || !error.to_string().contains("hunter2"),
+                "{error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Copies of a delivery for a delay queue or the dead letter queue: pure.
+//!
+//! A copy keeps the body and all properties, `message_id` among them, and says in headers what happened to it. The header
+//! names are stored in queues: they do not change.
+
+use std::{sync::Arc, time::Duration};
+
+use leveret_core::time::Timestamp;
+
+use crate::broker::{
+    Delivery, Header, Message, Publication, dead_letter_queue_name, retry_queue_name,
+};
+
+/// How many attempts were made; a whole number.
+pub const HEADER_ATTEMPTS: &str = "x-leveret-attempts";
+/// Why it is a dead letter; text.
+pub const HEADER_REASON: &str = "x-leveret-reason";
+/// The queue that it was consumed from; text.
+pub const HEADER_QUEUE: &str = "x-leveret-queue";
+/// The exchange that it was first published to; text, empty for the default exchange.
+pub const HEADER_EXCHANGE: &str = "x-leveret-exchange";
+/// The routing key that it was first published with; text.
+pub const HEADER_ROUTING_KEY: &str = "x-leveret-routing-key";
+/// When it became a dead letter; text, RFC 3339.
+pub const HEADER_DEAD_AT: &str = "x-leveret-dead-at";
+
+/// A reason is cut to so many bytes, to keep a header frame small.
+const REASON_BYTES_MAX: usize = 4096;
+
+/// How many attempts were made at a message before this delivery. Zero if it does not say, or nonsense.
+pub fn attempts(message: &Message) -> u32 {
+    match message.headers.get(HEADER_ATTEMPTS) {
+        Some(Header::Int(count)) => u32::try_from(*count).unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// The copy of a delivery that comes back to `queue` after `delay`. `attempts` were made, the last one included.
+pub fn retry(delivery: &Delivery, queue: &str, delay: Duration, attempts: u32) -> Publication {
+    let message = copy(delivery, attempts);
+    Publication::to_queue(retry_queue_name(queue, delay), message)
+}
+
+/// The dead letter of a delivery that was consumed from `queue`, for `<queue>.dlq`. `attempts` were made, the last one included.
+/// A dead letter that was put back and fails again says the new reason and time.
+pub fn dead_letter(
+    delivery: &Delivery,
+    queue: &str,
+    reason: &str,
+    attempts: u32,
+    at: Timestamp,
+) -> Publication {
+    let mut message = copy(delivery, attempts);
+    for (name, text) in [
+        (HEADER_REASON, cut(reason).to_owned()),
+        (HEADER_QUEUE, queue.to_owned()),
+        (HEADER_DEAD_AT, at.to_string()),
+    ] {
+        message.headers.insert(name.to_owned(), Header::Text(text));
+    }
+    Publication::to_queue(dead_letter_queue_name(queue), message)
+}
+
+fn copy(delivery: &Delivery, attempts: u32) -> Message {
+    let mut message = delivery.message.clone();
+    let headers = &mut message.headers;
+    headers.insert(HEADER_ATTEMPTS.to_owned(), Header::Int(attempts.into()));
+    // A copy that comes through a delay queue arrives through the default exchange: the first origin counts.
+    let mut origin = |name: &str, value: &Arc<str>| {
+        let text = || Header::Text(value.as_ref().to_owned());
+        headers.entry(name.to_owned()).or_insert_with(text);
+    };
+    origin(HEADER_EXCHANGE, &delivery.exchange);
+    origin(HEADER_ROUTING_KEY, &delivery.routing_key);
+    message
+}
+
+fn cut(reason: &str) -> &str {
+    let mut end = reason.len().min(REASON_BYTES_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reason[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::{Receipt, Settle, Settlement};
+
+    struct Nowhere;
+
+    impl Settle for Nowhere {
+        fn settle(&self, _: u64, _: Settlement) {}
+
+        fn as_any(&self) -> &dyn std::any::Any {
+            self
+        }
+    }
+
+    fn delivery(message: Message, exchange: &str, routing_key: &str) -> Delivery {
+        Delivery {
+            message,
+            exchange: exchange.into(),
+            routing_key: routing_key.into(),
+            redelivered: false,
+            receipt: Receipt::new(Arc::new(Nowhere), 1),
+        }
+    }
+
+    fn shown(publication: &Publication) -> String {
+        let headers = publication.message.headers.iter().map(|(name, header)| {
+            let value = match header {
+                Header::Text(text) => text.clone(),
+                Header::Int(number) => number.to_string(),
+                Header::Bool(truth) => truth.to_string(),
+            };
+            format!("{}={value}", name.trim_start_matches("x-leveret-"))
+        });
+        let headers = headers.collect::<Vec<_>>().join(" ");
+        format!("{}: {headers}", publication.routing_key)
+    }
+
+    #[test]
+    fn the_first_origin_is_kept() {
+        let mut message = Message::json("{}");
+        message.message_id = Some("m".into());
+        let first = delivery(message, "orders", "order.created");
+        let copy = retry(&first, "payment", Duration::from_secs(5), 1);
+        assert_eq!(
+            shown(&copy),
+            "payment.retry.5s: attempts=1 exchange=orders routing-key=order.created"
+        );
+        assert_eq!(attempts(&copy.message), 1);
+        assert_eq!(copy.message.message_id.as_deref(), Some("m"));
+
+        let second = delivery(copy.message, "", "payment");
+        let letter = dead_letter(&second, "payment", "no money", 2, Timestamp(0));
+        assert_eq!(
+            shown(&letter),
+            "payment.dlq: attempts=2 dead-at=1970-01-01T00:00:00.000Z exchange=orders queue=payment \
+             reason=no money routing-key=order.created"
+        );
+        assert_eq!(letter.message.body, second.message.body);
+        assert_eq!(letter.message.message_id.as_deref(), Some("m"));
+    }
+
+    #[test]
+    fn nonsense_is_no_attempt() {
+        let mut message = Message::json("1");
+        for header in [
+            Header::Int(-1),
+            Header::Text("3".to_owned()),
+            Header::Int(i64::MAX),
+        ] {
+            message.headers.insert(HEADER_ATTEMPTS.to_owned(), header);
+            assert_eq!(attempts(&message), 0);
+        }
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        let reason = "ä".repeat(REASON_BYTES_MAX);
+        assert_eq!(cut(&format!("x{reason}")).len(), REASON_BYTES_MAX - 1);
+        assert_eq!(cut("short"), "short");
+    }
+}

@@ -1,0 +1,367 @@
+//! The work queue over the in-memory broker: what the handler says and where the message ends.
+
+use std::sync::Mutex;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::*;
+use crate::broker::{Header, Message, memory::MemoryBroker};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Answers with what the function says, and tells the test about each attempt.
+struct Scripted<F> {
+    script: F,
+    attempts: mpsc::UnboundedSender<u32>,
+}
+
+#[async_trait]
+impl<F: Fn(&str, u32) -> Verdict + Send + Sync + 'static> Handler for Scripted<F> {
+    async fn handle(&self, delivery: &Delivery, attempt: u32) -> Verdict {
+        let body = String::from_utf8_lossy(&delivery.message.body).into_owned();
+        let _ = self.attempts.send(attempt);
+        (self.script)(&body, attempt)
+    }
+}
+
+fn options() -> WorkOptions {
+    WorkOptions {
+        retry: RetryPolicy {
+            delays: [5, 10].map(Duration::from_millis).to_vec(),
+        },
+        requeue_pause: Duration::from_millis(1),
+        clock: || Timestamp(1_795_141_463_755),
+        ..WorkOptions::queue("work")
+    }
+}
+
+struct World {
+    broker: Arc<dyn Broker>,
+    attempts: mpsc::UnboundedReceiver<u32>,
+    stop: Option<oneshot::Sender<()>>,
+    serving: tokio::task::JoinHandle<Result<(), BrokerError>>,
+}
+
+impl World {
+    async fn new(
+        options: WorkOptions,
+        script: impl Fn(&str, u32) -> Verdict + Send + Sync + 'static,
+    ) -> World {
+        let (sender, attempts) = mpsc::unbounded_channel();
+        let handler = Scripted {
+            script,
+            attempts: sender,
+        };
+        let (broker, stop, serving) = start(options, handler).await;
+        World {
+            broker,
+            attempts,
+            stop: Some(stop),
+            serving,
+        }
+    }
+
+    async fn publish(&self, body: &str) {
+        publish(&*self.broker, body).await;
+    }
+
+    async fn dead(&self) -> Delivery {
+        take(&*self.broker, "work.dlq").await
+    }
+
+    async fn attempt(&mut self) -> u32 {
+        timeout(PATIENCE, self.attempts.recv())
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    /// Ends, and checks that nothing is left in the work queue.
+    async fn end(mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+        timeout(PATIENCE, self.serving)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+        assert_eq!(self.broker.queue_stats("work").await.unwrap().ready, 0);
+    }
+}
+
+type Serving = tokio::task::JoinHandle<Result<(), BrokerError>>;
+
+async fn start(
+    options: WorkOptions,
+    handler: impl Handler,
+) -> (Arc<dyn Broker>, oneshot::Sender<()>, Serving) {
+    let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
+    broker.declare(&options.topology()).await.unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let shutdown = async {
+        let _ = stopped.await;
+    };
+    let serving = tokio::spawn(serve(broker.clone(), options, handler, shutdown));
+    (broker, stop, serving)
+}
+
+async fn publish(broker: &dyn Broker, body: &str) {
+    let message = Message {
+        message_id: Some(body.into()),
+        ..Message::json(body.to_owned())
+    };
+    broker
+        .publish(vec![Publication::to_queue("work", message)])
+        .await
+        .remove(0)
+        .unwrap();
+}
+
+async fn take(broker: &dyn Broker, queue: &str) -> Delivery {
+    let mut consumer = broker.consume(ConsumeOptions::queue(queue)).await.unwrap();
+    timeout(PATIENCE, consumer.next()).await.unwrap().unwrap()
+}
+
+fn text(delivery: &Delivery, header: &str) -> String {
+    match delivery.message.headers.get(header) {
+        Some(Header::Text(text)) => text.clone(),
+        other => panic!("{header} is {other:?}"),
+    }
+}
+
+fn again() -> Verdict {
+    Verdict::Retry {
+        reason: "not yet".to_owned(),
+    }
+}
+
+#[test]
+fn decides() {
+    let policy = RetryPolicy {
+        delays: [1, 5, 25].map(Duration::from_secs).to_vec(),
+    };
+    let check = |verdict: Verdict, attempt, expect: &str| {
+        let shown = match decide(verdict, attempt, &policy) {
+            Action::Retry { delay } => format!("retry {delay:?}"),
+            Action::DeadLetter { reason } => format!("dead: {reason}"),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(shown, expect);
+    };
+    let after = |seconds| Verdict::RetryAfter {
+        reason: "busy".to_owned(),
+        delay: Duration::from_secs(seconds),
+    };
+    check(Verdict::Done, 1, "Ack");
+    check(Verdict::Requeue, 9, "Requeue");
+    check(
+        Verdict::DeadLetter {
+            reason: "bad".to_owned(),
+        },
+        1,
+        "dead: bad",
+    );
+    check(again(), 1, "retry 1s");
+    check(again(), 2, "retry 5s");
+    check(again(), 3, "retry 25s");
+    check(again(), 4, "dead: not yet");
+    check(after(2), 1, "retry 5s");
+    check(after(60), 1, "retry 25s");
+    check(after(0), 3, "retry 1s");
+    check(after(0), 4, "dead: busy");
+}
+
+#[tokio::test]
+async fn retries_then_succeeds() {
+    let mut world = World::new(
+        options(),
+        |_, attempt| if attempt < 3 { again() } else { Verdict::Done },
+    )
+    .await;
+    world.publish("a").await;
+    for attempt in 1..=3 {
+        assert_eq!(world.attempt().await, attempt);
+    }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn retries_are_used_up() {
+    let mut world = World::new(options(), |_, _| again()).await;
+    world.publish("a").await;
+    let letter = world.dead().await;
+    for attempt in 1..=3 {
+        assert_eq!(world.attempt().await, attempt);
+    }
+    assert_eq!(letter.message.message_id.as_deref(), Some("a"));
+    assert_eq!(
+        letter.message.headers.get(HEADER_ATTEMPTS),
+        Some(&Header::Int(3))
+    );
+    assert_eq!(text(&letter, HEADER_REASON), "not yet");
+    assert_eq!(text(&letter, HEADER_QUEUE), "work");
+    assert_eq!(text(&letter, HEADER_EXCHANGE), "");
+    assert_eq!(text(&letter, HEADER_ROUTING_KEY), "work");
+    assert_eq!(text(&letter, HEADER_DEAD_AT), "2026-11-20T02:24:23.755Z");
+    letter.receipt.ack();
+    world.end().await;
+}
+
+#[tokio::test]
+async fn malformed_and_oversized_are_dead_at_once() {
+    let options = WorkOptions {
+        message_bytes_max: 10,
+        ..options()
+    };
+    let mut world = World::new(options, |_, _| Verdict::DeadLetter {
+        reason: "malformed".to_owned(),
+    })
+    .await;
+    world.publish("a").await;
+    let letter = world.dead().await;
+    assert_eq!(text(&letter, HEADER_REASON), "malformed");
+    assert_eq!(world.attempt().await, 1);
+    letter.receipt.ack();
+    world.publish("more than ten").await;
+    let letter = world.dead().await;
+    assert_eq!(
+        text(&letter, HEADER_REASON),
+        "the body has 13 bytes, the limit is 10"
+    );
+    assert_eq!(
+        letter.message.headers.get(HEADER_ATTEMPTS),
+        Some(&Header::Int(0))
+    );
+    letter.receipt.ack();
+    assert!(world.attempts.try_recv().is_err(), "it reached the handler");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_panic_is_a_retry() {
+    let mut world = World::new(options(), |body, attempt| {
+        assert!(body != "a", "attempt {attempt} went wrong");
+        Verdict::Done
+    })
+    .await;
+    world.publish("a").await;
+    let letter = world.dead().await;
+    assert_eq!(
+        text(&letter, HEADER_REASON),
+        "the handler panicked: attempt 3 went wrong"
+    );
+    letter.receipt.ack();
+    for _ in 0..3 {
+        world.attempt().await;
+    }
+    // The consumer lives on.
+    world.publish("b").await;
+    assert_eq!(world.attempt().await, 1);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_requeue_counts_no_attempt() {
+    let asked = Mutex::new(0);
+    let mut world = World::new(options(), move |_, _| {
+        let mut asked = asked.lock().unwrap();
+        *asked += 1;
+        if *asked < 5 {
+            Verdict::Requeue
+        } else {
+            Verdict::Done
+        }
+    })
+    .await;
+    world.publish("a").await;
+    for _ in 0..5 {
+        assert_eq!(world.attempt().await, 1);
+    }
+    world.end().await;
+}
+
+/// The dead letter queue is gone: the message stays until it is back.
+#[tokio::test]
+async fn what_cannot_be_moved_on_is_not_lost() {
+    let mut world = World::new(options(), |_, _| Verdict::DeadLetter {
+        reason: "bad".to_owned(),
+    })
+    .await;
+    // It serves, so that it will not declare the queue again by itself.
+    world.publish("first").await;
+    world.dead().await.receipt.ack();
+    assert_eq!(world.attempt().await, 1);
+    world.broker.delete_queue("work.dlq").await.unwrap();
+    world.publish("a").await;
+    assert_eq!(world.attempt().await, 1);
+    assert_eq!(world.attempt().await, 1);
+    let letter = world.dead().await;
+    assert_eq!(letter.message.body, "a");
+    letter.receipt.ack();
+    world.end().await;
+}
+
+/// Handlers that wait for the test, which sees how many run at once.
+struct Held {
+    entered: mpsc::UnboundedSender<String>,
+    gate: Arc<tokio::sync::Semaphore>,
+}
+
+#[async_trait]
+impl Handler for Held {
+    async fn handle(&self, delivery: &Delivery, _: u32) -> Verdict {
+        let body = String::from_utf8_lossy(&delivery.message.body).into_owned();
+        let _ = self.entered.send(body);
+        self.gate.acquire().await.unwrap().forget();
+        Verdict::Done
+    }
+}
+
+#[tokio::test]
+async fn concurrency_is_a_bound_and_shutdown_drains() {
+    let (entered, mut entries) = mpsc::unbounded_channel();
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let options = WorkOptions {
+        concurrency: 2,
+        ..options()
+    };
+    let (broker, stop, serving) = start(
+        options,
+        Held {
+            entered,
+            gate: gate.clone(),
+        },
+    )
+    .await;
+    for body in ["a", "b", "c", "d"] {
+        publish(&*broker, body).await;
+    }
+    let mut running = vec![entries.recv().await.unwrap(), entries.recv().await.unwrap()];
+    running.sort();
+    assert_eq!(running, ["a", "b"]);
+    assert!(entries.try_recv().is_err(), "a third runs");
+    stop.send(()).unwrap();
+    gate.add_permits(2);
+    timeout(PATIENCE, serving).await.unwrap().unwrap().unwrap();
+    // The running ones finished, the others were not begun and are in the queue.
+    assert!(entries.try_recv().is_err());
+    let ready = broker.queue_stats("work").await.unwrap().ready;
+    assert_eq!(ready, 2);
+}
+
+#[tokio::test]
+async fn what_does_not_finish_in_time_returns() {
+    let (entered, mut entries) = mpsc::unbounded_channel();
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let options = WorkOptions {
+        drain_timeout: Duration::from_millis(10),
+        ..options()
+    };
+    let (broker, stop, serving) = start(options, Held { entered, gate }).await;
+    publish(&*broker, "slow").await;
+    assert_eq!(entries.recv().await.unwrap(), "slow");
+    stop.send(()).unwrap();
+    timeout(PATIENCE, serving).await.unwrap().unwrap().unwrap();
+    let again = take(&*broker, "work").await;
+    assert!(again.redelivered);
+    again.receipt.ack();
+}

@@ -1,0 +1,163 @@
+//! From URLs to a store and a broker: the only place that names adapters.
+//!
+//! | store | |
+//! |---|---|
+//! | `sqlite:PATH` | a SQLite file |
+//! | `postgres://…` | PostgreSQL |
+//! | `memory:` | this process's memory, for tests |
+//!
+//! | broker | |
+//! |---|---|
+//! | `embedded:` | in the store's SQLite file |
+//! | `embedded:PATH` | in a SQLite file of its own |
+//! | `amqp://…`, `amqps://…` | RabbitMQ |
+//! | `memory:` | this process's memory, for tests |
+
+use std::{fmt, path::Path, sync::Arc};
+
+use serde::Serialize;
+
+use crate::{
+    one_file::OneFile,
+    broker::{Broker, BrokerError, embedded::EmbeddedBroker, memory::MemoryBroker},
+    sqlite::{Database, DatabaseError, DatabaseOptions},
+    store::{Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
+};
+
+/// A store and a broker.
+#[derive(Clone)]
+pub struct Connected {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The broker.
+    pub broker: Arc<dyn Broker>,
+    /// Both as one, if they share a file.
+    pub one_file: Option<OneFile>,
+}
+
+impl fmt::Debug for Connected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connected").field("one_file", &self.one_file).finish_non_exhaustive()
+    }
+}
+
+/// Why no connection was made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The broker.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The SQLite file.
+    #[error("{}", .0.chain())]
+    Database(#[from] DatabaseError),
+    /// The file's directory cannot be made.
+    #[error("cannot make the directory of {path}: {source}")]
+    Directory {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Connects to a store and a broker.
+pub async fn connect(store_url: &str, broker_url: &str) -> Result<Connected, ConnectError> {
+    let (store, file): (Arc<dyn Store>, Option<(Database, SqliteStore)>) = match scheme(store_url) {
+        ("sqlite", path) => {
+            let database = open(path)?;
+            let store = SqliteStore::open(database.clone())?;
+            (Arc::new(store.clone()), Some((database, store)))
+        }
+        ("memory", _) => (Arc::new(MemoryStore::new()), None),
+        #[cfg(feature = "postgres")]
+        ("postgres" | "postgresql", _) => {
+            use crate::store::postgres::{PostgresOptions, PostgresStore};
+            (Arc::new(PostgresStore::connect(PostgresOptions::new(store_url)).await?), None)
+        }
+        (scheme, _) => return Err(no_store(scheme).into()),
+    };
+    let (broker, one_file): (Arc<dyn Broker>, Option<OneFile>) = match (scheme(broker_url), file) {
+        (("embedded", ""), Some((database, store))) => {
+            let broker = EmbeddedBroker::open(database)?;
+            (Arc::new(broker.clone()), Some(OneFile::new(store, broker)))
+        }
+        (("embedded", ""), None) => {
+            let detail = "the embedded broker needs a file: embedded:PATH, or a store in SQLite".to_owned();
+            return Err(BrokerError::Url { detail }.into());
+        }
+        (("embedded", path), _) => (Arc::new(EmbeddedBroker::open(open(path)?)?), None),
+        (("memory", _), _) => (Arc::new(MemoryBroker::new()), None),
+        #[cfg(feature = "rabbitmq")]
+        (("amqp" | "amqps", _), _) => {
+            use crate::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
+            (Arc::new(RabbitMq::connect(RabbitMqOptions::new(broker_url)).await?), None)
+        }
+        ((scheme, _), _) => {
+            let detail = format!("'{scheme}:' is no kind of broker; there are embedded: and amqp://…");
+            return Err(BrokerError::Url { detail }.into());
+        }
+    };
+    Ok(Connected { store, broker, one_file })
+}
+
+/// Tables that were brought up to date.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Migrated {
+    /// Whose tables: `store`, `broker`.
+    pub component: String,
+    /// Their version before; 0 when there were none.
+    pub from: u32,
+    /// Their version now.
+    pub to: u32,
+}
+
+/// Brings the schema of a store, and of a broker in the same file, up to date, and says what that meant. What it returned is durable;
+/// a crash before leaves each component as it was or up to date.
+pub async fn migrate(store_url: &str) -> Result<Vec<Migrated>, ConnectError> {
+    match scheme(store_url) {
+        ("sqlite", path) => {
+            let database = open(path)?;
+            let before = database.schema_versions()?;
+            SqliteStore::open(database.clone())?;
+            let broker = EmbeddedBroker::open(database.clone())?;
+            let after = database.schema_versions()?;
+            broker.close().await;
+            database.close().await;
+            Ok(changes(&before, after))
+        }
+        ("memory", _) => Ok(Vec::new()),
+        #[cfg(feature = "postgres")]
+        ("postgres" | "postgresql", _) => {
+            use crate::store::postgres::{PostgresOptions, PostgresStore};
+            let (from, to) = PostgresStore::migrate(&PostgresOptions::new(store_url)).await?;
+            Ok(vec![Migrated { component: "store".to_owned(), from, to }])
+        }
+        (scheme, _) => Err(no_store(scheme).into()),
+    }
+}
+
+fn changes(before: &[(String, u32)], after: Vec<(String, u32)>) -> Vec<Migrated> {
+    let version_before = |component: &str| before.iter().find(|(name, _)| name == component).map_or(0, |(_, version)| *version);
+    let changed = after.into_iter().map(|(component, to)| Migrated { from: version_before(&component), component, to });
+    changed.collect()
+}
+
+fn no_store(scheme: &str) -> StoreError {
+    StoreError::Url { detail: format!("'{scheme}:' is no kind of store; there are sqlite:PATH and postgres://…") }
+}
+
+fn scheme(url: &str) -> (&str, &str) {
+    url.split_once(':').unwrap_or((url, ""))
+}
+
+fn open(path: &str) -> Result<Database, ConnectError> {
+    if let Some(parent) = Path::new(path).parent() {
+        std::fs::create_dir_all(parent)
+            .map_err(|source| ConnectError::Directory { path: path.to_owned(), source })?;
+    }
+    Ok(Database::open(DatabaseOptions::new(path))?)
+}

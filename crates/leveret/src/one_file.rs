@@ -1,0 +1,47 @@
+//! Store and embedded broker in one SQLite file: what spans both is one transaction.
+
+use std::fmt;
+
+use crate::{
+    broker::{Publication, embedded::EmbeddedBroker},
+    sqlite::DatabaseError,
+    store::{NewRun, Started, StoreError, sqlite::SqliteStore},
+};
+
+/// A store and a broker that share a file.
+#[derive(Clone)]
+pub struct OneFile {
+    store: SqliteStore,
+    broker: EmbeddedBroker,
+}
+
+impl fmt::Debug for OneFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OneFile").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+impl OneFile {
+    pub(crate) fn new(store: SqliteStore, broker: EmbeddedBroker) -> OneFile {
+        OneFile { store, broker }
+    }
+
+    /// Records a run and, if it is new, publishes its first jobs: both or neither. Queued at the call, in front of every later write. With
+    /// `soon` it waits for the next write, [`LINGER`](crate::sqlite::LINGER) at most, and shares its commit.
+    pub(crate) fn begin(
+        &self,
+        new: NewRun,
+        jobs: Vec<Publication>,
+        soon: bool,
+    ) -> impl Future<Output = Result<Started, StoreError>> + Send + 'static {
+        let job = move |connection: &rusqlite::Connection| {
+            let started = SqliteStore::start_in(connection, &new).map_err(DatabaseError::refused)?;
+            Ok((started, started == Started::New))
+        };
+        let queued = self.broker.publish_with(jobs, job, soon);
+        async move {
+            let written = queued.map_err(|error| StoreError::Refused { detail: error.to_string() })?;
+            Ok(written.await.unwrap_or(Err(DatabaseError::Closed))?)
+        }
+    }
+}

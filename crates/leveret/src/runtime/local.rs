@@ -1,0 +1,110 @@
+//! Runs that the process which starts them drives itself, at once, while their start is on its way to the disk.
+//!
+//! Only where store and broker share a file, and somebody waits for the run: the start and the run's first job are written in the same
+//! transaction as the first step, or before it, and nothing is answered before that. The job is in the queue all the same; its delivery is handed to the drive, which acks
+//! it at the end. So a crash leaves no run, or one whose job comes again.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use leveret_core::{graph::NodeIx, ids::RunId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::{Inner, drive::drive_new, plan::Plan, worker};
+use crate::{
+    broker::Delivery,
+    store::{NewRun, Started, StoreError},
+};
+
+/// The runs that are driven here.
+#[derive(Debug)]
+pub(crate) struct LocalRuns {
+    waiting: Mutex<HashMap<RunId, oneshot::Sender<Delivery>>>,
+    /// As many as the worker, while it is live, executes jobs.
+    permits: Arc<Semaphore>,
+}
+
+impl Default for LocalRuns {
+    fn default() -> LocalRuns {
+        LocalRuns { waiting: Mutex::default(), permits: Arc::new(Semaphore::new(0)) }
+    }
+}
+
+/// The right to drive a run here.
+#[derive(Debug)]
+pub(crate) struct Place {
+    delivery: oneshot::Receiver<Delivery>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl LocalRuns {
+    /// The worker is live: so many runs may be driven here at once.
+    pub(crate) fn open(&self, places: usize) {
+        self.permits.add_permits(places);
+    }
+
+    /// The worker drains: no new ones, and those that are driven have so long to end.
+    pub(crate) async fn drain(&self, places: usize, timeout: Duration) {
+        let places = u32::try_from(places).unwrap_or(u32::MAX);
+        match tokio::time::timeout(timeout, self.permits.acquire_many(places)).await {
+            Ok(Ok(all)) => all.forget(),
+            _ => tracing::warn!("runs did not come to a rest within the drain timeout; their jobs return to the queue"),
+        }
+    }
+
+    /// A place for a run, if there is one and the run may be driven before its start is visible: it begins at one node, which loads nothing.
+    pub(crate) fn place(&self, plan: &Plan, run_id: &RunId) -> Option<(Place, NodeIx)> {
+        let [start] = *plan.workflow.graph.starts() else { return None };
+        let needs = plan.needs(start);
+        if !needs.context.is_empty() || !needs.nodes.is_empty() {
+            return None;
+        }
+        let permit = self.permits.clone().try_acquire_owned().ok()?;
+        let (sender, delivery) = oneshot::channel();
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(run_id.clone(), sender);
+        Some((Place { delivery, _permit: permit }, start))
+    }
+
+    /// Gives the delivery of a run's first job to whoever drives the run here; else gives it back. The flag says that the run was driven
+    /// here and is no more.
+    pub(crate) fn hand_over(&self, run_id: &RunId, delivery: Delivery) -> Result<(), (Delivery, bool)> {
+        let sender = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(run_id);
+        match sender {
+            None => Err((delivery, false)),
+            Some(sender) => sender.send(delivery).map_err(|delivery| (delivery, true)),
+        }
+    }
+
+    fn forget(&self, run_id: &RunId) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(run_id);
+    }
+}
+
+/// Drives a run from its start node while its start is being `written`, tells `answer` when it is, and settles its first job's delivery.
+pub(crate) async fn drive_here(
+    inner: Arc<Inner>,
+    plan: Arc<Plan>,
+    (new, node): (NewRun, NodeIx),
+    place: Place,
+    written: impl Future<Output = Result<Started, StoreError>>,
+    answer: oneshot::Sender<Result<Started, StoreError>>,
+) {
+    let run_id = new.run_id.clone();
+    let start = async {
+        let result = written.await;
+        let is_new = matches!(result, Ok(Started::New));
+        // Whoever asked may have gone.
+        drop(answer.send(result));
+        is_new
+    };
+    let (driven, is_new) = tokio::join!(drive_new(&inner, plan, new, node), start);
+    if !is_new {
+        // There is no run, and no job: nothing of what was executed was recorded.
+        inner.local.forget(&run_id);
+    } else if let Ok(delivery) = place.delivery.await {
+        worker::finish(&inner, delivery, driven).await;
+    }
+}

@@ -1,0 +1,123 @@
+//! The reconciler's claims on runs that may have stalled.
+
+use leveret_core::ids::RunId;
+use serde_json::json;
+
+use super::world::{Run, World, ms};
+use crate::store::{Finished, NewRun};
+
+/// A run that the reconciler first looks at `ms` after the case's beginning.
+async fn begin(world: &World, name: &str, reconcile_ms: i64) -> Run {
+    let workflow = world.flow("a>b", &json!({}));
+    let new = NewRun {
+        reconcile_at: world.at(reconcile_ms),
+        ..world.new_run(name, &workflow)
+    };
+    world
+        .store
+        .start(std::slice::from_ref(&new))
+        .await
+        .expect("start");
+    Run {
+        id: new.run_id,
+        workflow,
+        now: world.base,
+    }
+}
+
+/// Claims, with `quiet` of 1000 ms; answers with the names of the case's runs.
+async fn claim(world: &World, now: i64) -> (Vec<String>, u32) {
+    let (stalled, looked_at) = world
+        .store
+        .claim_stalled(world.at(now), ms(1000), 1000)
+        .await
+        .expect("claim_stalled");
+    let name = |run: &RunId| {
+        run.as_str()
+            .strip_prefix(&format!("{}.", world.prefix))
+            .map(str::to_owned)
+    };
+    let mut names: Vec<String> = stalled.iter().filter_map(name).collect();
+    names.sort();
+    (names, looked_at)
+}
+
+pub(super) async fn quiet_runs_are_found(world: &mut World) {
+    let (quiet, busy) = (
+        begin(world, "quiet", 500).await,
+        begin(world, "busy", 500).await,
+    );
+    let ended = begin(world, "ended", 500).await;
+    world.store.cancel(&ended.id, world.at(1)).await.unwrap();
+    begin(world, "later", 9000).await;
+    world
+        .record(Finished {
+            finished_at: world.at(400),
+            ..busy.done("a")
+        })
+        .await;
+
+    assert_eq!(claim(world, 499).await, (vec![], 0));
+    assert_eq!(claim(world, 500).await, (vec!["quiet".to_owned()], 2));
+    assert_eq!(
+        claim(world, 1499).await,
+        (vec![], 0),
+        "looked at, and due again after the quiet time"
+    );
+    assert_eq!(
+        claim(world, 1500).await,
+        (vec!["busy".to_owned(), "quiet".to_owned()], 2)
+    );
+    world
+        .record(Finished {
+            finished_at: world.at(1501),
+            ..quiet.done("a")
+        })
+        .await;
+    assert_eq!(
+        claim(world, 2500).await,
+        (vec!["busy".to_owned()], 2),
+        "a step 999 ms ago"
+    );
+}
+
+/// A run with a timer is not stalled; it is due again the quiet time after its last timer.
+pub(super) async fn timers_postpone(world: &mut World) {
+    let run = begin(world, "waits", 500).await;
+    world.record(run.done("a")).await;
+    world.record(run.waiting("b", 1, world.at(8000))).await;
+    assert_eq!(claim(world, 5000).await, (vec![], 1));
+    assert_eq!(claim(world, 8999).await, (vec![], 0));
+    let timers = world.claim(world.at(8000), ms(10)).await;
+    world.store.remove_timers(&timers).await.unwrap();
+    assert_eq!(claim(world, 9000).await, (vec!["waits".to_owned()], 1));
+
+    let late = begin(world, "late", 500).await;
+    world.record(late.waiting("a", 1, world.at(600))).await;
+    assert_eq!(
+        claim(world, 9500).await,
+        (vec![], 1),
+        "its timer is overdue, but there"
+    );
+    assert_eq!(claim(world, 10_499).await.1, 1, "only the first run");
+    assert_eq!(claim(world, 10_500).await.1, 1, "the quiet time after now");
+}
+
+pub(super) async fn claims_are_bounded(world: &mut World) {
+    for number in 0..5 {
+        begin(world, &format!("r{number}"), 500).await;
+    }
+    let mut found = Vec::new();
+    for expected in [2, 2, 1, 0] {
+        let (stalled, looked_at) = world
+            .store
+            .claim_stalled(world.at(500), ms(1000), 2)
+            .await
+            .unwrap();
+        assert_eq!((stalled.len(), looked_at), (expected, expected as u32));
+        found.extend(stalled);
+    }
+    found.sort();
+    found.dedup();
+    assert_eq!(found.len(), 5);
+}

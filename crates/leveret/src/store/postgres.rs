@@ -1,0 +1,275 @@
+//! The store on PostgreSQL, for workers on several machines.
+//!
+//! Everything lives in one schema of its own. Batches are set-based: a commit of any size is one or two round trips, see [`commit`].
+//! Connections are made when they are needed; when the server goes away, calls fail with [`StoreError::Unavailable`], and the next ones
+//! connect again. Whatever a call that failed so did or did not do, it may be repeated.
+
+mod commit;
+mod error;
+mod pool;
+mod read;
+mod rows;
+mod runs;
+mod schema;
+mod timers;
+mod tls;
+mod workflows;
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use leveret_core::{
+    ids::{RunId, StepKey, WorkflowId},
+    json::Json,
+    time::Timestamp,
+    workflow::{Workflow, WorkflowHash},
+};
+use tokio_postgres::config::SslMode;
+
+use self::{
+    pool::{Pool, Target},
+    workflows::Known,
+};
+use super::{
+    Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunFilter, RunRecord, RunStatus,
+    Started, StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
+};
+
+/// How to reach PostgreSQL, and how much of it to use.
+#[derive(Clone)]
+pub struct PostgresOptions {
+    /// `postgres://user:password@host:port/database?sslmode=…`. With `sslmode` `require`, `verify-ca` or `verify-full` the connection is
+    /// encrypted and the server verified; `sslrootcert` names a file of certificates to trust instead of the system's.
+    pub url: String,
+    /// The schema that holds the tables.
+    pub schema: String,
+    /// Connections for commits and everything else that writes.
+    pub write_connections_max: u32,
+    /// Connections for reading.
+    pub read_connections_max: u32,
+    /// The longest that connecting may take, unless the URL says otherwise.
+    pub connect_timeout: Duration,
+    /// The longest that sent data may stay unacknowledged before the connection counts as lost, unless the URL says otherwise.
+    pub silence_max: Duration,
+    /// Certificates to trust, as `sslrootcert`.
+    pub ca_file: Option<PathBuf>,
+    /// Whether [`PostgresStore::connect`] applies migrations. Otherwise it only checks the schema's version.
+    pub migrate: bool,
+}
+
+impl PostgresOptions {
+    /// The defaults: schema `leveret`, 4 connections for writing and 4 for reading, migrations applied.
+    pub fn new(url: impl Into<String>) -> PostgresOptions {
+        PostgresOptions {
+            url: url.into(),
+            schema: "leveret".to_owned(),
+            write_connections_max: 4,
+            read_connections_max: 4,
+            connect_timeout: Duration::from_secs(5),
+            silence_max: Duration::from_secs(15),
+            ca_file: None,
+            migrate: true,
+        }
+    }
+
+    fn target(&self) -> Result<Target, StoreError> {
+        let (mut config, ca_file) = tls::parse(&self.url)?;
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(self.connect_timeout);
+        }
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(self.silence_max);
+        }
+        if config.get_application_name().is_none() {
+            config.application_name("leveret");
+        }
+        let ca_file = self.ca_file.clone().or(ca_file.map(PathBuf::from));
+        let tls = tls::connector(&config, ca_file.as_deref())?;
+        if tls.is_none() {
+            config.ssl_mode(SslMode::Disable);
+        }
+        Ok(Target {
+            config,
+            tls,
+            schema: self.schema.clone(),
+        })
+    }
+}
+
+/// Leaves out the URL, which may hold a password.
+impl fmt::Debug for PostgresOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresOptions")
+            .field("schema", &self.schema)
+            .field("write_connections_max", &self.write_connections_max)
+            .field("read_connections_max", &self.read_connections_max)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The store. Clones share its connections.
+#[derive(Clone)]
+pub struct PostgresStore(Arc<Inner>);
+
+struct Inner {
+    schema: String,
+    writes: Pool,
+    reads: Pool,
+    known: Known,
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("schema", &self.0.schema)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PostgresStore {
+    /// Connects, and applies migrations if the options say so.
+    ///
+    /// [`StoreError::Url`]: the URL cannot be used. [`StoreError::Unavailable`]: nobody answers, try again. [`StoreError::Refused`]: wrong user,
+    /// password or database, or no right to create the tables. [`StoreError::Schema`]: the tables are of another version.
+    pub async fn connect(options: PostgresOptions) -> Result<PostgresStore, StoreError> {
+        let target = Arc::new(options.target()?);
+        let client = target.connect().await?;
+        if options.migrate {
+            schema::migrate(&client, &target.schema).await?;
+        } else {
+            schema::check(&client, &target.schema).await?;
+        }
+        Ok(PostgresStore(Arc::new(Inner {
+            schema: options.schema,
+            writes: Pool::new(target.clone(), options.write_connections_max),
+            reads: Pool::new(target, options.read_connections_max),
+            known: Known::default(),
+        })))
+    }
+
+    /// Creates the schema or brings it up to date, under a lock: any number of programs may do so at once. Returns its version before (0: there
+    /// was none) and after.
+    pub async fn migrate(options: &PostgresOptions) -> Result<(u32, u32), StoreError> {
+        let target = options.target()?;
+        let client = target.connect().await?;
+        Ok(schema::migrate(&client, &target.schema).await?)
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    /// While one transaction waits for the disk, the next one works.
+    fn commits_in_flight(&self) -> usize {
+        2
+    }
+
+    async fn put_workflow(
+        &self,
+        workflow: &Workflow,
+        now: Timestamp,
+    ) -> Result<(WorkflowRecord, bool), StoreError> {
+        Ok(workflows::put(&self.0.writes, &self.0.known, workflow, now).await?)
+    }
+
+    async fn workflow(&self, id: &WorkflowId) -> Result<Option<WorkflowRecord>, StoreError> {
+        Ok(workflows::newest(&self.0.reads, id).await?)
+    }
+
+    async fn definition(&self, hash: &WorkflowHash) -> Result<Option<Json>, StoreError> {
+        Ok(workflows::definition(&self.0.reads, hash).await?)
+    }
+
+    async fn workflows(
+        &self,
+        after: Option<&WorkflowId>,
+        limit: u32,
+    ) -> Result<Vec<WorkflowRecord>, StoreError> {
+        Ok(workflows::page(&self.0.reads, after, limit).await?)
+    }
+
+    async fn start(&self, batch: &[NewRun]) -> Result<Vec<Started>, StoreError> {
+        Ok(runs::start(&self.0.writes, &self.0.known, batch).await?)
+    }
+
+    async fn commit(&self, batch: &[Finished]) -> Result<Vec<Committed>, StoreError> {
+        Ok(commit::commit(&self.0.writes, batch).await?)
+    }
+
+    async fn load(&self, batch: &[(RunId, Load)]) -> Result<Vec<Option<Loaded>>, StoreError> {
+        Ok(read::load(&self.0.reads, batch).await?)
+    }
+
+    async fn count_redelivery(&self, key: &StepKey) -> Result<u32, StoreError> {
+        Ok(timers::count_redelivery(&self.0.writes, key).await?)
+    }
+
+    async fn claim_timers(
+        &self,
+        now: Timestamp,
+        claim: Duration,
+        limit: u32,
+    ) -> Result<Vec<Timer>, StoreError> {
+        Ok(timers::claim(&self.0.writes, now, claim, limit).await?)
+    }
+
+    async fn remove_timers(&self, timers: &[Timer]) -> Result<(), StoreError> {
+        Ok(timers::remove(&self.0.writes, timers).await?)
+    }
+
+    async fn next_timer(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(timers::next(&self.0.reads).await?)
+    }
+
+    async fn claim_stalled(
+        &self,
+        now: Timestamp,
+        quiet: Duration,
+        limit: u32,
+    ) -> Result<(Vec<RunId>, u32), StoreError> {
+        Ok(timers::claim_stalled(&self.0.writes, now, quiet, limit).await?)
+    }
+
+    async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError> {
+        Ok(read::progress(&self.0.reads, run_id).await?)
+    }
+
+    async fn cancel(
+        &self,
+        run_id: &RunId,
+        now: Timestamp,
+    ) -> Result<Option<(RunEnd, bool)>, StoreError> {
+        Ok(runs::end(&self.0.writes, run_id, RunStatus::Cancelled, None, now).await?)
+    }
+
+    async fn fail(
+        &self,
+        run_id: &RunId,
+        error: &StepError,
+        now: Timestamp,
+    ) -> Result<Option<(RunEnd, bool)>, StoreError> {
+        Ok(runs::end(&self.0.writes, run_id, RunStatus::Failed, Some(error), now).await?)
+    }
+
+    async fn run(&self, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {
+        Ok(runs::run(&self.0.reads, run_id).await?)
+    }
+
+    async fn steps(&self, run_id: &RunId) -> Result<Vec<StepRecord>, StoreError> {
+        Ok(read::steps(&self.0.reads, run_id).await?)
+    }
+
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRecord>, StoreError> {
+        Ok(runs::runs(&self.0.reads, filter).await?)
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        let mut lease = self.0.reads.lease().await?;
+        lease.query("SELECT 1", &[]).await?;
+        Ok(())
+    }
+
+    async fn close(&self) {
+        self.0.writes.close().await;
+        self.0.reads.close().await;
+    }
+}

@@ -1,0 +1,182 @@
+//! From rows to columns, as `unnest` takes them, and from columns of a row to values.
+
+use leveret_core::{
+    decide::Passed,
+    ids::{IdError, NodeId, RunId, WorkflowId},
+    json::Json,
+    time::Timestamp,
+    workflow::WorkflowHash,
+};
+use tokio_postgres::{Row, types::ToSql};
+
+use crate::store::{
+    Finished, Outcome, StepError, StoreError,
+    commit::{edge_to_i64, node_id, passed_status, status_of},
+};
+
+/// Steps as columns.
+#[derive(Default)]
+pub(super) struct StepColumns<'a> {
+    run_ids: Vec<&'a str>,
+    node_ids: Vec<&'a str>,
+    scopes: Vec<&'a str>,
+    statuses: Vec<&'a str>,
+    attempts: Vec<i64>,
+    vias: Vec<i64>,
+    started: Vec<i64>,
+    finished: Vec<i64>,
+    actions: Vec<Option<&'a str>>,
+    outputs: Vec<Option<&'a str>>,
+    errors: Vec<Option<String>>,
+}
+
+/// The order in which all transactions touch their rows.
+pub(super) fn step_order(finished: &Finished) -> (&str, &str, &str) {
+    (
+        finished.run_id.as_str(),
+        node_id(&finished.workflow, finished.node),
+        finished.scope.as_str(),
+    )
+}
+
+impl<'a> StepColumns<'a> {
+    /// The steps, sorted by key.
+    pub(super) fn of(steps: impl IntoIterator<Item = &'a Finished>) -> StepColumns<'a> {
+        let mut sorted: Vec<&Finished> = steps.into_iter().collect();
+        sorted.sort_unstable_by_key(|finished| step_order(finished));
+        let mut columns = StepColumns::default();
+        sorted
+            .into_iter()
+            .for_each(|finished| columns.push(finished));
+        columns
+    }
+
+    fn push(&mut self, finished: &'a Finished) {
+        self.push_key(
+            finished,
+            finished.node,
+            status_of(&finished.outcome).as_str(),
+        );
+        self.attempts.push(i64::from(finished.attempts));
+        self.vias.push(edge_to_i64(finished.via));
+        self.started.push(finished.started_at.0);
+        let (action, output, error) = match &finished.outcome {
+            Outcome::Completed { output, action, .. } => {
+                (action.as_deref(), Some(output.text()), None)
+            }
+            Outcome::Waiting { error, .. } => (None, None, error.as_ref()),
+            Outcome::Failed { error, .. } => (None, None, Some(error)),
+        };
+        self.actions.push(action);
+        self.outputs.push(output);
+        self.errors.push(error.map(error_text));
+    }
+
+    /// Nodes that were passed, in the order given.
+    pub(super) fn of_passed(
+        passed: impl IntoIterator<Item = (&'a Finished, usize, Passed)>,
+    ) -> StepColumns<'a> {
+        let mut columns = StepColumns::default();
+        for (by, node, passed) in passed {
+            columns.push_key(by, node, passed_status(passed).as_str());
+            columns.attempts.push(0);
+            columns.vias.push(-1);
+            columns.started.push(by.finished_at.0);
+            columns.actions.push(None);
+            columns.outputs.push(None);
+            columns.errors.push(None);
+        }
+        columns
+    }
+
+    fn push_key(&mut self, finished: &'a Finished, node: usize, status: &'a str) {
+        self.run_ids.push(finished.run_id.as_str());
+        self.node_ids.push(node_id(&finished.workflow, node));
+        self.scopes.push(finished.scope.as_str());
+        self.statuses.push(status);
+        self.finished.push(finished.finished_at.0);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.run_ids.is_empty()
+    }
+
+    /// As parameters 1 to 11.
+    pub(super) fn params(&self) -> [&(dyn ToSql + Sync); 11] {
+        [
+            &self.run_ids,
+            &self.node_ids,
+            &self.scopes,
+            &self.statuses,
+            &self.attempts,
+            &self.vias,
+            &self.started,
+            &self.finished,
+            &self.actions,
+            &self.outputs,
+            &self.errors,
+        ]
+    }
+}
+
+pub(super) fn error_text(error: &StepError) -> String {
+    serde_json::to_string(error).expect("an error prints")
+}
+
+fn corrupt(column: &str, error: &dyn std::fmt::Display) -> StoreError {
+    StoreError::corrupt(format!("column {column}: {error}"))
+}
+
+/// Reads a column; one of another type is corrupt.
+pub(super) fn get<'a, T: tokio_postgres::types::FromSql<'a>>(
+    row: &'a Row,
+    column: usize,
+) -> Result<T, StoreError> {
+    row.try_get(column)
+        .map_err(|error| StoreError::corrupt(error.to_string()))
+}
+
+pub(super) fn error_at(row: &Row, column: usize) -> Result<Option<StepError>, StoreError> {
+    let text: Option<&str> = get(row, column)?;
+    text.map(|text| serde_json::from_str(text).map_err(|error| corrupt("error", &error)))
+        .transpose()
+}
+
+/// JSON; null where there is none.
+pub(super) fn json_at(row: &Row, column: usize) -> Result<Json, StoreError> {
+    Ok(json_option_at(row, column)?.unwrap_or_default())
+}
+
+pub(super) fn json_option_at(row: &Row, column: usize) -> Result<Option<Json>, StoreError> {
+    let text: Option<String> = get(row, column)?;
+    text.map(|text| Json::from_text(text).map_err(|error| corrupt("of JSON", &error)))
+        .transpose()
+}
+
+pub(super) fn time_at(row: &Row, column: usize) -> Result<Timestamp, StoreError> {
+    get(row, column).map(Timestamp)
+}
+
+pub(super) fn count_at(row: &Row, column: usize) -> Result<u32, StoreError> {
+    let count: i64 = get(row, column)?;
+    u32::try_from(count).map_err(|error| corrupt("of a count", &error))
+}
+
+pub(super) fn hash_at(row: &Row, column: usize) -> Result<WorkflowHash, StoreError> {
+    let bytes: &[u8] = get(row, column)?;
+    let bytes: [u8; 32] = bytes.try_into().map_err(|error| corrupt("hash", &error))?;
+    Ok(WorkflowHash::from(bytes))
+}
+
+macro_rules! id_at {
+    ($name:ident, $id:ident) => {
+        pub(super) fn $name(row: &Row, column: usize) -> Result<$id, StoreError> {
+            $id::new(get::<&str>(row, column)?)
+                .map_err(|error: IdError| corrupt("of an id", &error))
+        }
+    };
+}
+
+id_at!(run_id_at, RunId);
+id_at!(node_id_at, NodeId);
+id_at!(workflow_id_at, WorkflowId);

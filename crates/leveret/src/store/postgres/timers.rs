@@ -1,0 +1,156 @@
+//! Timers, redeliveries, and the reconciler's claims: rows that workers take from each other. Claims skip rows that another one is just
+//! taking, so nobody waits.
+
+use std::time::Duration;
+
+use leveret_core::{
+    ids::{RunId, Scope, StepKey},
+    time::Timestamp,
+};
+use tokio_postgres::Row;
+
+use super::{
+    error::Failure,
+    pool::Pool,
+    rows::{count_at, get, hash_at, node_id_at, run_id_at, time_at, workflow_id_at},
+};
+use crate::store::{StoreError, Timer, commit::edge_from_i64};
+
+const CLAIM: &str = "
+    WITH due AS (
+        SELECT run_id, node_id, scope FROM timers WHERE due_at_ms <= $1 ORDER BY due_at_ms LIMIT $3
+        FOR UPDATE SKIP LOCKED
+    ), claimed AS (
+        UPDATE timers t SET due_at_ms = $2 FROM due d
+        WHERE t.run_id = d.run_id AND t.node_id = d.node_id AND t.scope = d.scope
+        RETURNING t.run_id, t.node_id, t.scope, t.via, t.attempts
+    )
+    SELECT c.run_id, c.node_id, c.scope, c.via, c.attempts, r.workflow_id, r.workflow_hash
+    FROM claimed c JOIN runs r ON r.run_id = c.run_id";
+
+const REMOVE: &str = "
+    DELETE FROM timers t USING unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS n (run_id, node_id, scope, due_at_ms)
+    WHERE t.run_id = n.run_id AND t.node_id = n.node_id AND t.scope = n.scope AND t.due_at_ms = n.due_at_ms";
+
+const COUNT: &str = "
+    INSERT INTO redeliveries AS r (run_id, node_id, scope, count) VALUES ($1, $2, $3, 1)
+    ON CONFLICT (run_id, node_id, scope) DO UPDATE SET count = r.count + 1 RETURNING count";
+
+const STALLED: &str = "
+    WITH due AS (
+        SELECT run_id FROM runs WHERE status = 'running' AND reconcile_at_ms <= $1
+        ORDER BY reconcile_at_ms LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
+    ), looked_at AS (
+        SELECT d.run_id,
+            (SELECT max(t.due_at_ms) FROM timers t WHERE t.run_id = d.run_id) AS last_timer,
+            EXISTS (SELECT FROM steps s WHERE s.run_id = d.run_id AND s.finished_at_ms > $1 - $2) AS active
+        FROM due d
+    ), put_off AS (
+        UPDATE runs r SET reconcile_at_ms = greatest($1, coalesce(l.last_timer, $1)) + $2
+        FROM looked_at l WHERE r.run_id = l.run_id
+    )
+    SELECT run_id, last_timer IS NULL AND NOT active FROM looked_at";
+
+pub(super) async fn claim(
+    pool: &Pool,
+    now: Timestamp,
+    claim: Duration,
+    limit: u32,
+) -> Result<Vec<Timer>, Failure> {
+    let until = now + claim;
+    let rows = pool
+        .lease()
+        .await?
+        .query(CLAIM, &[&now.0, &until.0, &i64::from(limit)])
+        .await?;
+    rows.iter().map(|row| Ok(timer_at(row, until)?)).collect()
+}
+
+fn timer_at(row: &Row, claimed_until: Timestamp) -> Result<Timer, StoreError> {
+    let scope = Scope::new(get::<&str>(row, 2)?);
+    Ok(Timer {
+        key: StepKey {
+            run_id: run_id_at(row, 0)?,
+            node_id: node_id_at(row, 1)?,
+            scope,
+        },
+        via: edge_from_i64(get(row, 3)?),
+        attempts: count_at(row, 4)?,
+        workflow_id: workflow_id_at(row, 5)?,
+        workflow_hash: hash_at(row, 6)?,
+        claimed_until,
+    })
+}
+
+pub(super) async fn remove(pool: &Pool, timers: &[Timer]) -> Result<(), Failure> {
+    if timers.is_empty() {
+        return Ok(());
+    }
+    let mut sorted: Vec<&Timer> = timers.iter().collect();
+    sorted.sort_unstable_by_key(|timer| &timer.key);
+    let runs: Vec<&str> = sorted
+        .iter()
+        .map(|timer| timer.key.run_id.as_str())
+        .collect();
+    let nodes: Vec<&str> = sorted
+        .iter()
+        .map(|timer| timer.key.node_id.as_str())
+        .collect();
+    let scopes: Vec<&str> = sorted
+        .iter()
+        .map(|timer| timer.key.scope.as_str())
+        .collect();
+    let due: Vec<i64> = sorted.iter().map(|timer| timer.claimed_until.0).collect();
+    pool.lease()
+        .await?
+        .query(REMOVE, &[&runs, &nodes, &scopes, &due])
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn next(pool: &Pool) -> Result<Option<Timestamp>, Failure> {
+    let sql = "SELECT due_at_ms FROM timers ORDER BY due_at_ms LIMIT 1";
+    let rows = pool.lease().await?.query(sql, &[]).await?;
+    Ok(rows.first().map(|row| time_at(row, 0)).transpose()?)
+}
+
+pub(super) async fn count_redelivery(pool: &Pool, key: &StepKey) -> Result<u32, Failure> {
+    let (run_id, node_id, scope) = (
+        key.run_id.as_str(),
+        key.node_id.as_str(),
+        key.scope.as_str(),
+    );
+    let rows = pool
+        .lease()
+        .await?
+        .query(COUNT, &[&run_id, &node_id, &scope])
+        .await?;
+    let row = rows
+        .first()
+        .ok_or_else(|| StoreError::corrupt("a count was not returned"))?;
+    Ok(count_at(row, 0)?)
+}
+
+pub(super) async fn claim_stalled(
+    pool: &Pool,
+    now: Timestamp,
+    quiet: Duration,
+    limit: u32,
+) -> Result<(Vec<RunId>, u32), Failure> {
+    // Far from overflow, whatever is asked.
+    let quiet = i64::try_from(quiet.as_millis())
+        .unwrap_or(i64::MAX)
+        .min(i64::MAX / 4);
+    let rows = pool
+        .lease()
+        .await?
+        .query(STALLED, &[&now.0, &quiet, &i64::from(limit)])
+        .await?;
+    let mut stalled = Vec::new();
+    for row in &rows {
+        if get(row, 1)? {
+            stalled.push(run_id_at(row, 0)?);
+        }
+    }
+    Ok((stalled, rows.len() as u32))
+}

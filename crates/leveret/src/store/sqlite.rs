@@ -1,0 +1,306 @@
+//! The store in a SQLite file, beside the embedded broker's tables.
+//!
+//! Every call that writes is one job of the file's writer thread, so that calls which wait together share one transaction and one fsync.
+//! What a call returned is on disk.
+
+mod commit;
+mod read;
+mod timers;
+mod workflows;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use leveret_core::{
+    ids::{RunId, StepKey, WorkflowId},
+    json::Json,
+    time::Timestamp,
+    workflow::{Workflow, WorkflowHash},
+};
+use rusqlite::{Connection, Row, types::FromSql};
+
+use super::{
+    Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunFilter, RunRecord, RunStatus, Started,
+    StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
+};
+use crate::sqlite::{Database, DatabaseError};
+
+/// What was applied once never changes; add to the end.
+const MIGRATIONS: &[&str] = &[include_str!("sqlite/schema.sql")];
+
+/// The store. Clones share the file.
+#[derive(Clone, Debug)]
+pub struct SqliteStore {
+    database: Database,
+}
+
+impl SqliteStore {
+    /// Opens the store in a database file and brings its tables to the newest version. Blocks for the disk.
+    pub fn open(database: Database) -> Result<SqliteStore, StoreError> {
+        database.migrate("store", MIGRATIONS)?;
+        Ok(SqliteStore { database })
+    }
+
+    /// Begins a run, as a part of a job of the same file.
+    pub(crate) fn start_in(connection: &Connection, new: &NewRun) -> Result<Started, StoreError> {
+        commit::start(connection, new)
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        Ok(self.database.write(move |connection| job(connection).map_err(DatabaseError::refused)).await?)
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        Ok(self.database.read(move |connection| job(connection).map_err(DatabaseError::refused)).await?)
+    }
+}
+
+impl From<DatabaseError> for StoreError {
+    fn from(error: DatabaseError) -> StoreError {
+        match error {
+            DatabaseError::Closed => StoreError::Closed,
+            DatabaseError::Refused(error) => match error.downcast::<StoreError>() {
+                Ok(error) => *error,
+                Err(error) => StoreError::Refused { detail: error.to_string() },
+            },
+            error if error.is_retryable() => StoreError::Unavailable { detail: error.chain() },
+            error => StoreError::Refused { detail: error.chain() },
+        }
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> StoreError {
+        DatabaseError::from(error).into()
+    }
+}
+
+/// A column that holds something with a text form of its own.
+fn parsed<T>(row: &Row<'_>, column: usize) -> Result<T, StoreError>
+where
+    T: std::str::FromStr<Err = StoreError>,
+{
+    row.get_ref(column)?.as_str().map_err(|error| StoreError::corrupt(error.to_string()))?.parse()
+}
+
+/// A column that holds an id.
+fn id<T>(row: &Row<'_>, column: usize) -> Result<T, StoreError>
+where
+    T: TryFrom<String, Error = leveret_core::ids::IdError>,
+{
+    T::try_from(row.get::<_, String>(column)?).map_err(|error| StoreError::corrupt(error.to_string()))
+}
+
+fn time(row: &Row<'_>, column: usize) -> Result<Timestamp, StoreError> {
+    Ok(Timestamp(row.get(column)?))
+}
+
+/// A column that holds JSON, or null for the document null.
+fn json(row: &Row<'_>, column: usize) -> Result<Json, StoreError> {
+    match row.get::<_, Option<String>>(column)? {
+        None => Ok(Json::null()),
+        Some(text) => Json::from_text(text).map_err(|error| StoreError::corrupt(error.to_string())),
+    }
+}
+
+/// A document as stored: the document null is a null.
+fn json_text(json: &Json) -> Option<&str> {
+    if json.is_null() { None } else { Some(json.text()) }
+}
+
+fn step_error(row: &Row<'_>, column: usize) -> Result<Option<StepError>, StoreError> {
+    match row.get_ref(column)?.as_str_or_null() {
+        Ok(None) => Ok(None),
+        Ok(Some(text)) => {
+            serde_json::from_str(text).map(Some).map_err(|error| StoreError::corrupt(error.to_string()))
+        }
+        Err(error) => Err(StoreError::corrupt(error.to_string())),
+    }
+}
+
+fn error_text(error: &StepError) -> String {
+    serde_json::to_string(error).expect("a step's error prints")
+}
+
+fn hash(row: &Row<'_>, column: usize) -> Result<WorkflowHash, StoreError> {
+    let bytes = <[u8; 32]>::column_result(row.get_ref(column)?)
+        .map_err(|error| StoreError::corrupt(format!("a workflow hash: {error}")))?;
+    Ok(WorkflowHash::from(bytes))
+}
+
+/// Runs a query and reads all its rows.
+fn rows<T>(
+    connection: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+    mut read: impl FnMut(&Row<'_>) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    let mut all = Vec::new();
+    while let Some(row) = rows.next()? {
+        all.push(read(row)?);
+    }
+    Ok(all)
+}
+
+/// Runs a query and reads its first row.
+fn row<T>(
+    connection: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+    read: impl FnOnce(&Row<'_>) -> Result<T, StoreError>,
+) -> Result<Option<T>, StoreError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    rows.next()?.map(read).transpose()
+}
+
+/// Runs a statement; returns how many rows it changed.
+fn execute(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<usize, StoreError> {
+    Ok(connection.prepare_cached(sql)?.execute(params)?)
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn put_workflow(
+        &self,
+        workflow: &Workflow,
+        now: Timestamp,
+    ) -> Result<(WorkflowRecord, bool), StoreError> {
+        let (id, hash, definition) = (workflow.id.clone(), workflow.hash, workflow.definition.clone());
+        self.write(move |connection| workflows::put(connection, &id, hash, &definition, now)).await
+    }
+
+    async fn workflow(&self, id: &WorkflowId) -> Result<Option<WorkflowRecord>, StoreError> {
+        let id = id.clone();
+        self.read(move |connection| workflows::newest(connection, &id)).await
+    }
+
+    async fn definition(&self, hash: &WorkflowHash) -> Result<Option<Json>, StoreError> {
+        let hash = *hash;
+        self.read(move |connection| workflows::definition(connection, &hash)).await
+    }
+
+    async fn workflows(
+        &self,
+        after: Option<&WorkflowId>,
+        limit: u32,
+    ) -> Result<Vec<WorkflowRecord>, StoreError> {
+        let after = after.cloned();
+        self.read(move |connection| workflows::list(connection, after.as_ref(), limit)).await
+    }
+
+    async fn start(&self, batch: &[NewRun]) -> Result<Vec<Started>, StoreError> {
+        let batch = batch.to_vec();
+        self.write(move |connection| batch.iter().map(|new| commit::start(connection, new)).collect()).await
+    }
+
+    async fn commit(&self, batch: &[Finished]) -> Result<Vec<Committed>, StoreError> {
+        let batch = batch.to_vec();
+        self.write(move |connection| batch.iter().map(|finished| commit::commit(connection, finished)).collect())
+            .await
+    }
+
+    async fn load(&self, batch: &[(RunId, Load)]) -> Result<Vec<Option<Loaded>>, StoreError> {
+        let batch = batch.to_vec();
+        self.read(move |connection| {
+            batch.iter().map(|(run_id, load)| read::load(connection, run_id, load)).collect()
+        })
+        .await
+    }
+
+    async fn count_redelivery(&self, key: &StepKey) -> Result<u32, StoreError> {
+        let key = key.clone();
+        self.write(move |connection| commit::count_redelivery(connection, &key)).await
+    }
+
+    async fn claim_timers(
+        &self,
+        now: Timestamp,
+        claim: Duration,
+        limit: u32,
+    ) -> Result<Vec<Timer>, StoreError> {
+        let until = now + claim;
+        if self.read(move |connection| timers::next(connection)).await?.is_none_or(|due| due > now) {
+            return Ok(Vec::new());
+        }
+        self.write(move |connection| timers::claim(connection, now, until, limit)).await
+    }
+
+    async fn remove_timers(&self, timers: &[Timer]) -> Result<(), StoreError> {
+        let timers = timers.to_vec();
+        self.write(move |connection| timers::remove(connection, &timers)).await
+    }
+
+    async fn next_timer(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.read(timers::next).await
+    }
+
+    async fn claim_stalled(
+        &self,
+        now: Timestamp,
+        quiet: Duration,
+        limit: u32,
+    ) -> Result<(Vec<RunId>, u32), StoreError> {
+        let due = move |connection: &Connection| timers::due_for_a_look(connection, now, limit);
+        let due = self.read(due).await?;
+        if due.is_empty() {
+            return Ok((Vec::new(), 0));
+        }
+        self.write(move |connection| timers::claim_stalled(connection, &due, now, quiet)).await
+    }
+
+    async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError> {
+        let run_id = run_id.clone();
+        self.read(move |connection| read::progress(connection, &run_id)).await
+    }
+
+    async fn cancel(
+        &self,
+        run_id: &RunId,
+        now: Timestamp,
+    ) -> Result<Option<(RunEnd, bool)>, StoreError> {
+        let run_id = run_id.clone();
+        self.write(move |connection| commit::end(connection, &run_id, RunStatus::Cancelled, None, now)).await
+    }
+
+    async fn fail(
+        &self,
+        run_id: &RunId,
+        error: &StepError,
+        now: Timestamp,
+    ) -> Result<Option<(RunEnd, bool)>, StoreError> {
+        let (run_id, error) = (run_id.clone(), error.clone());
+        self.write(move |connection| commit::end(connection, &run_id, RunStatus::Failed, Some(&error), now)).await
+    }
+
+    async fn run(&self, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {
+        let run_id = run_id.clone();
+        self.read(move |connection| read::run(connection, &run_id)).await
+    }
+
+    async fn steps(&self, run_id: &RunId) -> Result<Vec<StepRecord>, StoreError> {
+        let run_id = run_id.clone();
+        self.read(move |connection| read::steps(connection, &run_id)).await
+    }
+
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRecord>, StoreError> {
+        let filter = filter.clone();
+        self.read(move |connection| read::runs(connection, &filter)).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        if self.database.is_open() { Ok(()) } else { Err(StoreError::Closed) }
+    }
+
+    async fn close(&self) {
+        self.database.close().await;
+    }
+}

@@ -1,0 +1,247 @@
+//! Starting runs, recording steps, ending runs. Each function is part of a job of the writer thread.
+
+use leveret_core::{
+    decide::{JoinPoint, JoinState, Joins},
+    ids::{RunId, StepKey},
+    time::Timestamp,
+    workflow::Workflow,
+};
+use rusqlite::{Connection, params};
+
+use super::{error_text, execute, json_text, parsed, row, step_error, time};
+use crate::store::{
+    Committed, Finished, NewRun, Outcome, RunEnd, RunStatus, Started, StepError, StoreError,
+    commit::{decide_finished, edge_to_i64, fails_run, key_of, node_id, parse_join, passed_status, status_of},
+};
+
+pub(super) fn start(connection: &Connection, new: &NewRun) -> Result<Started, StoreError> {
+    let NewRun { run_id, workflow, input, created_at, reconcile_at } = new;
+    let empty = workflow.nodes.is_empty();
+    let status = if empty { RunStatus::Completed } else { RunStatus::Running };
+    let inserted = execute(
+        connection,
+        "INSERT INTO runs (run_id, workflow_id, workflow_hash, status, input, created_at_ms, ended_at_ms, reconcile_at_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+         ON CONFLICT (run_id) DO NOTHING",
+        params![
+            run_id.as_str(),
+            workflow.id.as_str(),
+            workflow.hash.as_bytes(),
+            status.as_str(),
+            input.text(),
+            created_at.0,
+            empty.then_some(created_at.0),
+            reconcile_at.0,
+        ],
+    )?;
+    if inserted == 0 {
+        let status = status_of_run(connection, run_id)?;
+        return status.map(Started::Exists).ok_or_else(|| StoreError::corrupt("a run vanished"));
+    }
+    define(connection, workflow)?;
+    Ok(Started::New)
+}
+
+/// Stores a definition, if it is new.
+pub(super) fn define(connection: &Connection, workflow: &Workflow) -> Result<(), StoreError> {
+    let hash = workflow.hash.as_bytes();
+    let known = row(connection, "SELECT 1 FROM definitions WHERE hash = ?1", [hash], |_| Ok(()))?;
+    if known.is_none() {
+        super::workflows::define(connection, &workflow.id, workflow.hash, &workflow.definition)?;
+    }
+    Ok(())
+}
+
+fn status_of_run(connection: &Connection, run_id: &RunId) -> Result<Option<RunStatus>, StoreError> {
+    row(connection, "SELECT status FROM runs WHERE run_id = ?1", [run_id.as_str()], |row| parsed(row, 0))
+}
+
+pub(super) fn commit(connection: &Connection, finished: &Finished) -> Result<Committed, StoreError> {
+    if !record_step(connection, finished)? {
+        return Ok(match status_of_run(connection, &finished.run_id)? {
+            Some(RunStatus::Running) => Committed::Repeated,
+            over => Committed::Over(over),
+        });
+    }
+    let mut joins = Joins::new();
+    let decision = decide_finished(finished, &mut joins, |missing| load_joins(connection, finished, missing))?;
+    for (point, state) in &decision.joins {
+        save_join(connection, finished, *point, state)?;
+    }
+    for &(node, passed) in &decision.passed {
+        let status = passed_status(passed);
+        execute(
+            connection,
+            "INSERT INTO steps (run_id, node_id, scope, status, attempts, via, started_at_ms, finished_at_ms)
+             VALUES (?1, ?2, ?3, ?4, 0, -1, ?5, ?5) ON CONFLICT DO NOTHING",
+            params![
+                finished.run_id.as_str(),
+                node_id(&finished.workflow, node),
+                finished.scope.as_str(),
+                status.as_str(),
+                finished.finished_at.0,
+            ],
+        )?;
+    }
+    match &finished.outcome {
+        Outcome::Failed { error, .. } if fails_run(finished) => {
+            execute(
+                connection,
+                "UPDATE runs SET error = ?2 WHERE run_id = ?1 AND error IS NULL",
+                params![finished.run_id.as_str(), error_text(error)],
+            )?;
+        }
+        Outcome::Waiting { until, .. } => set_timer(connection, finished, *until)?,
+        Outcome::Completed { context, .. } => {
+            for (key, value) in context {
+                execute(
+                    connection,
+                    "INSERT INTO context (run_id, key, value) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (run_id, key) DO UPDATE SET value = excluded.value",
+                    params![finished.run_id.as_str(), &**key, value.text()],
+                )?;
+            }
+        }
+        Outcome::Failed { .. } => {}
+    }
+    let end = match decision.ended {
+        true => end(connection, &finished.run_id, None, None, finished.finished_at)?.map(|(end, _)| end),
+        false => None,
+    };
+    Ok(Committed::Recorded { decision, end })
+}
+
+/// First writer wins; a waiting step may be overtaken by its next attempt, or by its own end.
+fn record_step(connection: &Connection, finished: &Finished) -> Result<bool, StoreError> {
+    let (output, action, error) = match &finished.outcome {
+        Outcome::Completed { output, action, .. } => (json_text(output), action.as_deref(), None),
+        Outcome::Waiting { error, .. } => (None, None, error.as_ref().map(error_text)),
+        Outcome::Failed { error, .. } => (None, None, Some(error_text(error))),
+    };
+    let recorded = execute(
+        connection,
+        "INSERT INTO steps (run_id, node_id, scope, status, attempts, via, started_at_ms, finished_at_ms, action, error, output)
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 FROM runs WHERE run_id = ?1 AND status = 'running'
+         ON CONFLICT (run_id, node_id, scope) DO UPDATE SET
+             status = excluded.status, attempts = excluded.attempts, finished_at_ms = excluded.finished_at_ms,
+             action = excluded.action, error = excluded.error, output = excluded.output
+         WHERE steps.status = 'waiting' AND (excluded.attempts > steps.attempts
+             OR excluded.attempts = steps.attempts AND excluded.status <> 'waiting')",
+        params![
+            finished.run_id.as_str(),
+            node_id(&finished.workflow, finished.node),
+            finished.scope.as_str(),
+            status_of(&finished.outcome).as_str(),
+            finished.attempts,
+            edge_to_i64(finished.via),
+            finished.started_at.0,
+            finished.finished_at.0,
+            action,
+            error,
+            output,
+        ],
+    )?;
+    Ok(recorded > 0)
+}
+
+fn load_joins(
+    connection: &Connection,
+    finished: &Finished,
+    missing: &[JoinPoint],
+) -> Result<Vec<(JoinPoint, JoinState)>, StoreError> {
+    let mut found = Vec::new();
+    for &point in missing {
+        let key = key_of(&finished.workflow, point);
+        let state = row(
+            connection,
+            "SELECT state FROM joins WHERE run_id = ?1 AND node_id = ?2",
+            (finished.run_id.as_str(), &*key.0),
+            |row| Ok(row.get::<_, String>(0)?),
+        )?;
+        if let Some(state) = state {
+            found.push((point, parse_join(&state)?));
+        }
+    }
+    Ok(found)
+}
+
+fn save_join(
+    connection: &Connection,
+    finished: &Finished,
+    point: JoinPoint,
+    state: &JoinState,
+) -> Result<(), StoreError> {
+    let key = key_of(&finished.workflow, point);
+    execute(
+        connection,
+        "INSERT INTO joins (run_id, node_id, state) VALUES (?1, ?2, ?3)
+         ON CONFLICT (run_id, node_id) DO UPDATE SET state = excluded.state",
+        params![finished.run_id.as_str(), &*key.0, state.to_string()],
+    )?;
+    Ok(())
+}
+
+fn set_timer(connection: &Connection, finished: &Finished, due: Timestamp) -> Result<(), StoreError> {
+    execute(
+        connection,
+        "INSERT INTO timers (run_id, node_id, scope, due_at_ms, attempts, via) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (run_id, node_id, scope) DO UPDATE SET due_at_ms = excluded.due_at_ms, attempts = excluded.attempts",
+        params![
+            finished.run_id.as_str(),
+            node_id(&finished.workflow, finished.node),
+            finished.scope.as_str(),
+            due.0,
+            finished.attempts,
+            edge_to_i64(finished.via),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Ends a running run: with `status`, or as its error says. `None`: there is no such run; else its end, and whether by this call.
+pub(super) fn end(
+    connection: &Connection,
+    run_id: &RunId,
+    status: impl Into<Option<RunStatus>>,
+    error: Option<&StepError>,
+    now: Timestamp,
+) -> Result<Option<(RunEnd, bool)>, StoreError> {
+    let status: Option<RunStatus> = status.into();
+    let ended = row(
+        connection,
+        "UPDATE runs SET
+             error = coalesce(error, ?3),
+             status = coalesce(?2, CASE WHEN error IS NULL THEN 'completed' ELSE 'failed' END),
+             ended_at_ms = ?4
+         WHERE run_id = ?1 AND status = 'running'
+         RETURNING status, error, created_at_ms, ended_at_ms",
+        params![run_id.as_str(), status.map(RunStatus::as_str), error.map(error_text), now.0],
+        read_end,
+    )?;
+    if let Some(end) = ended {
+        return Ok(Some((end, true)));
+    }
+    let before = row(
+        connection,
+        "SELECT status, error, created_at_ms, ended_at_ms FROM runs WHERE run_id = ?1",
+        [run_id.as_str()],
+        read_end,
+    )?;
+    Ok(before.map(|end| (end, false)))
+}
+
+fn read_end(row: &rusqlite::Row<'_>) -> Result<RunEnd, StoreError> {
+    Ok(RunEnd { status: parsed(row, 0)?, error: step_error(row, 1)?, created_at: time(row, 2)?, ended_at: time(row, 3)? })
+}
+
+pub(super) fn count_redelivery(connection: &Connection, key: &StepKey) -> Result<u32, StoreError> {
+    let count = row(
+        connection,
+        "INSERT INTO redeliveries (run_id, node_id, scope, count) VALUES (?1, ?2, ?3, 1)
+         ON CONFLICT (run_id, node_id, scope) DO UPDATE SET count = count + 1
+         RETURNING count",
+        (key.run_id.as_str(), key.node_id.as_str(), key.scope.as_str()),
+        |row| Ok(row.get(0)?),
+    )?;
+    Ok(count.unwrap_or(1))
+}

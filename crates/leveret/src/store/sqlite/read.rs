@@ -1,0 +1,166 @@
+//! Reading runs and steps, on connections that only read.
+
+use leveret_core::ids::{NodeId, RunId, Scope, WorkflowId};
+use rusqlite::{Connection, Row, ToSql};
+
+use super::{hash, id, json, parsed, row, rows, step_error, time};
+use crate::store::{
+    JoinKey, Load, Loaded, NodeValue, Progress, RunFilter, RunRecord, RunStatus, StepRecord, StoreError,
+    commit::{edge_from_i64, mark_of},
+};
+
+pub(super) fn load(connection: &Connection, run_id: &RunId, load: &Load) -> Result<Option<Loaded>, StoreError> {
+    let run = row(
+        connection,
+        "SELECT workflow_hash, status, created_at_ms, CASE WHEN ?2 THEN input END FROM runs WHERE run_id = ?1",
+        (run_id.as_str(), load.input),
+        |row| Ok((hash(row, 0)?, parsed(row, 1)?, time(row, 2)?, json(row, 3)?)),
+    )?;
+    let Some((workflow_hash, status, created_at, input)) = run else { return Ok(None) };
+    let (mut step, mut redeliveries) = (None, 0);
+    if let Some((node_id, scope)) = &load.step {
+        let key = (run_id.as_str(), node_id.as_str(), scope.as_str());
+        step = row(
+            connection,
+            "SELECT status, attempts FROM steps WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3",
+            key,
+            |row| Ok((parsed(row, 0)?, row.get(1)?)),
+        )?;
+        if load.redeliveries {
+            redeliveries = row(
+                connection,
+                "SELECT count FROM redeliveries WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3",
+                key,
+                |row| Ok(row.get(0)?),
+            )?
+            .unwrap_or(0);
+        }
+    }
+    let nodes = load.nodes.iter().map(|node| node_value(connection, run_id, node)).collect::<Result<_, _>>()?;
+    let mut context = Vec::with_capacity(load.context.len());
+    for key in &load.context {
+        context.push(row(
+            connection,
+            "SELECT value FROM context WHERE run_id = ?1 AND key = ?2",
+            (run_id.as_str(), &**key),
+            |row| json(row, 0),
+        )?);
+    }
+    let input = load.input.then_some(input);
+    Ok(Some(Loaded { workflow_hash, status, created_at, input, step, nodes, context, redeliveries }))
+}
+
+fn node_value(connection: &Connection, run_id: &RunId, node: &NodeId) -> Result<Option<NodeValue>, StoreError> {
+    row(
+        connection,
+        "SELECT status, output, action, error, via FROM steps WHERE run_id = ?1 AND node_id = ?2 AND scope = ''",
+        (run_id.as_str(), node.as_str()),
+        |row| {
+            Ok(NodeValue {
+                status: parsed(row, 0)?,
+                output: json(row, 1)?,
+                action: row.get::<_, Option<String>>(2)?.map(Into::into),
+                error: step_error(row, 3)?,
+                via: edge_from_i64(row.get(4)?),
+            })
+        },
+    )
+}
+
+pub(super) fn progress(connection: &Connection, run_id: &RunId) -> Result<Option<Progress>, StoreError> {
+    let run = row(
+        connection,
+        "SELECT workflow_hash, status FROM runs WHERE run_id = ?1",
+        [run_id.as_str()],
+        |row| Ok((hash(row, 0)?, parsed(row, 1)?)),
+    )?;
+    let Some((workflow_hash, status)) = run else { return Ok(None) };
+    let marks = rows(
+        connection,
+        "SELECT node_id, status FROM steps WHERE run_id = ?1 AND scope = ''",
+        [run_id.as_str()],
+        |row| Ok((id(row, 0)?, mark_of(parsed(row, 1)?))),
+    )?;
+    let joins = rows(
+        connection,
+        "SELECT node_id, state FROM joins WHERE run_id = ?1",
+        [run_id.as_str()],
+        |row| Ok((JoinKey(row.get::<_, String>(0)?.into()), row.get(1)?)),
+    )?;
+    Ok(Some(Progress { workflow_hash, status, marks, joins }))
+}
+
+const RUN_COLUMNS: &str = "run_id, workflow_id, workflow_hash, status, input, error, created_at_ms, ended_at_ms";
+
+pub(super) fn run(connection: &Connection, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {
+    let sql = format!("SELECT {RUN_COLUMNS} FROM runs WHERE run_id = ?1");
+    row(connection, &sql, [run_id.as_str()], run_record)
+}
+
+fn run_record(row: &Row<'_>) -> Result<RunRecord, StoreError> {
+    Ok(RunRecord {
+        run_id: id(row, 0)?,
+        workflow_id: id(row, 1)?,
+        workflow_hash: hash(row, 2)?,
+        status: parsed(row, 3)?,
+        input: json(row, 4)?,
+        error: step_error(row, 5)?,
+        created_at: time(row, 6)?,
+        ended_at: row.get::<_, Option<i64>>(7)?.map(leveret_core::time::Timestamp),
+    })
+}
+
+pub(super) fn steps(connection: &Connection, run_id: &RunId) -> Result<Vec<StepRecord>, StoreError> {
+    rows(
+        connection,
+        "SELECT node_id, scope, status, attempts, output, action, via, error, started_at_ms, finished_at_ms
+         FROM steps WHERE run_id = ?1 ORDER BY started_at_ms, node_id, scope",
+        [run_id.as_str()],
+        |row| {
+            Ok(StepRecord {
+                node_id: id(row, 0)?,
+                scope: Scope::new(row.get::<_, String>(1)?),
+                status: parsed(row, 2)?,
+                attempts: row.get(3)?,
+                output: json(row, 4)?,
+                action: row.get::<_, Option<String>>(5)?.map(Into::into),
+                via: edge_from_i64(row.get(6)?),
+                error: step_error(row, 7)?,
+                started_at: time(row, 8)?,
+                finished_at: time(row, 9)?,
+            })
+        },
+    )
+}
+
+/// A page of runs. The conditions that are wanted are put together from constant texts; values are parameters.
+pub(super) fn runs(connection: &Connection, filter: &RunFilter) -> Result<Vec<RunRecord>, StoreError> {
+    let workflow_id = filter.workflow_id.as_ref().map(WorkflowId::as_str);
+    let status = filter.status.map(RunStatus::as_str);
+    let mut sql = format!("SELECT {RUN_COLUMNS} FROM runs WHERE true");
+    let mut values: Vec<&dyn ToSql> = Vec::new();
+    if let Some(workflow_id) = &workflow_id {
+        values.push(workflow_id);
+        sql.push_str(" AND workflow_id = ?");
+    }
+    match filter.status {
+        // Constant, so that the partial index serves them.
+        Some(RunStatus::Failed) => sql.push_str(" AND status = 'failed'"),
+        Some(RunStatus::Cancelled) => sql.push_str(" AND status = 'cancelled'"),
+        Some(_) => {
+            values.push(&status);
+            sql.push_str(" AND status = ?");
+        }
+        None => {}
+    }
+    let (at, id);
+    if let Some((created_at, run_id)) = &filter.after {
+        (at, id) = (created_at.0, run_id.as_str());
+        values.push(&at);
+        values.push(&id);
+        sql.push_str(" AND (created_at_ms, run_id) < (?, ?)");
+    }
+    values.push(&filter.limit);
+    sql.push_str(" ORDER BY created_at_ms DESC, run_id DESC LIMIT ?");
+    rows(connection, &sql, &values[..], run_record)
+}

@@ -1,0 +1,79 @@
+CREATE TABLE definitions (
+    hash BLOB PRIMARY KEY,
+    workflow_id TEXT NOT NULL,
+    definition TEXT NOT NULL
+);
+
+CREATE TABLE workflows (
+    workflow_id TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    hash BLOB NOT NULL,
+    created_at_ms INTEGER NOT NULL,
+    PRIMARY KEY (workflow_id, version)
+) WITHOUT ROWID;
+
+CREATE TABLE runs (
+    run_id TEXT PRIMARY KEY,
+    workflow_id TEXT NOT NULL,
+    workflow_hash BLOB NOT NULL,
+    status TEXT NOT NULL,
+    error TEXT,
+    created_at_ms INTEGER NOT NULL,
+    ended_at_ms INTEGER,
+    reconcile_at_ms INTEGER NOT NULL,
+    input TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE INDEX runs_by_age ON runs (created_at_ms, run_id);
+CREATE INDEX runs_by_workflow ON runs (workflow_id, created_at_ms, run_id);
+CREATE INDEX runs_to_reconcile ON runs (reconcile_at_ms) WHERE status = 'running';
+CREATE INDEX runs_not_well ON runs (status, created_at_ms, run_id) WHERE status IN ('failed', 'cancelled');
+
+CREATE TABLE steps (
+    run_id TEXT NOT NULL,
+    node_id TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    status TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    via INTEGER NOT NULL,
+    started_at_ms INTEGER NOT NULL,
+    finished_at_ms INTEGER NOT NULL,
+    action TEXT,
+    error TEXT,
+    output TEXT,
+    PRIMARY KEY (run_id, node_id, scope)
+) WITHOUT ROWID;
+
+CREATE TABLE joins (
+    run_id TEXT NOT NULL,
+    node_id TEXT NOT NULL,
+    state TEXT NOT NULL,
+    PRIMARY KEY (run_id, node_id)
+) WITHOUT ROWID;
+
+CREATE TABLE context (
+    run_id TEXT NOT NULL,
+    key TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (run_id, key)
+) WITHOUT ROWID;
+
+CREATE TABLE timers (
+    run_id TEXT NOT NULL,
+    node_id TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    due_at_ms INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    via INTEGER NOT NULL,
+    PRIMARY KEY (run_id, node_id, scope)
+) WITHOUT ROWID;
+
+CREATE INDEX timers_by_due ON timers (due_at_ms);
+
+CREATE TABLE redeliveries (
+    run_id TEXT NOT NULL,
+    node_id TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (run_id, node_id, scope)
+) WITHOUT ROWID;

@@ -1,0 +1,301 @@
+//! The store on PostgreSQL, against the server of `LEVERET_TEST_POSTGRES_URL`; each test in a schema of its own, dropped at its end.
+
+use std::{future::Future, sync::Arc, time::Instant};
+
+use leveret::store::{
+    Committed, Finished, NewRun, Outcome, Started, Store, StoreError, conformance,
+    postgres::{PostgresOptions, PostgresStore},
+};
+use leveret_core::{
+    ids::{RunId, Scope},
+    json::Json,
+    parse::workflow_from_json,
+    time::Timestamp,
+    workflow::Workflow,
+};
+use serde_json::json;
+use tokio_postgres::{Client, NoTls};
+
+/// Runs a test in a fresh schema, which is dropped also when the test fails.
+async fn in_schema<Fut>(test: impl FnOnce(PostgresOptions) -> Fut)
+where
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let Ok(url) = std::env::var("LEVERET_TEST_POSTGRES_URL") else {
+        println!("skipped: LEVERET_TEST_POSTGRES_URL is not set");
+        return;
+    };
+    let schema = format!("leveret test \"{:016x}", fastrand::u64(..));
+    let options = PostgresOptions {
+        schema: schema.clone(),
+        ..PostgresOptions::new(url.clone())
+    };
+    let outcome = tokio::spawn(test(options)).await;
+    let drop = format!(
+        "DROP SCHEMA IF EXISTS \"{}\" CASCADE",
+        schema.replace('"', "\"\"")
+    );
+    admin(&url)
+        .await
+        .batch_execute(&drop)
+        .await
+        .expect("drop the schema");
+    outcome.expect("the test");
+}
+
+async fn admin(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("connect");
+    tokio::spawn(connection);
+    client
+}
+
+async fn connect(options: &PostgresOptions) -> PostgresStore {
+    PostgresStore::connect(options.clone())
+        .await
+        .expect("connect")
+}
+
+fn workflow(definition: &serde_json::Value) -> Arc<Workflow> {
+    Arc::new(workflow_from_json(definition, None).expect("a valid definition"))
+}
+
+fn chain() -> Arc<Workflow> {
+    workflow(&json!({
+        "id": "chain",
+        "nodes": [{ "id": "a", "uses": "log" }, { "id": "b", "uses": "log" }, { "id": "c", "uses": "log" }],
+        "edges": [{ "source": "a", "target": "b" }, { "source": "b", "target": "c" }],
+    }))
+}
+
+fn new_run(id: &str, workflow: &Arc<Workflow>) -> NewRun {
+    NewRun {
+        run_id: RunId::new(id).expect("a run id"),
+        workflow: workflow.clone(),
+        input: Json::from(json!({ "n": 1 })),
+        created_at: Timestamp(1),
+        reconcile_at: Timestamp(1000),
+    }
+}
+
+fn done(run: &NewRun, node: usize) -> Finished {
+    Finished {
+        run_id: run.run_id.clone(),
+        workflow: run.workflow.clone(),
+        node,
+        scope: Scope::root(),
+        via: None,
+        attempts: 1,
+        started_at: Timestamp(1),
+        finished_at: Timestamp(2),
+        outcome: Outcome::Completed {
+            output: Json::from(json!({ "value": "a result of some length, as results have" })),
+            action: None,
+            taken: run.workflow.graph.routed(node).collect(),
+            context: Vec::new(),
+        },
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn conforms() {
+    in_schema(|options| async move {
+        let connect = move || {
+            let options = options.clone();
+            async move { Arc::new(connect(&options).await) as Arc<dyn Store> }
+        };
+        conformance::exercise(connect).await;
+    })
+    .await;
+}
+
+/// All connections of the store are cut, twice: calls fail as retryable at most, and the next one works again.
+#[tokio::test(flavor = "multi_thread")]
+async fn reconnects_after_the_server_closed_the_connections() {
+    in_schema(|options| async move {
+        let name = format!("leveret{:08x}", fastrand::u32(..));
+        let separator = if options.url.contains('?') { '&' } else { '?' };
+        let url = format!("{}{separator}application_name={name}", options.url);
+        let store = connect(&PostgresOptions { url, ..options.clone() }).await;
+        let run = new_run("r", &chain());
+        assert_eq!(store.start(std::slice::from_ref(&run)).await.unwrap(), [Started::New]);
+        let admin = admin(&options.url).await;
+        for node in 0..2 {
+            store.ping().await.unwrap();
+            let cut = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = $1";
+            assert!(!admin.query(cut, &[&name]).await.unwrap().is_empty());
+            let mut committed = store.commit(&[done(&run, node)]).await;
+            while let Err(error) = &committed {
+                assert!(error.is_retryable(), "{error}");
+                committed = store.commit(&[done(&run, node)]).await;
+            }
+            assert!(matches!(committed.unwrap()[..], [Committed::Recorded { .. }]));
+        }
+        store.close().await;
+        store.close().await;
+        assert!(matches!(store.ping().await, Err(StoreError::Closed)));
+    })
+    .await;
+}
+
+/// What PostgreSQL cannot hold is refused for good, nothing of its batch is recorded, and each of the others can be recorded alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_batch_is_committed_one_by_one() {
+    in_schema(|options| async move {
+        let store = connect(&options).await;
+        let runs = ["a", "b", "c"].map(|id| new_run(id, &chain()));
+        store.start(&runs).await.unwrap();
+        let mut batch: Vec<Finished> = runs.iter().map(|run| done(run, 0)).collect();
+        if let Outcome::Completed { action, .. } = &mut batch[1].outcome {
+            *action = Some("\0".into());
+        }
+        let refused = store.commit(&batch).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Refused { .. }), "{refused}");
+        assert!(store.steps(&runs[0].run_id).await.unwrap().is_empty());
+        let answers = leveret::store::commit_each(&store, &batch).await;
+        assert!(matches!(
+            answers[..],
+            [
+                Ok(Committed::Recorded { .. }),
+                Err(StoreError::Refused { .. }),
+                Ok(Committed::Recorded { .. })
+            ]
+        ));
+    })
+    .await;
+}
+
+/// Many programs create the schema at once; a newer schema is left alone; a missing one is an error when migrations are not to be applied.
+#[tokio::test(flavor = "multi_thread")]
+async fn migrates_once() {
+    in_schema(|options| async move {
+        let checking = PostgresOptions {
+            migrate: false,
+            ..options.clone()
+        };
+        let missing = PostgresStore::connect(checking.clone()).await.unwrap_err();
+        assert!(
+            matches!(missing, StoreError::Schema { found: 0, .. }),
+            "{missing}"
+        );
+        let mut tasks = Vec::new();
+        for _ in 0..6 {
+            let options = options.clone();
+            tasks.push(tokio::spawn(async move {
+                PostgresStore::migrate(&options).await
+            }));
+        }
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+        PostgresStore::connect(checking)
+            .await
+            .unwrap()
+            .ping()
+            .await
+            .unwrap();
+        let schema = options.schema.replace('"', "\"\"");
+        let newer = format!("UPDATE \"{schema}\".schema_version SET version = 99");
+        admin(&options.url)
+            .await
+            .batch_execute(&newer)
+            .await
+            .unwrap();
+        let newer = PostgresStore::connect(options).await.unwrap_err();
+        assert!(
+            matches!(newer, StoreError::Schema { found: 99, .. }),
+            "{newer}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn errors_tell_no_password() {
+    let options = PostgresOptions::new("postgres://user:secret@127.0.0.1:1/database");
+    assert!(!format!("{options:?}").contains("secret"));
+    let error = PostgresStore::connect(options).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
+}
+
+/// Prints how fast steps are committed: `cargo test --release … -- --ignored --nocapture commit_rate`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn commit_rate() {
+    in_schema(|options| async move {
+        let store = Arc::new(connect(&options).await);
+        let joining = workflow(&json!({
+            "id": "joining",
+            "nodes": [{ "id": "a", "uses": "log" }, { "id": "b", "uses": "log" }, { "id": "j", "uses": "log" }],
+            "edges": [{ "source": "a", "target": "j" }, { "source": "b", "target": "j" }],
+        }));
+        for (name, workflow) in [("chain", chain()), ("join", joining)] {
+            for (size, in_flight, commits) in
+                [(1, 1, 1500), (8, 2, 600), (64, 1, 300), (64, 2, 300), (64, 4, 300), (512, 1, 60), (512, 2, 60), (512, 4, 60)]
+            {
+                let rate = rate(&store, &workflow, size, in_flight, commits / in_flight).await;
+                println!("{name}: {size} steps a commit, {in_flight} in flight: {rate}");
+            }
+        }
+    })
+    .await;
+}
+
+/// Commits whole runs of three steps, node by node; each task has runs of its own.
+async fn rate(
+    store: &Arc<PostgresStore>,
+    workflow: &Arc<Workflow>,
+    size: usize,
+    tasks: usize,
+    commits: usize,
+) -> String {
+    let mut batches = Vec::new();
+    let (mut starting, mut started) = (std::time::Duration::ZERO, 0);
+    for _ in 0..tasks {
+        let mut mine = Vec::new();
+        for round in 0..commits / 3 {
+            let id = |number| {
+                format!(
+                    "{:08}-{round:08}-{:016x}-{number:04}",
+                    round,
+                    fastrand::u64(..)
+                )
+            };
+            let runs: Vec<NewRun> = (0..size)
+                .map(|number| new_run(&id(number), workflow))
+                .collect();
+            let begin = Instant::now();
+            store.start(&runs).await.expect("start");
+            (starting, started) = (starting + begin.elapsed(), started + size);
+            mine.extend(
+                (0..3).map(|node| runs.iter().map(|run| done(run, node)).collect::<Vec<_>>()),
+            );
+        }
+        batches.push(mine);
+    }
+    let (begin, mut running) = (Instant::now(), Vec::new());
+    for mine in batches {
+        let store = store.clone();
+        running.push(tokio::spawn(async move {
+            for batch in mine {
+                let committed = store.commit(&batch).await.expect("commit");
+                assert!(
+                    committed
+                        .iter()
+                        .all(|one| matches!(one, Committed::Recorded { .. }))
+                );
+            }
+        }));
+    }
+    for task in running {
+        task.await.expect("a committing task");
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    let commits = (tasks * (commits / 3) * 3) as f64;
+    let starts = started as f64 / starting.as_secs_f64();
+    format!(
+        "{:.0} steps/s, {:.2} ms a commit; start {starts:.0} runs/s",
+        commits * size as f64 / seconds,
+        1000.0 * seconds * tasks as f64 / commits
+    )
+}

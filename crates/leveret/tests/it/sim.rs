@@ -1,0 +1,219 @@
+//! Simulation: two workers run a handful of workflows over a store and a broker that delay, fail, lose answers, duplicate and crash, by a seed.
+//!
+//! Checked for each seed: every accepted run ends exactly once and as it would without faults; each step is recorded once; every run has its completion;
+//! nothing is dead-lettered, nothing is left in the queue. The same seed gives the same trace.
+
+mod chaos;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use leveret::{
+    broker::{Broker, ConsumeOptions, memory::MemoryBroker},
+    core::{ids::RunId, json::Json, parse::workflow_from_json, time::Timestamp, workflow::Workflow},
+    runtime::{Clock, Engine, EngineOptions, EngineParts, Publish, Roles, StartRequest, StatusMessages, WorkerOptions},
+    store::{Store, memory::MemoryStore},
+};
+use serde_json::{Value, json};
+use tokio::{sync::watch, time::Instant};
+
+use self::chaos::{ChaosBroker, ChaosStore, Life, World};
+use crate::harness::{blueprint, registry, summary};
+
+/// Workflows that between them have everything: chains, joins, routes, failures, fallbacks, retries, sleeps. What each comes to.
+const WORKFLOWS: &[(&str, &str)] = &[
+    ("A>B B>C C>D D>E; A = const 7", "completed 7 | A B C D E |"),
+    ("S>A S>B A>J B>J J>K; A = const 1; B = const 2; J = const 3", "completed 3 | A B J K S |"),
+    ("S>A S>B S>C A>J B>J C>J; J = const 1; J.join = any", "completed 1 | A B C J S |"),
+    ("A>B[x] A>C[y] B>D C>D; A = act x; D = const 4", "completed 4 | A B D | C:skipped"),
+    (
+        "A>B B>C; B = flaky 2; B.config = {\"maxRetries\":4,\"retryDelay\":300}; C = echo",
+        "completed 3 | A B*3 C |",
+    ),
+    ("A>B B>C; B = sleep; B.params = {\"duration\":\"2s\"}; A = const 5", "completed 5 | A B C |"),
+    ("A>C; A = fail boom; A.config = {\"fallback\":\"F\"}; F = const 8", "completed 8 | C F | A:failed"),
+    ("S>A S>B B>B2 A>J B2>J; A = fail boom", "failed boom | B B2 S | A:failed J:cancelled"),
+];
+
+/// Time of the paused clock, ids by number.
+#[derive(Debug)]
+struct SimClock {
+    begun: Instant,
+    ids: AtomicU64,
+    name: String,
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(1_700_000_000_000) + self.begun.elapsed()
+    }
+
+    fn random(&self) -> f64 {
+        0.5
+    }
+
+    fn new_run_id(&self) -> RunId {
+        RunId::new(format!("{}-{:04}", self.name, self.ids.fetch_add(1, Ordering::Relaxed))).expect("an id")
+    }
+}
+
+/// What is shared by all lives of all processes.
+struct Simulation {
+    store: Arc<dyn Store>,
+    broker: Arc<dyn Broker>,
+    world: Arc<Mutex<World>>,
+    begun: Instant,
+}
+
+impl Simulation {
+    async fn engine(&self, name: &str, life: Option<&Life>) -> Engine {
+        let (store, broker): (Arc<dyn Store>, Arc<dyn Broker>) = match life {
+            None => (self.store.clone(), self.broker.clone()),
+            Some(life) => (
+                Arc::new(ChaosStore { inner: self.store.clone(), life: life.clone() }),
+                Arc::new(ChaosBroker { inner: self.broker.clone(), life: life.clone() }),
+            ),
+        };
+        Engine::new(EngineParts {
+            registry: registry(),
+            publish: Publish { status: StatusMessages::Off, completion: true },
+            clock: Arc::new(SimClock { begun: self.begun, ids: AtomicU64::new(0), name: name.to_owned() }),
+            options: EngineOptions { quiet: Duration::from_secs(20), deliveries_max: 50, ..EngineOptions::default() },
+            ..EngineParts::new(store, broker)
+        })
+        .await
+        .expect("declares")
+    }
+
+    /// A process: lives until it crashes, and then again.
+    async fn process(self: Arc<Simulation>, name: &'static str) {
+        for n in 0.. {
+            let life = Life::new(format!("{name}{n}"), self.world.clone());
+            let engine = self.engine(name, Some(&life)).await;
+            let (_stop, stopped) = watch::channel(false);
+            let roles = Roles {
+                worker: Some(WorkerOptions { concurrency: 4, prefetch: 6, ..WorkerOptions::default() }),
+                ..Roles::all()
+            };
+            tokio::select! {
+                biased;
+                () = life.crashed() => {}
+                served = engine.serve(roles, stopped) => panic!("the process stopped: {served:?}"),
+            }
+        }
+    }
+}
+
+/// Runs a seed; returns its trace.
+fn simulate(seed: u64) -> Vec<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(simulate_async(seed))
+}
+
+async fn simulate_async(seed: u64) -> Vec<String> {
+    let world = World::new(seed);
+    let simulation = Arc::new(Simulation {
+        store: Arc::new(MemoryStore::new()),
+        broker: Arc::new(MemoryBroker::new()),
+        world: world.clone(),
+        begun: Instant::now(),
+    });
+    let client = simulation.engine("client", None).await;
+    let mut completions = client
+        .broker()
+        .consume(ConsumeOptions { prefetch: 10_000, ..ConsumeOptions::queue(client.names().completion.clone()) })
+        .await
+        .expect("consumes");
+    let mut expected: BTreeMap<RunId, &str> = BTreeMap::new();
+    let count = 3 + world.lock().unwrap().below(6);
+    for n in 0..count {
+        let (text, outcome) = WORKFLOWS[world.lock().unwrap().below(WORKFLOWS.len() as u32) as usize];
+        let run_id = RunId::new(format!("run-{n}")).expect("an id");
+        begin(&client, n, &run_id, blueprint(text)).await;
+        expected.insert(run_id, outcome);
+    }
+    let processes = [
+        tokio::spawn(simulation.clone().process("left")),
+        tokio::spawn(simulation.clone().process("right")),
+    ];
+    for (run_id, outcome) in &expected {
+        let ended = tokio::time::timeout(Duration::from_secs(3600), until_ended(&client, run_id)).await;
+        let result = ended.unwrap_or_else(|_| panic!("seed {seed}: run {run_id} does not end"));
+        assert_eq!(summary(&result), *outcome, "seed {seed}: run {run_id}");
+    }
+    // What is still on its way comes to its end: copies of jobs, timers that were claimed before a crash.
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let stats = client.broker().queue_stats(&client.names().execution).await.expect("counts");
+    assert_eq!(stats.ready, 0, "seed {seed}: jobs are left");
+    let dead = client.broker().queue_stats(&client.names().dead_letters).await.expect("counts");
+    assert_eq!(dead.ready, 0, "seed {seed}: jobs were dead-lettered");
+    processes.iter().for_each(tokio::task::JoinHandle::abort);
+
+    let mut completed = BTreeSet::new();
+    while let Some(delivery) = completions.try_next() {
+        let body: Value = serde_json::from_slice(&delivery.message.body).expect("JSON");
+        completed.insert(body["execution_id"].as_str().unwrap_or_default().to_owned());
+        delivery.receipt.ack();
+    }
+    let runs: BTreeSet<String> = expected.keys().map(ToString::to_string).collect();
+    let world = world.lock().unwrap();
+    assert_eq!(completed, runs, "seed {seed}: completions\n{}", world.trace.join("\n"));
+    let ended: BTreeSet<&RunId> = world.ended.iter().collect();
+    assert_eq!((world.ended.len(), ended.len()), (expected.len(), expected.len()), "seed {seed}: a run ends once");
+    let recorded: BTreeSet<&String> = world.recorded.iter().collect();
+    assert_eq!(world.recorded.len(), recorded.len(), "seed {seed}: a step is recorded once");
+    world.trace.clone()
+}
+
+/// Starts a run: every other one as a foreign client does, with two copies of the first message.
+async fn begin(client: &Engine, n: u32, run_id: &RunId, mut definition: Value) {
+    definition["id"] = json!(format!("workflow-{n}"));
+    if n.is_multiple_of(2) {
+        let workflow: Arc<Workflow> = Arc::new(workflow_from_json(&definition, None).expect("valid"));
+        let request = StartRequest { workflow, input: Json::null(), run_id: Some(run_id.clone()) };
+        client.start(request).await.expect("starts");
+        return;
+    }
+    let body = json!({
+        "workflow_id": definition["id"], "execution_id": run_id, "node_id": definition["nodes"][0]["id"],
+        "workflow": definition,
+    });
+    let message = leveret::broker::Message::json(serde_json::to_vec(&body).expect("prints"));
+    let publication = leveret::broker::Publication::to_queue(client.names().execution.clone(), message);
+    for result in client.broker().publish(vec![publication.clone(), publication]).await {
+        result.expect("publishes");
+    }
+}
+
+async fn until_ended(client: &Engine, run_id: &RunId) -> leveret::runtime::RunResult {
+    loop {
+        if let Some(result) = client.wait(run_id).await.expect("the store answers") {
+            return result;
+        }
+        // The message of a foreign client has not begun the run yet.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[test]
+fn runs_end_as_they_should_whatever_goes_wrong() {
+    let seeds = std::env::var("LEVERET_SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(400);
+    for seed in 0..seeds {
+        simulate(seed);
+    }
+}
+
+#[test]
+fn the_same_seed_repeats_its_trace() {
+    for seed in [1, 7, 42] {
+        let (first, second) = (simulate(seed), simulate(seed));
+        assert!(first.len() > 50, "something happened");
+        assert_eq!(first, second, "seed {seed}");
+    }
+}
