@@ -40,6 +40,7 @@ mod syntax;
 mod value;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeSet, HashSet},
     fmt,
     sync::Arc,
@@ -55,7 +56,7 @@ pub const EXPRESSION_DEPTH_MAX: usize = 200;
 
 /// The most work one evaluation may do: parts of the expression visited, plus a unit for each 16 bytes or element it
 /// copies. Reached in tens of milliseconds.
-pub const WORK_MAX: u64 = 4_000_000;
+pub const WORK_MAX: u64 = 2_000_000;
 
 /// A compiled expression. A clone shares it.
 #[derive(Clone)]
@@ -216,7 +217,7 @@ impl ExpressionError {
 
 /// Why an evaluation failed. Names the expression; holds no value, since values may be secrets.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expression `{expression}`: {message}")]
+#[error("expression `{}`: {message}", shortened(expression))]
 #[non_exhaustive]
 pub struct EvalError {
     /// The source of the expression.
@@ -225,6 +226,17 @@ pub struct EvalError {
     pub kind: EvalErrorKind,
     /// What went wrong.
     pub message: String,
+}
+
+/// The longest part of an expression that a message repeats, in characters.
+const SHOWN_CHARS_MAX: usize = 120;
+
+/// A text as a message shows it.
+fn shortened(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(SHOWN_CHARS_MAX) {
+        None => Cow::Borrowed(text),
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+    }
 }
 
 /// The kinds of failure of an evaluation.

@@ -79,7 +79,7 @@ fn escape(text: &str) -> String {
         }
         match c {
             '"' | '#' | '&' | '<' | '>' | '`' | '|' | '\\' | ';' | '[' | ']' | '{' | '}' => {
-                escaped.push_str(&format!("#{};", u32::from(c)));
+                write!(escaped, "#{};", u32::from(c)).expect("writing to a string does not fail");
             }
             c if c.is_control() => escaped.push(' '),
             c => escaped.push(c),
@@ -118,6 +118,16 @@ mod tests {
             None,
         )
         .unwrap();
-        assert_snapshot!(mermaid(&workflow), @"");
+        assert_snapshot!(mermaid(&workflow), @r#"
+        flowchart TD
+            n0["a<br/>http"]
+            n1["Say #34;hi#34; #91;now#93;<br/>log"]
+            n2["f<br/>log"]
+            n3["j<br/>log<br/>join: any"]
+            n0 -->|"ok | if result.output.n #62; 3 #124;#124; input == #34;x#34; | = input * 2"| n1
+            n0 --> n3
+            n1 --> n3
+            n0 -.->|"fallback"| n2
+        "#);
     }
 }

@@ -6,10 +6,7 @@ const LENGTH_MAX: usize = 64;
 /// The candidate that a misspelling most likely means; `None` when none is near.
 ///
 /// Near is at most a third of the letters changed, missing or too many, or the same but for upper and lower case.
-pub fn nearest<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name: Vec<char> = name.to_lowercase().chars().collect();
     if name.len() > LENGTH_MAX {
         return None;

@@ -14,6 +14,9 @@ use crate::expr::{EvalError, EvalScope, Expression, ExpressionError, Names, Refe
 /// The deepest nesting of a template.
 pub const TEMPLATE_DEPTH_MAX: usize = 128;
 
+/// The most mistakes told of one template.
+pub const TEMPLATE_ERRORS_MAX: usize = 100;
+
 /// A compiled template. A clone shares it.
 #[derive(Clone)]
 pub struct Template(Arc<Compiled>);
@@ -51,22 +54,25 @@ pub struct TemplateError {
 }
 
 impl Template {
-    /// Compiles a value: every expression in it is checked.
+    /// Compiles a value: every expression in it is checked. Fails with the first mistake.
     pub fn compile(value: &Value, names: &Names<'_>) -> Result<Template, TemplateError> {
+        Template::compile_all(value, names).map_err(|mut errors| errors.swap_remove(0))
+    }
+
+    /// Compiles a value like [`Template::compile`], and fails with all mistakes: one for each string at most, and not
+    /// more than [`TEMPLATE_ERRORS_MAX`]. There is at least one.
+    pub fn compile_all(value: &Value, names: &Names<'_>) -> Result<Template, Vec<TemplateError>> {
         let mut compiler = Compiler {
             names,
             path: Vec::new(),
             references: References::default(),
+            errors: Vec::new(),
         };
-        let root = match compiler.part(value) {
-            Ok(part) => part.unwrap_or_else(|| Part::Constant(value.clone())),
-            Err(error) => {
-                return Err(TemplateError {
-                    path: compiler.path,
-                    error,
-                });
-            }
-        };
+        let root = compiler.part(value);
+        if !compiler.errors.is_empty() {
+            return Err(compiler.errors);
+        }
+        let root = root.unwrap_or_else(|| Part::Constant(value.clone()));
         let constant = match &root {
             Part::Constant(value) => Some(Arc::new(value.clone())),
             _ => None,
@@ -115,63 +121,68 @@ impl PartialEq for Template {
 
 struct Compiler<'a> {
     names: &'a Names<'a>,
-    /// Where it is; after an error, where the error is.
+    /// Where it is.
     path: Vec<String>,
     references: References,
+    errors: Vec<TemplateError>,
 }
 
 impl Compiler<'_> {
-    /// The part that a value is; `None` when it holds no expression and no escape.
-    fn part(&mut self, value: &Value) -> Result<Option<Part>, ExpressionError> {
+    /// The part that a value is; `None` when it holds no expression and no escape, or a mistake, which is noted.
+    fn part(&mut self, value: &Value) -> Option<Part> {
+        if self.errors.len() >= TEMPLATE_ERRORS_MAX {
+            return None;
+        }
         if self.path.len() > TEMPLATE_DEPTH_MAX {
             let message = format!("this is nested deeper than {TEMPLATE_DEPTH_MAX} levels");
-            return Err(ExpressionError::at_start(message));
+            self.note(ExpressionError::at_start(message));
+            return None;
         }
         match value {
-            Value::String(text) if text.contains("{{") => self.text(text).map(Some),
+            Value::String(text) if text.contains("{{") => {
+                let part = self.text(text);
+                part.map_err(|error| self.note(error)).ok()
+            }
             Value::Array(elements) => {
                 let keyed = elements.iter().enumerate();
                 let parts = self.parts(keyed.map(|(at, element)| (at.to_string(), element)))?;
-                Ok(parts
-                    .map(|parts| Part::Array(parts.into_iter().map(|(_, part)| part).collect())))
+                Some(Part::Array(
+                    parts.into_iter().map(|(_, part)| part).collect(),
+                ))
             }
             Value::Object(entries) => {
-                let parts = self.parts(entries.iter().map(|(key, value)| (key.clone(), value)))?;
-                Ok(parts.map(Part::Object))
+                let keyed = entries.iter().map(|(key, value)| (key.clone(), value));
+                self.parts(keyed).map(Part::Object)
             }
-            _ => Ok(None),
+            _ => None,
         }
     }
 
+    fn note(&mut self, error: ExpressionError) {
+        self.errors.push(TemplateError {
+            path: self.path.clone(),
+            error,
+        });
+    }
+
+    /// The parts of an array or object, unless all of it is constant.
     fn parts<'v>(
         &mut self,
         values: impl Iterator<Item = (String, &'v Value)>,
-    ) -> Result<Option<Vec<(String, Part)>>, ExpressionError> {
-        let mut is_constant = true;
+    ) -> Option<Vec<(String, Part)>> {
         let mut parts = Vec::new();
-        let mut constants = Vec::new();
         for (key, value) in values {
-            self.path.push(key.clone());
-            let part = self.part(value)?;
-            self.path.pop();
-            is_constant &= part.is_none();
-            // Constants are copied only once something beside them is not.
-            match part {
-                None => constants.push((parts.len(), value)),
-                Some(_) => {}
-            }
-            parts.push((key, part));
+            self.path.push(key);
+            let part = self.part(value);
+            let key = self.path.pop().expect("the key was pushed");
+            parts.push((key, value, part));
         }
-        if is_constant {
-            return Ok(None);
-        }
-        for (at, value) in constants {
-            parts[at].1 = Some(Part::Constant(value.clone()));
-        }
-        let parts = parts
-            .into_iter()
-            .filter_map(|(key, part)| part.map(|part| (key, part)));
-        Ok(Some(parts.collect()))
+        // Constants are copied only when something beside them is not one.
+        let is_constant = parts.iter().all(|(.., part)| part.is_none());
+        let made = |(key, value, part): (String, &Value, Option<Part>)| {
+            (key, part.unwrap_or_else(|| Part::Constant(value.clone())))
+        };
+        (!is_constant).then(|| parts.into_iter().map(made).collect())
     }
 
     fn text(&mut self, text: &str) -> Result<Part, ExpressionError> {
@@ -287,5 +298,94 @@ fn append(text: &mut String, value: &Value) {
         Value::Null => {}
         Value::String(value) => text.push_str(value),
         other => text.push_str(&other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+    use serde_json::json;
+
+    use super::*;
+    use crate::expr::{NoValues, NodeIds};
+
+    fn compile(value: &Value) -> Result<Template, TemplateError> {
+        let names = Names {
+            node_ids: &NodeIds::new(),
+            on_edge: false,
+        };
+        Template::compile(value, &names)
+    }
+
+    fn render(value: &Value) -> String {
+        let template = match compile(value) {
+            Ok(template) => template,
+            Err(TemplateError { path, error }) => {
+                return format!("{} at {}: {error}", path.join("."), error.offset);
+            }
+        };
+        let input = json!({ "n": 5, "name": "Ada", "no": null, "list": [1, { "a": 2.5 }] });
+        let scope = EvalScope {
+            input: &input,
+            run_id: "r1",
+            run_input: &Value::Null,
+            values: &NoValues,
+            result: None,
+            item: None,
+        };
+        match template.render(&scope) {
+            Ok(value) => value.to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn keeps_types_and_fills_texts() {
+        let check = |text: &str| render(&json!(text));
+        assert_snapshot!(check("{{ input.n }}"), @"5");
+        assert_snapshot!(check("{{input.list}}"), @r#"[1,{"a":2.5}]"#);
+        assert_snapshot!(check("{{ input.no }}"), @"null");
+        assert_snapshot!(check("Hi {{ input.name }}, {{input.n}} of {{ input.list }}{{ input.no }}."), @r#""Hi Ada, 5 of [1,{\"a\":2.5}].""#);
+        assert_snapshot!(check(" {{ input.n }}"), @r#"" 5""#);
+        assert_snapshot!(check(r#"{{ {"a": {"b": "}}"}} }}"#), @r#"{"a":{"b":"}}"}}"#);
+        assert_snapshot!(check("no template"), @r#""no template""#);
+        assert_snapshot!(render(&json!({ "a": [1, "{{ run.id }}"], "b": { "c": true } })), @r#"{"a":[1,"r1"],"b":{"c":true}}"#);
+    }
+
+    #[test]
+    fn writes_literal_braces() {
+        let check = |text: &str| render(&json!(text));
+        assert_snapshot!(check("{{{{"), @r#""{{""#);
+        assert_snapshot!(check("{{{{ name }} is {{ input.name }}"), @r#""{{ name }} is Ada""#);
+        assert_snapshot!(check("a }} b"), @r#""a }} b""#);
+        assert_eq!(
+            compile(&json!("{{{{x"))
+                .unwrap()
+                .constant()
+                .map(|value| &**value),
+            Some(&json!("{{x"))
+        );
+    }
+
+    #[test]
+    fn tells_mistakes_with_their_place() {
+        assert_snapshot!(render(&json!({ "a": ["x", "y {{ inptu }}"] })), @"a.1 at 5: `inptu` is not known here");
+        assert_snapshot!(render(&json!({ "a": "x {{ input" })), @"a at 2: this `{{` has no `}}`");
+        assert_snapshot!(render(&json!("{{ }}")), @" at 3: the expression is empty");
+        assert_snapshot!(render(&json!({ "a": "{{ input.missing }}" })), @"expression `input.missing`: there is no field `missing`");
+        let deep = (0..200).fold(json!(1), |inner, _| json!([inner]));
+        assert!(render(&deep).contains("nested deeper"));
+    }
+
+    #[test]
+    fn knows_what_needs_no_rendering() {
+        let template = compile(&json!({ "a": [1, "x"] })).unwrap();
+        assert_eq!(
+            template.constant().map(|value| &**value),
+            Some(template.raw())
+        );
+        let template = compile(&json!({ "a": "{{ input.x }}", "b": "{{ run.input }}" })).unwrap();
+        assert!(template.constant().is_none());
+        assert!(template.references().input && template.references().run_input);
     }
 }

@@ -57,7 +57,10 @@ pub(crate) fn graph_of(nodes: &[Node], edges: &[Edge]) -> Graph {
         joins_any: node.config.join == Join::Any,
         fallback: node.config.fallback,
     };
-    let edges: Vec<_> = edges.iter().map(|edge| (edge.source, edge.target)).collect();
+    let edges: Vec<_> = edges
+        .iter()
+        .map(|edge| (edge.source, edge.target))
+        .collect();
     Graph::new(nodes.iter().map(shape).collect(), &edges)
 }
 

@@ -5,6 +5,7 @@ use std::{borrow::Cow, cell::Cell, cmp::Ordering, collections::BTreeMap, rc::Rc}
 use super::{
     EvalErrorKind, EvalScope, Values, WORK_MAX, functions,
     resolve::{Fold, FoldKind, Span, Term},
+    shortened,
     syntax::Operator,
     value::{self, Data},
 };
@@ -34,6 +35,12 @@ pub(super) struct Work(Cell<u64>);
 impl Work {
     pub(super) fn new() -> Work {
         Work(Cell::new(WORK_MAX))
+    }
+
+    /// The units spent so far.
+    #[cfg(test)]
+    pub(super) fn spent(&self) -> u64 {
+        WORK_MAX - self.0.get()
     }
 
     pub(super) fn charge(&self, units: usize) -> Outcome<()> {
@@ -142,7 +149,7 @@ impl<'v> Evaluation<'v> {
             }
             Term::Fold(fold) => self.fold(fold),
             Term::Secret(name) => self.secret(name),
-            named => self.named(named).ok_or_else(|| self.missing(named)),
+            named => self.named(named).ok_or_else(|| missing(named)),
         }
     }
 
@@ -171,17 +178,6 @@ impl<'v> Evaluation<'v> {
         }
     }
 
-    fn missing(&self, term: &Term) -> Failure {
-        let message = match term {
-            Term::NodeOutput(id) => format!("node `{id}` has no output"),
-            Term::NodeError(id) => format!("node `{id}` has no error"),
-            Term::Context(key) => format!("there is no context key `{key}`"),
-            Term::Item | Term::ItemIndex => "`item` and `index` exist in batches only".to_owned(),
-            _ => "`result` exists on edges only".to_owned(),
-        };
-        Failure::new(EvalErrorKind::Missing, message)
-    }
-
     fn secret(&self, name: &str) -> Outcome<Data<'v>> {
         match self.scope.values.secret(name) {
             Some(secret) => Ok(Data::text(secret)),
@@ -206,7 +202,7 @@ impl<'v> Evaluation<'v> {
                 .ok()
                 .and_then(|at| of.element(at))
                 .ok_or_else(|| {
-                    let message = format!("index {at} is outside of the list's {len} elements");
+                    let message = format!("the index is outside of the list's {len} elements");
                     self.at(span, EvalErrorKind::Missing, &message)
                 }),
             (None, Data::Text(field)) => of
@@ -472,7 +468,7 @@ impl<'v> Evaluation<'v> {
     fn in_context(&self, span: Span, mut failure: Failure) -> Failure {
         let text = self.text(span);
         if text.len() < self.source.trim().len() {
-            failure.message = format!("in `{text}`: {}", failure.message);
+            failure.message = format!("in `{}`: {}", shortened(text), failure.message);
         }
         failure
     }
@@ -519,4 +515,16 @@ fn double_arithmetic<'v>(operator: Operator, a: f64, b: f64) -> Data<'v> {
         Operator::Divide => a / b,
         _ => a % b,
     })
+}
+
+/// Why a name has no value.
+fn missing(term: &Term) -> Failure {
+    let message = match term {
+        Term::NodeOutput(id) => format!("node `{id}` has no output"),
+        Term::NodeError(id) => format!("node `{id}` has no error"),
+        Term::Context(key) => format!("there is no context key `{key}`"),
+        Term::Item | Term::ItemIndex => "`item` and `index` exist in batches only".to_owned(),
+        _ => "`result` exists on edges only".to_owned(),
+    };
+    Failure::new(EvalErrorKind::Missing, message)
 }

@@ -146,9 +146,9 @@ pub(super) fn call<'v>(
         Function::Int => int(first),
         Function::Double => double(first),
         Function::Bool => boolean(first),
-        Function::Min => extreme(arguments, std::cmp::Ordering::is_lt),
-        Function::Max => extreme(arguments, std::cmp::Ordering::is_gt),
-        Function::Sum => sum(arguments),
+        Function::Min => extreme(arguments, work, std::cmp::Ordering::is_lt),
+        Function::Max => extreme(arguments, work, std::cmp::Ordering::is_gt),
+        Function::Sum => sum(arguments, work),
         Function::Abs => match first {
             Data::Int(value) => Ok(Data::Int(value.abs())),
             Data::Double(value) => Ok(Data::Double(value.abs())),
@@ -256,15 +256,24 @@ fn boolean<'v>(of: &Data<'v>) -> Outcome<Data<'v>> {
     }
 }
 
+/// The arguments, or the elements of the one list that they are.
+fn elements<'v>(arguments: &[Data<'v>], work: &Work) -> Outcome<Vec<Data<'v>>> {
+    match (arguments, arguments[0].list_len()) {
+        ([list], Some(len)) => {
+            work.charge(len)?;
+            Ok((0..len).filter_map(|at| list.element(at)).collect())
+        }
+        _ => Ok(arguments.to_vec()),
+    }
+}
+
 /// The least or greatest of some numbers, or of one list of numbers.
 fn extreme<'v>(
     arguments: &[Data<'v>],
+    work: &Work,
     better: impl Fn(std::cmp::Ordering) -> bool,
 ) -> Outcome<Data<'v>> {
-    let elements: Vec<Data<'v>> = match (arguments, arguments[0].list_len()) {
-        ([list], Some(len)) => (0..len).filter_map(|at| list.element(at)).collect(),
-        _ => arguments.to_vec(),
-    };
+    let elements = elements(arguments, work)?;
     let mut elements = elements.into_iter();
     let mut best = elements.next().ok_or_else(|| {
         Failure::new(
@@ -286,11 +295,8 @@ fn extreme<'v>(
 }
 
 /// The sum of some numbers, or of one list of numbers; an empty list's is 0. Whole numbers stay whole.
-fn sum<'v>(arguments: &[Data<'v>]) -> Outcome<Data<'v>> {
-    let elements: Vec<Data<'v>> = match (arguments, arguments[0].list_len()) {
-        ([list], Some(len)) => (0..len).filter_map(|at| list.element(at)).collect(),
-        _ => arguments.to_vec(),
-    };
+fn sum<'v>(arguments: &[Data<'v>], work: &Work) -> Outcome<Data<'v>> {
+    let elements = elements(arguments, work)?;
     elements
         .iter()
         .try_fold(Data::Int(0), |total, element| match (&total, element) {

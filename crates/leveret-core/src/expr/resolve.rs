@@ -244,11 +244,14 @@ impl Resolver<'_> {
             return error.help(format!("write `nodes[\"{id}\"].output`"));
         }
         let ids = self.names.node_ids.iter().map(|id| &**id);
-        match suggest::nearest(name, ROOTS.into_iter().chain(ids)) {
+        let roots = ROOTS
+            .into_iter()
+            .filter(|root| *root != "result" || self.names.on_edge);
+        match suggest::nearest(name, roots.chain(ids)) {
             Some(near) => error.help(format!("did you mean `{near}`?")),
-            None => error.help(
-                "in scope are input, run.input, run.id, nodes.ID.output, context.KEY and the ids of nodes",
-            ),
+            None => error.help(format!(
+                "a context key is read by `context.{name}`; also in scope are input, run.input and nodes.ID.output"
+            )),
         }
     }
 

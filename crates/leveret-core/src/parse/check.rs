@@ -7,6 +7,8 @@
 //! - an edge leads from the end of its source to the start of its target,
 //! - a node's start leads to its fallback's start, and the fallback's end to the node's end.
 
+use std::collections::BTreeSet;
+
 use super::{
     diagnostics::{Problem, Report},
     fields::Field,
@@ -47,11 +49,15 @@ pub(super) fn graph(
 ) {
     let arcs = arcs(nodes, edges);
     let mut in_cycle = vec![false; nodes.len()];
+    let mut told = BTreeSet::new();
     for cycle in cycles(&arcs) {
-        for vertex in &cycle.vertices {
-            in_cycle[vertex / 2] = true;
+        for ix in cycle.members() {
+            in_cycle[ix] = true;
         }
-        tell_cycle(&cycle, nodes, node_fields, edge_fields, report);
+        // A fallback leads back both where it starts and where it ends; once is enough.
+        if told.insert(cycle.members().collect::<BTreeSet<_>>()) {
+            tell_cycle(&cycle, nodes, node_fields, edge_fields, report);
+        }
     }
     fallbacks_with_edges(nodes, edges, edge_fields, report);
     for ix in unreachable(nodes, edges) {
@@ -76,7 +82,10 @@ fn fallbacks_with_edges(
     }
     for (edge, field) in edges.iter().zip(edge_fields) {
         if is_fallback[edge.target] {
-            let message = format!("`{}` is a fallback, and no edge may lead to it", nodes[edge.target].id);
+            let message = format!(
+                "`{}` is a fallback, and no edge may lead to it",
+                nodes[edge.target].id
+            );
             let problem = Problem::error("fallback-with-edge", message)
                 .help("a fallback runs when its node failed; give the edge a node of its own");
             field.tell(report, problem);
@@ -122,6 +131,13 @@ fn arcs(nodes: &[Node], edges: &[Edge]) -> Vec<Vec<Arc>> {
 struct Cycle {
     vertices: Vec<usize>,
     causes: Vec<Cause>,
+}
+
+impl Cycle {
+    /// The nodes it passes, where it passes them.
+    fn members(&self) -> impl Iterator<Item = usize> {
+        self.vertices.iter().map(|vertex| vertex / 2)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -184,7 +200,7 @@ fn tell_cycle(
     edge_fields: &[Field<'_>],
     report: &mut Report<'_>,
 ) {
-    let mut members: Vec<usize> = cycle.vertices.iter().map(|vertex| vertex / 2).collect();
+    let mut members: Vec<usize> = cycle.members().collect();
     members.dedup();
     if members.len() > 1 && members.first() == members.last() {
         members.pop();
@@ -215,10 +231,8 @@ fn tell_cycle(
         Cause::Edge(ix) => Some(edge_fields[*ix]),
         Cause::Fallback(ix) => Some(node_fields[*ix].1),
     });
-    match place {
-        Some(field) => field.tell(report, problem),
-        None => node_fields[members[0]].1.tell(report, problem),
-    }
+    let place = place.unwrap_or(node_fields[members[0]].1);
+    place.tell(report, problem);
 }
 
 /// Nodes that no start node leads to by edges and fallbacks.

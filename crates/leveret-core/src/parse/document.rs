@@ -1,5 +1,7 @@
 //! Text to values with their places: decides between JSON and YAML.
 
+use std::path::Path;
+
 use serde_json::{Map, Value};
 
 use super::{
@@ -40,7 +42,8 @@ pub(super) fn read(source: &Source<'_>, report: &mut Report<'_>) -> Option<(Valu
 }
 
 fn parse(name: &str, text: &str) -> Result<(Value, Places), Vec<SyntaxProblem>> {
-    if name.ends_with(".json") {
+    let extension = Path::new(name).extension();
+    if extension.is_some_and(|extension| extension.eq_ignore_ascii_case("json")) {
         return json_text::parse(text);
     }
     // What begins as JSON is read as JSON, which has no bounds on the length of a key or the like; a YAML flow

@@ -10,6 +10,13 @@ use super::{
 };
 use crate::suggest;
 
+/// That something is wrong and was told.
+#[derive(Debug)]
+pub(super) struct Told;
+
+/// What was read, unless there was a problem, which was told.
+pub(super) type Checked<T> = Result<T, Told>;
+
 /// A value within a definition.
 #[derive(Clone, Copy)]
 pub(super) struct Field<'a> {
@@ -45,6 +52,8 @@ const FOREIGN: [&str; 16] = [
     "type",
     "version",
 ];
+
+const TEXT: &str = "text";
 
 impl<'a> Field<'a> {
     pub(super) fn root(value: &'a Value, places: &'a Places) -> Field<'a> {
@@ -101,13 +110,15 @@ impl<'a> Field<'a> {
     }
 
     /// Tells a problem of this value.
-    pub(super) fn tell(&self, report: &mut Report<'_>, problem: Problem) {
+    pub(super) fn tell(&self, report: &mut Report<'_>, problem: Problem) -> Told {
         report.tell(problem, self.places.mark, self.path());
+        Told
     }
 
     /// Tells a problem at a byte of this string.
-    pub(super) fn tell_at(&self, report: &mut Report<'_>, offset: usize, problem: Problem) {
+    pub(super) fn tell_at(&self, report: &mut Report<'_>, offset: usize, problem: Problem) -> Told {
         report.tell_inside(problem, self.places.mark, Some(offset), self.path());
+        Told
     }
 
     /// Tells a problem of what a path within this value leads to.
@@ -117,17 +128,18 @@ impl<'a> Field<'a> {
         path: &[String],
         offset: Option<usize>,
         problem: Problem,
-    ) {
-        let (mut places, mut text) = (self.places, self.path());
+    ) -> Told {
+        let (mut value, mut places, mut text) = (self.value, self.places, self.path());
         for step in path {
-            match step.parse::<usize>() {
-                Ok(at) if matches!(places.inside, Inside::Elements(_)) => {
-                    places = places.element(at);
-                }
-                _ => places = places.entry(step),
+            if let Some(at) = step.parse().ok().filter(|_| value.is_array()) {
+                value = value.get::<usize>(at).unwrap_or(&Value::Null);
+                places = places.element(at);
+                text.extend(["[", step, "]"]);
+            } else {
+                value = value.get(step).unwrap_or(&Value::Null);
+                places = places.entry(step);
+                text.extend([".", step]);
             }
-            text.push('.');
-            text.push_str(step);
         }
         let mark = if places.mark.line == 0 {
             self.places.mark
@@ -135,56 +147,48 @@ impl<'a> Field<'a> {
             places.mark
         };
         report.tell_inside(problem, mark, offset, text);
+        Told
     }
 
     /// Tells that a required field is missing.
-    pub(super) fn tell_missing(&self, report: &mut Report<'_>, what: &str, key: &str) {
+    pub(super) fn tell_missing(&self, report: &mut Report<'_>, what: &str, key: &str) -> Told {
         let message = format!("{what} needs `{key}`");
-        self.tell(report, Problem::error("missing-field", message));
+        self.tell(report, Problem::error("missing-field", message))
     }
 
     pub(super) fn object(
         &self,
         report: &mut Report<'_>,
         what: &str,
-    ) -> Option<&'a Map<String, Value>> {
-        let object = self.value.as_object();
-        if object.is_none() {
-            self.wrong_type(report, what, "an object");
+    ) -> Checked<&'a Map<String, Value>> {
+        match self.value {
+            Value::Object(object) => Ok(object),
+            _ => Err(self.wrong_type(report, what, "an object")),
         }
-        object
     }
 
-    pub(super) fn text(&self, report: &mut Report<'_>, what: &str) -> Option<&'a str> {
-        let text = self.value.as_str();
-        if text.is_none() {
-            self.wrong_type(report, what, "text");
+    pub(super) fn text(&self, report: &mut Report<'_>, what: &str) -> Checked<&'a str> {
+        match self.value {
+            Value::String(text) => Ok(text),
+            _ => Err(self.wrong_type(report, what, TEXT)),
         }
-        text
     }
 
-    pub(super) fn wrong_type(&self, report: &mut Report<'_>, what: &str, wanted: &str) {
+    pub(super) fn wrong_type(&self, report: &mut Report<'_>, what: &str, wanted: &str) -> Told {
         let found = match self.value {
             Value::Null => "null",
             Value::Bool(_) => "true or false",
             Value::Number(_) => "a number",
-            Value::String(_) => "text",
+            Value::String(_) => TEXT,
             Value::Array(_) => "a list",
             Value::Object(_) => "an object",
         };
-        let problem = Problem::error(
-            "wrong-type",
-            format!("{what} must be {wanted}, not {found}"),
-        );
-        let is_scalar = matches!(self.value, Value::Number(_) | Value::Bool(_));
-        self.tell(
-            report,
-            if is_scalar && wanted == "text" {
-                problem.help(format!("put quotes around it: \"{}\"", self.value))
-            } else {
-                problem
-            },
-        );
+        let message = format!("{what} must be {wanted}, not {found}");
+        let mut problem = Problem::error("wrong-type", message);
+        if wanted == TEXT && matches!(self.value, Value::Number(_) | Value::Bool(_)) {
+            problem = problem.help(format!("put quotes around it: \"{}\"", self.value));
+        }
+        self.tell(report, problem)
     }
 
     /// Warns of keys that are probably misspelled ones. Others are of no interest here and pass.
@@ -199,8 +203,7 @@ impl<'a> Field<'a> {
             if known.contains(&key) || FOREIGN.contains(&key) {
                 continue;
             }
-            let absent = known.iter().filter(|known| !object.contains_key(**known));
-            let Some(near) = suggest::nearest(key, absent.copied()) else {
+            let Some(near) = suggest::nearest(key, known.iter().copied()) else {
                 continue;
             };
             let problem =

@@ -6,12 +6,12 @@ mod node;
 
 use std::{collections::HashMap, sync::Arc};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{
     DEPTH_MAX, EDGES_MAX, NODES_MAX, NodeCatalog, check,
     diagnostics::{Problem, Report},
-    fields::Field,
+    fields::{Checked, Field, Told},
     place::Places,
 };
 use crate::{
@@ -38,27 +38,23 @@ pub(super) fn workflow(
         root.tell(report, Problem::error("too-deep", message));
         return None;
     }
-    let object = root.object(report, "a workflow")?;
+    let object = root.object(report, "a workflow").ok()?;
     root.warn_of_unknown(report, object, &WORKFLOW_KEYS);
     let id = workflow_id(&root, report);
     let metadata = root.get("metadata");
     if let Some(metadata) = metadata {
-        metadata.object(report, "`metadata`");
+        // What is wrong was told; there is no more to read in it.
+        let _ = metadata.object(report, "`metadata`");
     }
     let node_list = root.get("nodes");
-    let node_fields = match &node_list {
-        Some(list) => node_fields(list, report)?,
-        None if object.contains_key("nodes") => Vec::new(),
-        None => {
-            root.tell_missing(report, "a workflow", "nodes");
-            Vec::new()
-        }
-    };
     let edge_list = root.get("edges");
-    let edge_fields = match &edge_list {
-        Some(list) => edge_fields(list, report)?,
-        None => Vec::new(),
-    };
+    let node_fields = node_list.as_ref().map(|list| node_fields(list, report));
+    let edge_fields = edge_list.as_ref().map(|list| edge_fields(list, report));
+    if !object.contains_key("nodes") {
+        root.tell_missing(report, "a workflow", "nodes");
+    }
+    let node_fields = node_fields.transpose().ok()?.unwrap_or_default();
+    let edge_fields = edge_fields.transpose().ok()?.unwrap_or_default();
     let mut reader = Reader {
         report,
         catalog,
@@ -71,11 +67,11 @@ pub(super) fn workflow(
     let nodes: Vec<_> = ids
         .into_iter()
         .enumerate()
-        .filter_map(|(ix, id)| reader.node(ix, id, &node_fields[ix].1))
+        .filter_map(|(ix, id)| reader.node(ix, id, &node_fields[ix].1).ok())
         .collect();
     let edges: Vec<_> = edge_fields
         .iter()
-        .filter_map(|field| reader.edge(field))
+        .filter_map(|field| reader.edge(field).ok())
         .collect();
     let index = reader.index;
     if report.has_errors() {
@@ -92,7 +88,7 @@ pub(super) fn workflow(
         "an edge is left out with an error only"
     );
     check::graph(&nodes, &edges, &node_fields, &edge_fields, report);
-    let id = id.filter(|_| !report.has_errors())?;
+    let id = id.ok().filter(|_| !report.has_errors())?;
     let metadata = metadata.map(|metadata| metadata.value);
     let definition = definition(&id, metadata, &node_fields, &edge_fields);
     Some(Workflow {
@@ -131,19 +127,17 @@ impl Reader<'_, '_, '_> {
     }
 
     /// Reads the ids of all nodes, which every other field may refer to.
-    fn ids(&mut self, fields: &[NodeField<'_>]) -> Vec<Option<NodeId>> {
+    fn ids(&mut self, fields: &[NodeField<'_>]) -> Vec<Checked<NodeId>> {
         let mut ids = Vec::with_capacity(fields.len());
         for (ix, (key, field)) in fields.iter().enumerate() {
             let id = self.node_id(*key, field);
-            if let Some(id) = &id {
+            if let Ok(id) = &id {
                 self.ids.insert(Arc::from(id.as_str()));
                 if self.index.insert(id.clone(), ix).is_some() {
                     let message = format!("there are two nodes `{id}`");
                     let problem = Problem::error("duplicate-id", message);
-                    match field.get("id") {
-                        Some(id) => id.tell(self.report, problem),
-                        None => field.tell(self.report, problem),
-                    }
+                    let id = field.get("id");
+                    id.as_ref().unwrap_or(field).tell(self.report, problem);
                 }
             }
             ids.push(id);
@@ -151,41 +145,36 @@ impl Reader<'_, '_, '_> {
         ids
     }
 
-    fn node_id(&mut self, key: Option<&str>, field: &Field<'_>) -> Option<NodeId> {
+    fn node_id(&mut self, key: Option<&str>, field: &Field<'_>) -> Checked<NodeId> {
         field.object(self.report, "a node")?;
-        let (text, at) = match (key, field.get("id")) {
-            (None, None) => {
-                field.tell_missing(self.report, "a node", "id");
-                return None;
-            }
-            (Some(key), None) => (key, *field),
-            (None, Some(id)) => (id.text(self.report, "the id of a node")?, id),
-            (Some(key), Some(id)) => {
-                let text = id.text(self.report, "the id of a node")?;
-                if text != key {
-                    let message = format!("the node `{key}` has another id, `{text}`");
-                    id.tell(self.report, Problem::error("bad-id", message));
-                }
-                (key, id)
-            }
+        let id = field.get("id");
+        let text = id.map(|id| id.text(self.report, "the id of a node"));
+        let text = text.transpose()?;
+        if let (Some(key), Some(text), Some(id)) = (key, text, id)
+            && key != text
+        {
+            let message = format!("the node `{key}` has another id, `{text}`");
+            id.tell(self.report, Problem::error("bad-id", message));
+        }
+        let Some(text) = key.or(text) else {
+            return Err(field.tell_missing(self.report, "a node", "id"));
         };
-        NodeId::new(text)
-            .map_err(|error| at.tell(self.report, bad_id(&error)))
-            .ok()
+        let at = id.as_ref().unwrap_or(field);
+        NodeId::new(text).map_err(|error| at.tell(self.report, bad_id(&error)))
     }
 
     /// The index of the node that a field names, or a problem with `code`.
-    fn node_named(&mut self, field: &Field<'_>, what: &str, code: &'static str) -> Option<usize> {
+    fn node_named(&mut self, field: &Field<'_>, what: &str, code: &'static str) -> Checked<usize> {
         let name = field.text(self.report, what)?;
         if let Some(ix) = self.index.get(name) {
-            return Some(*ix);
+            return Ok(*ix);
         }
-        if !self.report.is_full() {
-            let near = suggest::nearest(name, self.ids.iter().map(|id| &**id));
-            let problem = Problem::error(code, format!("there is no node `{name}`"));
-            field.tell(self.report, problem.did_you_mean(near));
+        if self.report.is_full() {
+            return Err(Told);
         }
-        None
+        let near = suggest::nearest(name, self.ids.iter().map(|id| &**id));
+        let problem = Problem::error(code, format!("there is no node `{name}`"));
+        Err(field.tell(self.report, problem.did_you_mean(near)))
     }
 }
 
@@ -195,66 +184,55 @@ fn bad_id(error: &IdError) -> Problem {
     ))
 }
 
-fn workflow_id(root: &Field<'_>, report: &mut Report<'_>) -> Option<WorkflowId> {
+fn workflow_id(root: &Field<'_>, report: &mut Report<'_>) -> Checked<WorkflowId> {
     let Some(field) = root.get("id") else {
-        root.tell_missing(report, "a workflow", "id");
-        return None;
+        return Err(root.tell_missing(report, "a workflow", "id"));
     };
     let text = field.text(report, "the id of a workflow")?;
-    WorkflowId::new(text)
-        .map_err(|error| field.tell(report, bad_id(&error)))
-        .ok()
+    WorkflowId::new(text).map_err(|error| field.tell(report, bad_id(&error)))
 }
 
 /// The nodes of a list, or of a map from id to node.
-fn node_fields<'a>(list: &'a Field<'a>, report: &mut Report<'_>) -> Option<Vec<NodeField<'a>>> {
+fn node_fields<'a>(list: &'a Field<'a>, report: &mut Report<'_>) -> Checked<Vec<NodeField<'a>>> {
     let fields: Vec<NodeField<'a>> = match list.value {
         Value::Array(nodes) => {
-            let elements = list.elements(nodes);
-            elements.into_iter().map(|field| (None, field)).collect()
+            let elements = list.elements(nodes).into_iter();
+            elements.map(|field| (None, field)).collect()
         }
         Value::Object(nodes) => {
-            let entries = list.entries(nodes);
-            entries
-                .into_iter()
-                .map(|(key, field)| (Some(key), field))
-                .collect()
+            let entries = list.entries(nodes).into_iter();
+            entries.map(|(key, field)| (Some(key), field)).collect()
         }
-        _ => {
-            list.wrong_type(report, "`nodes`", "a list, or an object by id");
-            return None;
-        }
+        _ => return Err(list.wrong_type(report, "`nodes`", "a list, or an object by id")),
     };
-    within(fields.len(), NODES_MAX, "nodes", list, report).then_some(fields)
+    bounded(fields, NODES_MAX, "nodes", list, report)
 }
 
-fn edge_fields<'a>(list: &'a Field<'a>, report: &mut Report<'_>) -> Option<Vec<Field<'a>>> {
+fn edge_fields<'a>(list: &'a Field<'a>, report: &mut Report<'_>) -> Checked<Vec<Field<'a>>> {
     let fields = match list.value {
         Value::Array(edges) => list.elements(edges),
         Value::Object(edges) => {
-            let entries = list.entries(edges);
-            entries.into_iter().map(|(_, field)| field).collect()
+            let entries = list.entries(edges).into_iter();
+            entries.map(|(_, field)| field).collect()
         }
-        _ => {
-            list.wrong_type(report, "`edges`", "a list");
-            return None;
-        }
+        _ => return Err(list.wrong_type(report, "`edges`", "a list")),
     };
-    within(fields.len(), EDGES_MAX, "edges", list, report).then_some(fields)
+    bounded(fields, EDGES_MAX, "edges", list, report)
 }
 
-fn within(
-    count: usize,
+fn bounded<T>(
+    fields: Vec<T>,
     most: usize,
     what: &str,
     list: &Field<'_>,
     report: &mut Report<'_>,
-) -> bool {
-    if count > most {
-        let message = format!("a workflow has at most {most} {what}, not {count}");
-        list.tell(report, Problem::error("too-large", message));
+) -> Checked<Vec<T>> {
+    let count = fields.len();
+    if count <= most {
+        return Ok(fields);
     }
-    count <= most
+    let message = format!("a workflow has at most {most} {what}, not {count}");
+    Err(list.tell(report, Problem::error("too-large", message)))
 }
 
 fn is_deeper_than(value: &Value, levels: usize) -> bool {
@@ -277,18 +255,17 @@ fn definition(
     nodes: &[NodeField<'_>],
     edges: &[Field<'_>],
 ) -> Json {
-    let nodes: Vec<Value> = nodes
-        .iter()
-        .map(|(key, field)| node::canonical(*key, field.value))
-        .collect();
-    let edges: Vec<Value> = edges
-        .iter()
-        .map(|field| keep(field.value, &edge::KEYS).into())
-        .collect();
-    let mut definition = json!({ "id": id.as_str(), "nodes": nodes, "edges": edges });
+    let node = |(key, field): &NodeField<'_>| node::canonical(*key, field.value);
+    let edge = |field: &Field<'_>| Value::Object(keep(field.value, &edge::KEYS));
+    let mut definition = Map::new();
+    definition.insert("id".to_owned(), Value::from(id.as_str()));
+    definition.insert("nodes".to_owned(), nodes.iter().map(node).collect());
+    definition.insert("edges".to_owned(), edges.iter().map(edge).collect());
     if let Some(metadata) = metadata {
-        definition["metadata"] = metadata.clone();
+        definition.insert("metadata".to_owned(), metadata.clone());
     }
+    let mut definition = Value::Object(definition);
+    // Maps are sorted already, unless somebody turned the feature `preserve_order` of `serde_json` on.
     definition.sort_all_objects();
     Json::from(definition)
 }

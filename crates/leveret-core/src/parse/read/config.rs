@@ -6,7 +6,10 @@ use serde_json::Value;
 
 use super::Reader;
 use crate::{
-    parse::{diagnostics::Problem, fields::Field},
+    parse::{
+        diagnostics::Problem,
+        fields::{Checked, Field},
+    },
     time::parse_duration,
     workflow::{ATTEMPTS_MAX, DURATION_MAX, Join, NodeConfig, RETRY_FACTOR_MAX},
 };
@@ -24,37 +27,27 @@ pub(super) const KEYS: [&str; 8] = [
 ];
 
 impl Reader<'_, '_, '_> {
-    /// Reads the configuration of the node `ix`; `None` with a problem told.
-    pub(super) fn config(&mut self, ix: usize, node: &Field<'_>) -> Option<NodeConfig> {
+    /// Reads the configuration of the node `ix`.
+    pub(super) fn config(&mut self, ix: usize, node: &Field<'_>) -> Checked<NodeConfig> {
         let default = NodeConfig::default();
         let Some(field) = node.get("config") else {
-            return Some(default);
+            return Ok(default);
         };
         let object = field.object(self.report, "`config`")?;
         field.warn_of_unknown(self.report, object, &KEYS);
-        let attempts = self.number(&field, "maxRetries", 1.0, f64::from(ATTEMPTS_MAX));
-        let attempts = self.whole(&field, "maxRetries", attempts);
-        let delay = self.duration(&field, "retryDelay");
-        let delay_max = self.duration(&field, "retryDelayMax");
+        // All fields are read before the first problem ends it, so that each problem is told.
+        let attempts = self.attempts(&field);
+        let delays = self.delays(&field, &default);
         let factor = self.number(&field, "retryFactor", 1.0, RETRY_FACTOR_MAX);
         let jitter = self.number(&field, "retryJitter", 0.0, 1.0);
         let timeout = self.timeout(&field);
         let fallback = self.fallback(ix, &field);
         let join = self.join(&field);
 
-        let retry_delay = delay?.unwrap_or(default.retry_delay);
-        let retry_delay_max = match delay_max? {
-            Some(most) if most < retry_delay => {
-                let problem =
-                    Problem::error("out-of-range", "`retryDelayMax` is less than `retryDelay`");
-                field.tell(self.report, problem);
-                return None;
-            }
-            most => most.unwrap_or(default.retry_delay_max.max(retry_delay)),
-        };
+        let (retry_delay, retry_delay_max) = delays?;
         let jitter = jitter?.unwrap_or(default.retry_jitter);
-        Some(NodeConfig {
-            attempts_max: attempts?.unwrap_or(default.attempts_max),
+        Ok(NodeConfig {
+            attempts_max: attempts?,
             retry_delay,
             retry_delay_max,
             retry_factor: factor?.unwrap_or(default.retry_factor),
@@ -65,54 +58,57 @@ impl Reader<'_, '_, '_> {
         })
     }
 
-    /// A number within bounds, if it is there.
-    fn number(&mut self, of: &Field<'_>, key: &str, least: f64, most: f64) -> Option<Option<f64>> {
-        let Some(field) = of.get(key) else {
-            return Some(None);
+    fn attempts(&mut self, of: &Field<'_>) -> Checked<u32> {
+        let Some(field) = of.get("maxRetries") else {
+            return Ok(1);
         };
-        let Some(number) = field.value.as_f64() else {
-            field.wrong_type(self.report, &format!("`{key}`"), "a number");
-            return None;
-        };
-        if !(least..=most).contains(&number) {
-            let message = format!("`{key}` is {least} to {most}, not {number}");
-            let problem = Problem::error("out-of-range", message);
-            let counts_all = key == "maxRetries" && number < least;
-            field.tell(
-                self.report,
-                if counts_all {
-                    problem.help("it counts executions in all, the first included")
-                } else {
-                    problem
-                },
-            );
-            return None;
+        let attempts = self.number(of, "maxRetries", 1.0, f64::from(ATTEMPTS_MAX))?;
+        match attempts {
+            Some(attempts) if attempts.fract() == 0.0 => Ok(attempts as u32),
+            _ => {
+                let problem = Problem::error("wrong-type", "`maxRetries` must be a whole number");
+                Err(field.tell(self.report, problem))
+            }
         }
-        Some(Some(number))
     }
 
-    fn whole(
-        &mut self,
-        of: &Field<'_>,
-        key: &str,
-        number: Option<Option<f64>>,
-    ) -> Option<Option<u32>> {
-        let number = number?;
-        let field = of.get(key);
-        if let (Some(number), Some(field)) = (number, field)
-            && number.fract() != 0.0
-        {
-            let problem = Problem::error("wrong-type", format!("`{key}` must be a whole number"));
-            field.tell(self.report, problem);
-            return None;
+    /// The first and the longest delay.
+    fn delays(&mut self, of: &Field<'_>, default: &NodeConfig) -> Checked<(Duration, Duration)> {
+        let delay = self.duration(of, "retryDelay");
+        let most = self.duration(of, "retryDelayMax");
+        let delay = delay?.unwrap_or(default.retry_delay);
+        match (most?, of.get("retryDelayMax")) {
+            (Some(most), Some(field)) if most < delay => {
+                let message = "`retryDelayMax` is less than `retryDelay`";
+                Err(field.tell(self.report, Problem::error("out-of-range", message)))
+            }
+            (most, _) => Ok((delay, most.unwrap_or(default.retry_delay_max.max(delay)))),
         }
-        Some(number.map(|number| number as u32))
+    }
+
+    /// A number within bounds, if it is there.
+    fn number(&mut self, of: &Field<'_>, key: &str, least: f64, most: f64) -> Checked<Option<f64>> {
+        let Some(field) = of.get(key) else {
+            return Ok(None);
+        };
+        let Some(number) = field.value.as_f64() else {
+            return Err(field.wrong_type(self.report, &format!("`{key}`"), "a number"));
+        };
+        if (least..=most).contains(&number) {
+            return Ok(Some(number));
+        }
+        let message = format!("`{key}` is {least} to {most}, not {number}");
+        let mut problem = Problem::error("out-of-range", message);
+        if key == "maxRetries" && number < least {
+            problem = problem.help("it counts executions in all, the first included");
+        }
+        Err(field.tell(self.report, problem))
     }
 
     /// A time, if it is there: milliseconds, or a text such as `250ms`, `10s`, `5m`, `1h` or `2d`.
-    fn duration(&mut self, of: &Field<'_>, key: &str) -> Option<Option<Duration>> {
+    fn duration(&mut self, of: &Field<'_>, key: &str) -> Checked<Option<Duration>> {
         let Some(field) = of.get(key) else {
-            return Some(None);
+            return Ok(None);
         };
         let ms = match field.value {
             Value::Number(number) => number.as_f64(),
@@ -120,65 +116,60 @@ impl Reader<'_, '_, '_> {
             _ => None,
         };
         let Some(ms) = ms else {
-            let problem = Problem::error("bad-duration", format!("`{key}` is not a time"))
-                .help("a time is a number of milliseconds, or as in \"250ms\", \"10s\", \"5m\", \"1h\", \"2d\"");
-            field.tell(self.report, problem);
-            return None;
+            let problem = Problem::error("bad-duration", format!("`{key}` is not a time")).help(
+                "a time is a number of milliseconds, or \"250ms\", \"10s\", \"5m\", \"1h\", \"2d\"",
+            );
+            return Err(field.tell(self.report, problem));
         };
         if !(0.0..=DURATION_MAX.as_millis() as f64).contains(&ms) {
             let days = DURATION_MAX.as_secs() / 86_400;
             let message = format!("`{key}` is 0 to {days} days");
-            field.tell(self.report, Problem::error("out-of-range", message));
-            return None;
+            return Err(field.tell(self.report, Problem::error("out-of-range", message)));
         }
-        Some(Some(Duration::from_secs_f64(ms / 1000.0)))
+        Ok(Some(Duration::from_secs_f64(ms / 1000.0)))
     }
 
-    fn timeout(&mut self, of: &Field<'_>) -> Option<Option<Duration>> {
+    fn timeout(&mut self, of: &Field<'_>) -> Checked<Option<Duration>> {
         let timeout = self.duration(of, "timeout")?;
         match (timeout, of.get("timeout")) {
             (Some(time), Some(field)) if time.is_zero() => {
                 let problem = Problem::error("out-of-range", "`timeout` must be more than 0")
                     .help("leave it out for no timeout");
-                field.tell(self.report, problem);
-                None
+                Err(field.tell(self.report, problem))
             }
-            _ => Some(timeout),
+            _ => Ok(timeout),
         }
     }
 
-    fn fallback(&mut self, ix: usize, of: &Field<'_>) -> Option<Option<usize>> {
+    fn fallback(&mut self, ix: usize, of: &Field<'_>) -> Checked<Option<usize>> {
         let Some(field) = of.get("fallback") else {
-            return Some(None);
+            return Ok(None);
         };
         let fallback = self.node_named(&field, "`fallback`", "unknown-fallback")?;
         if fallback == ix {
             let problem = Problem::error("self-fallback", "a node cannot be its own fallback");
-            field.tell(self.report, problem);
-            return None;
+            return Err(field.tell(self.report, problem));
         }
         if self.fallback_of.insert(fallback, ix).is_some() {
             let name = field.value.as_str().unwrap_or_default();
             let message = format!("`{name}` is the fallback of another node already");
             let problem = Problem::error("shared-fallback", message)
                 .help("give each node a fallback of its own");
-            field.tell(self.report, problem);
-            return None;
+            return Err(field.tell(self.report, problem));
         }
-        Some(Some(fallback))
+        Ok(Some(fallback))
     }
 
-    fn join(&mut self, of: &Field<'_>) -> Option<Join> {
+    fn join(&mut self, of: &Field<'_>) -> Checked<Join> {
         let Some(field) = of.get("joinStrategy") else {
-            return Some(Join::default());
+            return Ok(Join::default());
         };
         match field.text(self.report, "`joinStrategy`")? {
-            "all" => Some(Join::All),
-            "any" => Some(Join::Any),
+            "all" => Ok(Join::All),
+            "any" => Ok(Join::Any),
             _ => {
                 let message = "`joinStrategy` is `all` or `any`";
-                field.tell(self.report, Problem::error("bad-value", message));
-                None
+                Err(field.tell(self.report, Problem::error("bad-value", message)))
             }
         }
     }

@@ -3,7 +3,10 @@
 use super::Reader;
 use crate::{
     expr::Expression,
-    parse::{diagnostics::Problem, fields::Field},
+    parse::{
+        diagnostics::Problem,
+        fields::{Checked, Field, Told},
+    },
     workflow::Edge,
 };
 
@@ -11,10 +14,10 @@ use crate::{
 pub(super) const KEYS: [&str; 5] = ["source", "target", "action", "condition", "transform"];
 
 impl Reader<'_, '_, '_> {
-    /// Reads an edge; `None` with a problem told.
-    pub(super) fn edge(&mut self, field: &Field<'_>) -> Option<Edge> {
+    /// Reads an edge.
+    pub(super) fn edge(&mut self, field: &Field<'_>) -> Checked<Edge> {
         if self.report.is_full() {
-            return None;
+            return Err(Told);
         }
         let object = field.object(self.report, "an edge")?;
         field.warn_of_unknown(self.report, object, &KEYS);
@@ -23,7 +26,7 @@ impl Reader<'_, '_, '_> {
         let action = self.optional_text(field, "action");
         let condition = self.expression(field, "condition");
         let transform = self.expression(field, "transform");
-        Some(Edge {
+        Ok(Edge {
             source: source?,
             target: target?,
             action: action?,
@@ -32,33 +35,26 @@ impl Reader<'_, '_, '_> {
         })
     }
 
-    fn end(&mut self, edge: &Field<'_>, key: &str, code: &'static str) -> Option<usize> {
-        match edge.get(key) {
-            Some(field) => self.node_named(&field, &format!("`{key}`"), code),
-            None => {
-                edge.tell_missing(self.report, "an edge", key);
-                None
-            }
-        }
+    fn end(&mut self, edge: &Field<'_>, key: &str, code: &'static str) -> Checked<usize> {
+        let Some(field) = edge.get(key) else {
+            return Err(edge.tell_missing(self.report, "an edge", key));
+        };
+        self.node_named(&field, &format!("`{key}`"), code)
     }
 
-    fn expression(&mut self, edge: &Field<'_>, key: &str) -> Option<Option<Expression>> {
+    fn expression(&mut self, edge: &Field<'_>, key: &str) -> Checked<Option<Expression>> {
         let Some(field) = edge.get(key) else {
-            return Some(None);
+            return Ok(None);
         };
         let text = field.text(self.report, &format!("`{key}`"))?;
         let trimmed = text.trim();
         if trimmed.is_empty() {
-            return Some(None);
+            return Ok(None);
         }
         if trimmed.starts_with("{{") && trimmed.ends_with("}}") {
-            let problem = Problem::error(
-                "bad-expression",
-                format!("`{key}` is an expression already"),
-            )
-            .help("leave `{{` and `}}` out");
-            field.tell(self.report, problem);
-            return None;
+            let message = format!("`{key}` is an expression already");
+            let problem = Problem::error("bad-expression", message).help("leave `{{` and `}}` out");
+            return Err(field.tell(self.report, problem));
         }
         let start = text.len() - text.trim_start().len();
         let compiled = Expression::compile(trimmed, &self.names(true));

@@ -8,9 +8,13 @@ use super::{Reader, config, keep};
 use crate::{
     expr::{Expression, ExpressionError},
     ids::{ID_BYTES_MAX, NodeId},
-    parse::{diagnostics::Problem, fields::Field},
+    parse::{
+        ParamProblem,
+        diagnostics::Problem,
+        fields::{Checked, Field, Told},
+    },
     suggest,
-    template::Template,
+    template::{Template, TemplateError},
     workflow::{InputRef, Inputs, Node},
 };
 
@@ -33,24 +37,26 @@ pub(super) fn canonical(key: Option<&str>, node: &Value) -> Value {
 }
 
 impl Reader<'_, '_, '_> {
-    /// Reads a node; `None` with a problem told.
+    /// Reads a node whose id was read before.
     pub(super) fn node(
         &mut self,
         ix: usize,
-        id: Option<NodeId>,
+        id: Checked<NodeId>,
         field: &Field<'_>,
-    ) -> Option<Node> {
-        let object = field.value.as_object()?;
+    ) -> Checked<Node> {
+        let Value::Object(object) = field.value else {
+            return Err(Told);
+        };
         if self.report.is_full() {
-            return None;
+            return Err(Told);
         }
         field.warn_of_unknown(self.report, object, &KEYS);
         let uses = self.uses(field);
         let name = self.optional_text(field, "name");
-        let params = self.params(field, uses.as_deref());
+        let params = self.params(field, uses.as_deref().ok());
         let inputs = self.inputs(field);
         let config = self.config(ix, field);
-        Some(Node {
+        Ok(Node {
             id: id?,
             uses: uses?,
             name: name?,
@@ -60,79 +66,71 @@ impl Reader<'_, '_, '_> {
         })
     }
 
-    fn uses(&mut self, node: &Field<'_>) -> Option<Arc<str>> {
+    fn uses(&mut self, node: &Field<'_>) -> Checked<Arc<str>> {
         let Some(field) = node.get("uses") else {
-            node.tell_missing(self.report, "a node", "uses");
-            return None;
+            return Err(node.tell_missing(self.report, "a node", "uses"));
         };
         let uses = field.text(self.report, "`uses`")?;
         if uses.is_empty() || uses.len() > ID_BYTES_MAX {
             let message = format!("`uses` has 1 to {ID_BYTES_MAX} bytes");
-            field.tell(self.report, Problem::error("out-of-range", message));
-            return None;
+            return Err(field.tell(self.report, Problem::error("out-of-range", message)));
         }
-        let Some(catalog) = self.catalog else {
-            return Some(Arc::from(uses));
+        let Some(catalog) = self.catalog.filter(|catalog| !catalog.contains(uses)) else {
+            return Ok(Arc::from(uses));
         };
-        if catalog.contains(uses) {
-            return Some(Arc::from(uses));
-        }
         let names = self.node_types.get_or_insert_with(|| catalog.names());
         let near = suggest::nearest(uses, names.iter().map(String::as_str));
-        let problem = Problem::error(
-            "unknown-node-type",
-            format!("there is no node type `{uses}`"),
-        );
-        field.tell(self.report, problem.did_you_mean(near));
-        None
+        let message = format!("there is no node type `{uses}`");
+        let problem = Problem::error("unknown-node-type", message).did_you_mean(near);
+        Err(field.tell(self.report, problem))
     }
 
     /// A field that is text, if it is there and not empty.
-    pub(super) fn optional_text(&mut self, of: &Field<'_>, key: &str) -> Option<Option<Arc<str>>> {
+    pub(super) fn optional_text(&mut self, of: &Field<'_>, key: &str) -> Checked<Option<Arc<str>>> {
         let Some(field) = of.get(key) else {
-            return Some(None);
+            return Ok(None);
         };
         let text = field.text(self.report, &format!("`{key}`"))?;
-        Some((!text.is_empty()).then(|| Arc::from(text)))
+        Ok((!text.is_empty()).then(|| Arc::from(text)))
     }
 
-    fn params(&mut self, node: &Field<'_>, uses: Option<&str>) -> Option<Template> {
+    fn params(&mut self, node: &Field<'_>, uses: Option<&str>) -> Checked<Template> {
         let empty = Value::Object(Map::new());
         let field = node.get("params");
         if let Some(field) = &field {
             field.object(self.report, "`params`")?;
         }
         let value = field.as_ref().map_or(&empty, |field| field.value);
-        let template = match Template::compile(value, &self.names(false)) {
+        let at = field.as_ref().unwrap_or(node);
+        let template = match Template::compile_all(value, &self.names(false)) {
             Ok(template) => template,
-            Err(problem) => {
-                let offset = problem.error.offset;
-                let told = Problem::expression("bad-template", problem.error);
-                let at = field.as_ref().unwrap_or(node);
-                at.tell_within(self.report, &problem.path, Some(offset), told);
-                return None;
+            Err(errors) => {
+                for TemplateError { path, error, .. } in errors {
+                    let offset = Some(error.offset);
+                    let problem = Problem::expression("bad-template", error);
+                    at.tell_within(self.report, &path, offset, problem);
+                }
+                return Err(Told);
             }
         };
         let (Some(catalog), Some(uses)) = (self.catalog, uses) else {
-            return Some(template);
+            return Ok(template);
         };
         match catalog.check_params(uses, value) {
-            Ok(()) => Some(template),
-            Err(problem) => {
-                let told = Problem::error("bad-params", problem.message);
-                let at = field.as_ref().unwrap_or(node);
-                at.tell_within(self.report, &problem.path, None, told);
-                None
+            Ok(()) => Ok(template),
+            Err(ParamProblem { path, message }) => {
+                let problem = Problem::error("bad-params", message);
+                Err(at.tell_within(self.report, &path, None, problem))
             }
         }
     }
 
-    fn inputs(&mut self, node: &Field<'_>) -> Option<Inputs> {
+    fn inputs(&mut self, node: &Field<'_>) -> Checked<Inputs> {
         let Some(field) = node.get("inputs") else {
-            return Some(Inputs::Handed);
+            return Ok(Inputs::Handed);
         };
         match field.value {
-            Value::String(text) if text.is_empty() => Some(Inputs::Handed),
+            Value::String(text) if text.is_empty() => Ok(Inputs::Handed),
             Value::String(_) => self.input(&field).map(Inputs::One),
             Value::Object(entries) => {
                 let mut map = Vec::with_capacity(entries.len());
@@ -141,20 +139,17 @@ impl Reader<'_, '_, '_> {
                 }
                 // By key, so that the order in the text, which the canonical definition forgets, has no effect.
                 map.sort_by(|a: &(Arc<str>, _), b| a.0.cmp(&b.0));
-                let map = map.into_iter().map(|(key, input)| Some((key, input?)));
-                map.collect::<Option<_>>().map(Inputs::Map)
+                let map = map.into_iter().map(|(key, input)| Ok((key, input?)));
+                map.collect::<Checked<_>>().map(Inputs::Map)
             }
-            _ => {
-                field.wrong_type(self.report, "`inputs`", "text, or an object of texts");
-                None
-            }
+            _ => Err(field.wrong_type(self.report, "`inputs`", "text, or an object of texts")),
         }
     }
 
-    fn input(&mut self, field: &Field<'_>) -> Option<InputRef> {
-        let Some(text) = field.value.as_str() else {
-            field.wrong_type(self.report, "an input", "the name of where it comes from");
-            return None;
+    fn input(&mut self, field: &Field<'_>) -> Checked<InputRef> {
+        let Value::String(text) = field.value else {
+            let wanted = "the name of where it comes from";
+            return Err(field.wrong_type(self.report, "an input", wanted));
         };
         if text.contains("{{") {
             return self.input_expression(field, text);
@@ -162,7 +157,7 @@ impl Reader<'_, '_, '_> {
         let name = text.strip_prefix(OUTPUTS).unwrap_or(text);
         if let Some(ix) = self.index.get(name) {
             let path = Vec::new();
-            return Some(InputRef::Node { ix: *ix, path });
+            return Ok(InputRef::Node { ix: *ix, path });
         }
         // A node id may have dots itself: the longest one that fits is meant.
         let dots = name.match_indices('.').map(|(at, _)| at);
@@ -170,32 +165,29 @@ impl Reader<'_, '_, '_> {
         for at in dots.collect::<Vec<_>>().into_iter().rev() {
             if let Some(ix) = self.index.get(&name[..at]) {
                 let path = name[at + 1..].split('.').map(Arc::from).collect();
-                return Some(InputRef::Node { ix: *ix, path });
+                return Ok(InputRef::Node { ix: *ix, path });
             }
         }
-        let key = Arc::from(text);
-        Some(InputRef::Context { key })
+        let key = Arc::from(text.as_str());
+        Ok(InputRef::Context { key })
     }
 
     /// An input that is one `{{ expression }}`.
-    fn input_expression(&mut self, field: &Field<'_>, text: &str) -> Option<InputRef> {
+    fn input_expression(&mut self, field: &Field<'_>, text: &str) -> Checked<InputRef> {
         let trimmed = text.trim();
-        let start = text.len() - text.trim_start().len() + 2;
         let inner = trimmed
             .strip_prefix("{{")
             .and_then(|rest| rest.strip_suffix("}}"));
         let Some(inner) = inner else {
-            let problem = Problem::error(
-                "bad-template",
-                "an input is one `{{ expression }}`, or a name",
-            )
-            .help("texts are made in `params`");
-            field.tell(self.report, problem);
-            return None;
+            let message = "an input is one `{{ expression }}`, or a name";
+            let problem =
+                Problem::error("bad-template", message).help("texts are made in `params`");
+            return Err(field.tell(self.report, problem));
         };
-        let blank = inner.len() - inner.trim_start().len();
+        let blank = |text: &str| text.len() - text.trim_start().len();
+        let start = blank(text) + "{{".len() + blank(inner);
         let compiled = Expression::compile(inner.trim(), &self.names(false));
-        self.compiled(compiled, field, start + blank, "bad-template")
+        self.compiled(compiled, field, start, "bad-template")
             .map(InputRef::Expression)
     }
 
@@ -206,12 +198,10 @@ impl Reader<'_, '_, '_> {
         field: &Field<'_>,
         start: usize,
         code: &'static str,
-    ) -> Option<Expression> {
-        compiled
-            .map_err(|error| {
-                let offset = start + error.offset;
-                field.tell_at(self.report, offset, Problem::expression(code, error));
-            })
-            .ok()
+    ) -> Checked<Expression> {
+        compiled.map_err(|error| {
+            let offset = start + error.offset;
+            field.tell_at(self.report, offset, Problem::expression(code, error))
+        })
     }
 }
