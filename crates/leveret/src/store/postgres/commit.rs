@@ -247,8 +247,12 @@ async fn explain_unrecorded(
 
 fn read_joins(segment: &Segment<'_>, rows: &[Row]) -> Result<HashMap<RunId, Joins>, Failure> {
     let mut joins: HashMap<RunId, Joins> = HashMap::new();
+    if rows.is_empty() {
+        return Ok(joins);
+    }
+    let workflows = segment.workflows();
     for row in rows {
-        let workflow = segment.workflow_of(get(row, 0)?);
+        let workflow = workflows[get::<&str>(row, 0)?];
         let join = join_of(workflow, &JoinKey(get::<&str>(row, 1)?.into()))?;
         let state = parse_join(get(row, 2)?)?;
         joins

@@ -37,9 +37,10 @@ impl Target {
                 client
             }};
         }
-        Ok(match &self.tls {
-            Some(tls) => spawned!(self.config.connect(tls.clone())),
-            None => spawned!(self.config.connect(NoTls)),
+        Ok(if let Some(tls) = &self.tls {
+            spawned!(self.config.connect(tls.clone()))
+        } else {
+            spawned!(self.config.connect(NoTls))
         })
     }
 

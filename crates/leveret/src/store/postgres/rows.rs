@@ -45,9 +45,9 @@ impl<'a> StepColumns<'a> {
         let mut sorted: Vec<&Finished> = steps.into_iter().collect();
         sorted.sort_unstable_by_key(|finished| step_order(finished));
         let mut columns = StepColumns::default();
-        sorted
-            .into_iter()
-            .for_each(|finished| columns.push(finished));
+        for finished in sorted {
+            columns.push(finished);
+        }
         columns
     }
 

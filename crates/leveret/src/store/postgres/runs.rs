@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use leveret_core::{
-    ids::RunId,
+    ids::{RunId, WorkflowId},
     time::Timestamp,
     workflow::{Workflow, WorkflowHash},
 };
@@ -190,7 +190,7 @@ fn record_at(row: &Row) -> Result<RunRecord, StoreError> {
 /// Lists runs, newest first. Each set of filters is a statement of its own, so that each goes by its index.
 pub(super) async fn runs(pool: &Pool, filter: &RunFilter) -> Result<Vec<RunRecord>, Failure> {
     let limit = i64::from(filter.limit);
-    let workflow_id = filter.workflow_id.as_ref().map(|id| id.as_str());
+    let workflow_id = filter.workflow_id.as_ref().map(WorkflowId::as_str);
     let after = filter.after.as_ref().map(|(at, id)| (at.0, id.as_str()));
     let (mut params, mut conditions): (Vec<&(dyn ToSql + Sync)>, Vec<String>) =
         (vec![&limit], Vec::new());

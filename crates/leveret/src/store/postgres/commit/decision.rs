@@ -85,9 +85,9 @@ impl<'s, 'a> Deciding<'s, 'a> {
                     decision,
                 }),
                 Err(MissingJoins(missing)) => {
-                    missing
-                        .iter()
-                        .for_each(|&join| push_join(&mut wanted, finished, join));
+                    for &join in &missing {
+                        push_join(&mut wanted, finished, join);
+                    }
                     self.asked
                         .push((finished.run_id.clone(), finished, missing));
                     stuck.insert(&finished.run_id);

@@ -93,22 +93,18 @@ impl Segment<'_> {
         wanted.sort_by_cached_key(key);
         wanted.dedup_by_key(|wanted| key(wanted));
         let mut columns = JoinColumns::default();
-        wanted
-            .into_iter()
-            .for_each(|(item, join)| push_join(&mut columns, item.finished, join));
+        for (item, join) in wanted {
+            push_join(&mut columns, item.finished, join);
+        }
         columns
     }
 
-    /// The workflow of a run whose joins were read.
-    pub(super) fn workflow_of(&self, run_id: &str) -> &Workflow {
-        let item = self
-            .items
-            .iter()
-            .find(|item| item.finished.run_id.as_str() == run_id);
-        &item
-            .expect("only joins of the segment's runs are read")
-            .finished
-            .workflow
+    /// The workflows of the runs whose joins may be read.
+    pub(super) fn workflows(&self) -> HashMap<&str, &Workflow> {
+        let locks = self.items.iter().filter(|item| item.locks);
+        locks
+            .map(|item| (item.finished.run_id.as_str(), &*item.finished.workflow))
+            .collect()
     }
 }
 
