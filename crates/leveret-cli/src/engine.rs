@@ -28,10 +28,21 @@ impl Secrets for EnvSecrets {
 
 /// Connects to the store and the broker of the settings and declares the topology.
 pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Engine> {
-    open_at(settings, Registry::builtin(), &settings.store(), &settings.broker()?).await
+    open_at(
+        settings,
+        Registry::builtin(),
+        &settings.store(),
+        &settings.broker()?,
+    )
+    .await
 }
 
-async fn open_at(settings: &Settings, registry: Registry, store: &str, broker: &str) -> anyhow::Result<Engine> {
+async fn open_at(
+    settings: &Settings,
+    registry: Registry,
+    store: &str,
+    broker: &str,
+) -> anyhow::Result<Engine> {
     let connected = connect(store, broker).await.with_context(|| {
         format!(
             "cannot connect (store {}, broker {})",
@@ -71,7 +82,10 @@ impl Running {
     }
 
     /// As [`start`](Self::start), with other node types.
-    pub(crate) async fn start_with(settings: &Settings, registry: Registry) -> anyhow::Result<Running> {
+    pub(crate) async fn start_with(
+        settings: &Settings,
+        registry: Registry,
+    ) -> anyhow::Result<Running> {
         let directory = if settings.says_where() {
             None
         } else {

@@ -129,13 +129,22 @@ mod named_tests {
     #[test]
     fn fills_in_an_absent_id_only() {
         let check = |text: &str, expect: &str| {
-            let source = Source { name: "w.yaml", text };
+            let source = Source {
+                name: "w.yaml",
+                text,
+            };
             let id = WorkflowId::new("given").unwrap();
             let (workflow, diagnostics) = check_workflow_named(&source, &id, None);
-            assert_eq!(workflow.expect(&diagnostics.to_string()).id.as_str(), expect);
+            assert_eq!(
+                workflow.expect(&diagnostics.to_string()).id.as_str(),
+                expect
+            );
         };
         check("nodes: [{id: a, uses: set}]", "given");
-        check("{\"id\": null, \"nodes\": [{\"id\": \"a\", \"uses\": \"set\"}]}", "given");
+        check(
+            "{\"id\": null, \"nodes\": [{\"id\": \"a\", \"uses\": \"set\"}]}",
+            "given",
+        );
         check("id: own\nnodes: [{id: a, uses: set}]", "own");
     }
 }

@@ -25,7 +25,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     nodes.register_fn("greet", |ctx: NodeContext| async move {
         Ok(json!({ "hello": ctx.input.value()["name"] }))
     });
-    let source = Source { name: "greet.yaml", text: WORKFLOW };
+    let source = Source {
+        name: "greet.yaml",
+        text: WORKFLOW,
+    };
     let workflow = Arc::new(parse_workflow(&source, Some(&nodes))?);
 
     let file = std::env::temp_dir().join(format!("leveret-greet-{}/greet.db", std::process::id()));
@@ -43,7 +46,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     });
 
     let input = json!({ "name": "Ada" }).into();
-    let result = engine.start_and_wait(StartRequest { workflow, input, run_id: None }).await?;
+    let result = engine
+        .start_and_wait(StartRequest {
+            workflow,
+            input,
+            run_id: None,
+        })
+        .await?;
     println!("{}", result.output.text());
     assert_eq!(result.output.value(), &json!({ "hello": "Ada" }));
 

@@ -18,8 +18,8 @@ use std::{fmt, path::Path, sync::Arc};
 use serde::Serialize;
 
 use crate::{
-    one_file::OneFile,
     broker::{Broker, BrokerError, embedded::EmbeddedBroker, memory::MemoryBroker},
+    one_file::OneFile,
     sqlite::{Database, DatabaseError, DatabaseOptions},
     store::{Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
 };
@@ -37,7 +37,9 @@ pub struct Connected {
 
 impl fmt::Debug for Connected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connected").field("one_file", &self.one_file).finish_non_exhaustive()
+        f.debug_struct("Connected")
+            .field("one_file", &self.one_file)
+            .finish_non_exhaustive()
     }
 }
 
@@ -76,7 +78,10 @@ pub async fn connect(store_url: &str, broker_url: &str) -> Result<Connected, Con
         #[cfg(feature = "postgres")]
         ("postgres" | "postgresql", _) => {
             use crate::store::postgres::{PostgresOptions, PostgresStore};
-            (Arc::new(PostgresStore::connect(PostgresOptions::new(store_url)).await?), None)
+            (
+                Arc::new(PostgresStore::connect(PostgresOptions::new(store_url)).await?),
+                None,
+            )
         }
         (scheme, _) => return Err(no_store(scheme).into()),
     };
@@ -86,7 +91,8 @@ pub async fn connect(store_url: &str, broker_url: &str) -> Result<Connected, Con
             (Arc::new(broker.clone()), Some(OneFile::new(store, broker)))
         }
         (("embedded", ""), None) => {
-            let detail = "the embedded broker needs a file: embedded:PATH, or a store in SQLite".to_owned();
+            let detail =
+                "the embedded broker needs a file: embedded:PATH, or a store in SQLite".to_owned();
             return Err(BrokerError::Url { detail }.into());
         }
         (("embedded", path), _) => (Arc::new(EmbeddedBroker::open(open(path)?)?), None),
@@ -94,14 +100,22 @@ pub async fn connect(store_url: &str, broker_url: &str) -> Result<Connected, Con
         #[cfg(feature = "rabbitmq")]
         (("amqp" | "amqps", _), _) => {
             use crate::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
-            (Arc::new(RabbitMq::connect(RabbitMqOptions::new(broker_url)).await?), None)
+            (
+                Arc::new(RabbitMq::connect(RabbitMqOptions::new(broker_url)).await?),
+                None,
+            )
         }
         ((scheme, _), _) => {
-            let detail = format!("'{scheme}:' is no kind of broker; there are embedded: and amqp://…");
+            let detail =
+                format!("'{scheme}:' is no kind of broker; there are embedded: and amqp://…");
             return Err(BrokerError::Url { detail }.into());
         }
     };
-    Ok(Connected { store, broker, one_file })
+    Ok(Connected {
+        store,
+        broker,
+        one_file,
+    })
 }
 
 /// Tables that were brought up to date.
@@ -134,20 +148,35 @@ pub async fn migrate(store_url: &str) -> Result<Vec<Migrated>, ConnectError> {
         ("postgres" | "postgresql", _) => {
             use crate::store::postgres::{PostgresOptions, PostgresStore};
             let (from, to) = PostgresStore::migrate(&PostgresOptions::new(store_url)).await?;
-            Ok(vec![Migrated { component: "store".to_owned(), from, to }])
+            Ok(vec![Migrated {
+                component: "store".to_owned(),
+                from,
+                to,
+            }])
         }
         (scheme, _) => Err(no_store(scheme).into()),
     }
 }
 
 fn changes(before: &[(String, u32)], after: Vec<(String, u32)>) -> Vec<Migrated> {
-    let version_before = |component: &str| before.iter().find(|(name, _)| name == component).map_or(0, |(_, version)| *version);
-    let changed = after.into_iter().map(|(component, to)| Migrated { from: version_before(&component), component, to });
+    let version_before = |component: &str| {
+        before
+            .iter()
+            .find(|(name, _)| name == component)
+            .map_or(0, |(_, version)| *version)
+    };
+    let changed = after.into_iter().map(|(component, to)| Migrated {
+        from: version_before(&component),
+        component,
+        to,
+    });
     changed.collect()
 }
 
 fn no_store(scheme: &str) -> StoreError {
-    StoreError::Url { detail: format!("'{scheme}:' is no kind of store; there are sqlite:PATH and postgres://…") }
+    StoreError::Url {
+        detail: format!("'{scheme}:' is no kind of store; there are sqlite:PATH and postgres://…"),
+    }
 }
 
 fn scheme(url: &str) -> (&str, &str) {
@@ -156,8 +185,10 @@ fn scheme(url: &str) -> (&str, &str) {
 
 fn open(path: &str) -> Result<Database, ConnectError> {
     if let Some(parent) = Path::new(path).parent() {
-        std::fs::create_dir_all(parent)
-            .map_err(|source| ConnectError::Directory { path: path.to_owned(), source })?;
+        std::fs::create_dir_all(parent).map_err(|source| ConnectError::Directory {
+            path: path.to_owned(),
+            source,
+        })?;
     }
     Ok(Database::open(DatabaseOptions::new(path))?)
 }

@@ -111,7 +111,10 @@ impl From<NodeOutput> for Verdict {
 
 impl From<Json> for Verdict {
     fn from(output: Json) -> Verdict {
-        Verdict::Done(NodeOutput { output, ..NodeOutput::default() })
+        Verdict::Done(NodeOutput {
+            output,
+            ..NodeOutput::default()
+        })
     }
 }
 
@@ -139,17 +142,26 @@ enum Kind {
 impl NodeError {
     /// A failure that another attempt may not have: retried within the node's `maxRetries`, then its fallback runs.
     pub fn transient(message: impl Into<String>) -> NodeError {
-        NodeError { message: message.into(), kind: Kind::Transient }
+        NodeError {
+            message: message.into(),
+            kind: Kind::Transient,
+        }
     }
 
     /// A failure that every attempt would have: not retried; the node's fallback runs.
     pub fn permanent(message: impl Into<String>) -> NodeError {
-        NodeError { message: message.into(), kind: Kind::Permanent }
+        NodeError {
+            message: message.into(),
+            kind: Kind::Permanent,
+        }
     }
 
     /// A failure that nothing may cover up: neither retried nor handed to the fallback.
     pub fn fatal(message: impl Into<String>) -> NodeError {
-        NodeError { message: message.into(), kind: Kind::Fatal }
+        NodeError {
+            message: message.into(),
+            kind: Kind::Fatal,
+        }
     }
 
     /// Whether another attempt may succeed.
@@ -209,7 +221,13 @@ impl Registry {
         Fut: Future<Output = Result<T, NodeError>> + Send + 'static,
         T: Into<Verdict> + 'static,
     {
-        self.register(name, Function { function, pure: false })
+        self.register(
+            name,
+            Function {
+                function,
+                pure: false,
+            },
+        )
     }
 
     /// Adds a function without effects outside the run: see [`NodeType::is_pure`].
@@ -219,7 +237,13 @@ impl Registry {
         Fut: Future<Output = Result<T, NodeError>> + Send + 'static,
         T: Into<Verdict> + 'static,
     {
-        self.register(name, Function { function, pure: true })
+        self.register(
+            name,
+            Function {
+                function,
+                pure: true,
+            },
+        )
     }
 
     /// A node type by name.
@@ -230,7 +254,9 @@ impl Registry {
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.types.keys().collect::<std::collections::BTreeSet<_>>()).finish()
+        f.debug_set()
+            .entries(self.types.keys().collect::<std::collections::BTreeSet<_>>())
+            .finish()
     }
 }
 
@@ -245,7 +271,9 @@ impl NodeCatalog for Registry {
     }
 
     fn check_params(&self, uses: &str, params: &Value) -> Result<(), ParamProblem> {
-        self.types.get(uses).map_or(Ok(()), |node_type| node_type.check_params(params))
+        self.types
+            .get(uses)
+            .map_or(Ok(()), |node_type| node_type.check_params(params))
     }
 }
 
@@ -272,7 +300,11 @@ where
 
 /// Reads parameters with a serde type; problems name the parameter. For node types.
 pub(crate) fn params<T: serde::de::DeserializeOwned>(params: &Value) -> Result<T, NodeError> {
-    let params = if params.is_null() { &Value::Object(serde_json::Map::new()) } else { params };
+    let params = if params.is_null() {
+        &Value::Object(serde_json::Map::new())
+    } else {
+        params
+    };
     T::deserialize(params).map_err(|error| NodeError::permanent(format!("parameters: {error}")))
 }
 
@@ -283,7 +315,10 @@ pub(crate) fn is_template(value: &Value) -> bool {
 
 /// A problem with the parameter `name`.
 pub(crate) fn problem(name: &str, message: impl Into<String>) -> ParamProblem {
-    ParamProblem { path: vec![name.to_owned()], message: message.into() }
+    ParamProblem {
+        path: vec![name.to_owned()],
+        message: message.into(),
+    }
 }
 
 /// A problem for each parameter that is not among `known`.
@@ -292,8 +327,14 @@ pub(crate) fn check_known(params: &Value, known: &[&str]) -> Result<(), ParamPro
         Value::Null => Ok(()),
         Value::Object(map) => match map.keys().find(|key| !known.contains(&key.as_str())) {
             None => Ok(()),
-            Some(key) => Err(problem(key, format!("unknown parameter '{key}'; known: {}", known.join(", ")))),
+            Some(key) => Err(problem(
+                key,
+                format!("unknown parameter '{key}'; known: {}", known.join(", ")),
+            )),
         },
-        _ => Err(ParamProblem { path: Vec::new(), message: "params must be an object".to_owned() }),
+        _ => Err(ParamProblem {
+            path: Vec::new(),
+            message: "params must be an object".to_owned(),
+        }),
     }
 }

@@ -17,7 +17,9 @@ pub struct OneFile {
 
 impl fmt::Debug for OneFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OneFile").field("store", &self.store).finish_non_exhaustive()
+        f.debug_struct("OneFile")
+            .field("store", &self.store)
+            .finish_non_exhaustive()
     }
 }
 
@@ -35,12 +37,15 @@ impl OneFile {
         soon: bool,
     ) -> impl Future<Output = Result<Started, StoreError>> + Send + 'static {
         let job = move |connection: &rusqlite::Connection| {
-            let started = SqliteStore::start_in(connection, &new).map_err(DatabaseError::refused)?;
+            let started =
+                SqliteStore::start_in(connection, &new).map_err(DatabaseError::refused)?;
             Ok((started, started == Started::New))
         };
         let queued = self.broker.publish_with(jobs, job, soon);
         async move {
-            let written = queued.map_err(|error| StoreError::Refused { detail: error.to_string() })?;
+            let written = queued.map_err(|error| StoreError::Refused {
+                detail: error.to_string(),
+            })?;
             Ok(written.await.unwrap_or(Err(DatabaseError::Closed))?)
         }
     }

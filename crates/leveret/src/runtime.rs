@@ -17,7 +17,9 @@ use crate::{
     metrics::Metrics,
     nodes::Registry,
     one_file::OneFile,
-    store::{Committed, Finished, Load, Loaded, NewRun, Progress, RunRecord, Started, Store, StoreError},
+    store::{
+        Committed, Finished, Load, Loaded, NewRun, Progress, RunRecord, Started, Store, StoreError,
+    },
 };
 
 mod batcher;
@@ -37,15 +39,6 @@ mod timers;
 mod wire;
 mod worker;
 
-pub use self::{
-    client::{Awaited, StartError, StartRequest},
-    clock::{Clock, SystemClock},
-    health::Part,
-    hub::RunChanged,
-    result::{RunResult, StepResult},
-    wire::{BadJob, Job, Names, Publish, StatusMessages},
-    worker::WorkerOptions,
-};
 use self::{
     batcher::{Batcher, Gone},
     health::Health,
@@ -54,6 +47,15 @@ use self::{
     observer::Observer,
     plan::{Plan, Plans},
     timers::TimerHints,
+};
+pub use self::{
+    client::{Awaited, StartError, StartRequest},
+    clock::{Clock, SystemClock},
+    health::Part,
+    hub::RunChanged,
+    result::{RunResult, StepResult},
+    wire::{BadJob, Job, Names, Publish, StatusMessages},
+    worker::WorkerOptions,
 };
 
 /// Bounds and policies of an engine.
@@ -136,7 +138,11 @@ pub struct EngineParts {
 impl EngineParts {
     /// Parts with defaults: built-in node types, no messages to observers unless the broker is shared with others.
     pub fn new(store: Arc<dyn Store>, broker: Arc<dyn Broker>) -> EngineParts {
-        let publish = if broker.capabilities().shared { Publish::EVERYTHING } else { Publish::NOTHING };
+        let publish = if broker.capabilities().shared {
+            Publish::EVERYTHING
+        } else {
+            Publish::NOTHING
+        };
         EngineParts {
             store,
             broker,
@@ -153,7 +159,9 @@ impl EngineParts {
 
 impl fmt::Debug for EngineParts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EngineParts").field("registry", &self.registry).finish_non_exhaustive()
+        f.debug_struct("EngineParts")
+            .field("registry", &self.registry)
+            .finish_non_exhaustive()
     }
 }
 
@@ -171,7 +179,11 @@ pub struct Roles {
 impl Roles {
     /// All roles in one process.
     pub fn all() -> Roles {
-        Roles { worker: Some(WorkerOptions::default()), timers: true, reconciler: true }
+        Roles {
+            worker: Some(WorkerOptions::default()),
+            timers: true,
+            reconciler: true,
+        }
     }
 }
 
@@ -183,7 +195,9 @@ pub struct Engine {
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").field("registry", &self.inner.registry).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("registry", &self.inner.registry)
+            .finish_non_exhaustive()
     }
 }
 
@@ -213,11 +227,22 @@ pub(crate) struct Inner {
 impl Engine {
     /// Declares the topology and makes the engine. Spawns the task that publishes status messages, if any are wanted.
     pub async fn new(parts: EngineParts) -> Result<Engine, BrokerError> {
-        let EngineParts { store, broker, one_file, registry, names, publish, secrets, clock, options } = parts;
+        let EngineParts {
+            store,
+            broker,
+            one_file,
+            registry,
+            names,
+            publish,
+            secrets,
+            clock,
+            options,
+        } = parts;
         broker.declare(&names.topology(publish)).await?;
         let names = Arc::new(names);
         let hub = Arc::new(Hub::default());
-        let (observer, publishing) = Observer::new(publish.status, names.clone(), hub.clone(), broker.clone());
+        let (observer, publishing) =
+            Observer::new(publish.status, names.clone(), hub.clone(), broker.clone());
         tokio::spawn(publishing);
         let calls = store.commits_in_flight();
         let metrics = Arc::new(Metrics::new(registry.names()));
@@ -243,11 +268,17 @@ impl Engine {
             health: Health::default(),
             metrics,
         };
-        Ok(Engine { inner: Arc::new(inner) })
+        Ok(Engine {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Plays the roles until `shutdown` turns true, then drains. An error means that a role could not begin.
-    pub async fn serve(&self, roles: Roles, shutdown: watch::Receiver<bool>) -> Result<(), BrokerError> {
+    pub async fn serve(
+        &self,
+        roles: Roles,
+        shutdown: watch::Receiver<bool>,
+    ) -> Result<(), BrokerError> {
         let inner = &self.inner;
         let timers = async {
             if roles.timers {
@@ -271,18 +302,24 @@ impl Engine {
 
     /// Fires the timers that are due; returns how many. [`serve`](Self::serve) does this by itself.
     pub async fn fire_timers_once(&self) -> Result<usize, StoreError> {
-        timers::run_once(&self.inner, self.inner.clock.now()).await.map_err(store_error)
+        timers::run_once(&self.inner, self.inner.clock.now())
+            .await
+            .map_err(store_error)
     }
 
     /// Takes up stalled runs; returns how many runs were looked at. [`serve`](Self::serve) does this by itself.
     pub async fn reconcile_once(&self) -> Result<u32, StoreError> {
-        reconciler::run_once(&self.inner, self.inner.clock.now()).await.map_err(store_error)
+        reconciler::run_once(&self.inner, self.inner.clock.now())
+            .await
+            .map_err(store_error)
     }
 
     /// The parts that are not well: empty when ready.
     pub async fn not_ready(&self, needs_consumer: bool) -> Vec<Part> {
         let inner = &self.inner;
-        inner.health.set(Part::Store, inner.store.ping().await.is_ok());
+        inner
+            .health
+            .set(Part::Store, inner.store.ping().await.is_ok());
         inner.health.set(Part::Broker, inner.broker.is_connected());
         [Part::Store, Part::Broker, Part::Consumer]
             .into_iter()
@@ -332,7 +369,9 @@ impl Engine {
 fn store_error(error: timers::FireError) -> StoreError {
     match error {
         timers::FireError::Store(error) => error,
-        timers::FireError::Broker(error) => StoreError::Unavailable { detail: error.to_string() },
+        timers::FireError::Broker(error) => StoreError::Unavailable {
+            detail: error.to_string(),
+        },
     }
 }
 
@@ -350,7 +389,11 @@ fn commits(
     })
 }
 
-fn starts(store: &Arc<dyn Store>, max: usize, calls: usize) -> Batcher<NewRun, Result<Started, StoreError>> {
+fn starts(
+    store: &Arc<dyn Store>,
+    max: usize,
+    calls: usize,
+) -> Batcher<NewRun, Result<Started, StoreError>> {
     let store = store.clone();
     Batcher::new(max, calls, move |batch: Vec<NewRun>| {
         let store = store.clone();
@@ -373,7 +416,9 @@ fn loads(
 fn each<T>(result: Result<Vec<T>, StoreError>, count: usize) -> Vec<Result<T, StoreError>> {
     match result {
         Ok(results) => results.into_iter().map(Ok).collect(),
-        Err(error) => std::iter::repeat_with(|| Err(error.clone())).take(count).collect(),
+        Err(error) => std::iter::repeat_with(|| Err(error.clone()))
+            .take(count)
+            .collect(),
     }
 }
 
@@ -418,8 +463,18 @@ impl Inner {
         }
     }
 
-    async fn commit_durably(&self, batch: Vec<Finished>) -> Result<(Vec<Committed>, bool), StoreError> {
-        self.durably(|| async { self.commits.submit(batch.clone()).await?.into_iter().collect() }).await
+    async fn commit_durably(
+        &self,
+        batch: Vec<Finished>,
+    ) -> Result<(Vec<Committed>, bool), StoreError> {
+        self.durably(|| async {
+            self.commits
+                .submit(batch.clone())
+                .await?
+                .into_iter()
+                .collect()
+        })
+        .await
     }
 
     async fn start_durably(&self, new: NewRun) -> Result<Started, StoreError> {
@@ -432,12 +487,20 @@ impl Inner {
     }
 
     async fn start(&self, new: NewRun) -> Result<Started, StoreError> {
-        self.starts.submit(vec![new]).await?.pop().expect("one answer for one run")
+        self.starts
+            .submit(vec![new])
+            .await?
+            .pop()
+            .expect("one answer for one run")
     }
 
     async fn load(&self, run_id: &RunId, load: Load) -> Result<Option<Loaded>, StoreError> {
         let call = || async {
-            self.loads.submit(vec![(run_id.clone(), load.clone())]).await?.pop().expect("one answer for one load")
+            self.loads
+                .submit(vec![(run_id.clone(), load.clone())])
+                .await?
+                .pop()
+                .expect("one answer for one load")
         };
         Ok(self.durably(call).await?.0)
     }
@@ -459,7 +522,9 @@ impl Inner {
         if let Some(plan) = self.plans.get(hash) {
             return Ok(Some(plan));
         }
-        let Some(definition) = self.durably(|| self.store.definition(hash)).await?.0 else { return Ok(None) };
+        let Some(definition) = self.durably(|| self.store.definition(hash)).await?.0 else {
+            return Ok(None);
+        };
         self.plans
             .parse(&definition, &self.registry)
             .map(Some)

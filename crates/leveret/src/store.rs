@@ -521,8 +521,16 @@ pub trait Store: Send + Sync + 'static {
 }
 
 /// Commits a batch; if it is refused, each of its steps alone, so that only the guilty ones fail. Answers in the order of the batch.
-pub async fn commit_each(store: &dyn Store, batch: &[Finished]) -> Vec<Result<Committed, StoreError>> {
-    let refused = |error: &StoreError| matches!(error, StoreError::Refused { .. } | StoreError::Corrupt { .. });
+pub async fn commit_each(
+    store: &dyn Store,
+    batch: &[Finished],
+) -> Vec<Result<Committed, StoreError>> {
+    let refused = |error: &StoreError| {
+        matches!(
+            error,
+            StoreError::Refused { .. } | StoreError::Corrupt { .. }
+        )
+    };
     match store.commit(batch).await {
         Ok(committed) => committed.into_iter().map(Ok).collect(),
         Err(error) if batch.len() > 1 && refused(&error) => {
@@ -539,13 +547,20 @@ pub async fn commit_each(store: &dyn Store, batch: &[Finished]) -> Vec<Result<Co
 
 impl Progress {
     /// The marks and joins by index, for [`leveret_core::decide::unfinished`].
-    pub fn resolve(&self, workflow: &Workflow) -> Result<(std::collections::HashMap<NodeIx, Mark>, Joins), StoreError> {
+    pub fn resolve(
+        &self,
+        workflow: &Workflow,
+    ) -> Result<(std::collections::HashMap<NodeIx, Mark>, Joins), StoreError> {
         let node = |id: &str| {
-            workflow
-                .node_ix(id)
-                .ok_or_else(|| StoreError::corrupt(format!("node '{id}' is not in the run's workflow")))
+            workflow.node_ix(id).ok_or_else(|| {
+                StoreError::corrupt(format!("node '{id}' is not in the run's workflow"))
+            })
         };
-        let marks = self.marks.iter().map(|(id, mark)| Ok((node(id.as_str())?, *mark))).collect::<Result<_, StoreError>>()?;
+        let marks = self
+            .marks
+            .iter()
+            .map(|(id, mark)| Ok((node(id.as_str())?, *mark)))
+            .collect::<Result<_, StoreError>>()?;
         let joins = self
             .joins
             .iter()
@@ -605,6 +620,8 @@ impl StoreError {
     }
 
     pub(crate) fn corrupt(detail: impl Into<String>) -> StoreError {
-        StoreError::Corrupt { detail: detail.into() }
+        StoreError::Corrupt {
+            detail: detail.into(),
+        }
     }
 }

@@ -49,7 +49,11 @@ struct Report {
 /// The node type of the chain: no effect, and not pure.
 const STEP: &str = "bench.step";
 
-pub(crate) async fn bench(command: BenchCommand, settings: &Settings, output: Output) -> anyhow::Result<Exit> {
+pub(crate) async fn bench(
+    command: BenchCommand,
+    settings: &Settings,
+    output: Output,
+) -> anyhow::Result<Exit> {
     let BenchCommand::Chain(args) = command;
     let report = chain(&args, settings).await?;
     if output.json {
@@ -69,7 +73,15 @@ pub(crate) async fn bench(command: BenchCommand, settings: &Settings, output: Ou
         table.row([name.to_owned(), value]);
     }
     table.print()?;
-    let Report { nodes, runs, concurrency, input_bytes, store, broker, .. } = &report;
+    let Report {
+        nodes,
+        runs,
+        concurrency,
+        input_bytes,
+        store,
+        broker,
+        ..
+    } = &report;
     output::line(format!(
         "{runs} runs of {nodes} nodes, {concurrency} at once, {input_bytes} bytes of input, on {store} and {broker}"
     ))?;
@@ -79,14 +91,21 @@ pub(crate) async fn bench(command: BenchCommand, settings: &Settings, output: Ou
 /// Measures a chain. On a shared broker, exchange and queues have names of their own and are removed at the end.
 async fn chain(args: &ChainArgs, settings: &Settings) -> anyhow::Result<Report> {
     let mut settings = settings.clone();
-    settings.prefix.get_or_insert_with(|| format!("leveret-bench-{}.", std::process::id()));
+    settings
+        .prefix
+        .get_or_insert_with(|| format!("leveret-bench-{}.", std::process::id()));
     let (store, broker) = if settings.says_where() {
         (redact(&settings.store()), redact(&settings.broker()?))
     } else {
-        ("a temporary SQLite file".to_owned(), "the embedded broker".to_owned())
+        (
+            "a temporary SQLite file".to_owned(),
+            "the embedded broker".to_owned(),
+        )
     };
     let mut registry = Registry::builtin();
-    registry.register_fn(STEP, |ctx: NodeContext| async move { Ok(ctx.params["output"].clone()) });
+    registry.register_fn(STEP, |ctx: NodeContext| async move {
+        Ok(ctx.params["output"].clone())
+    });
     let running = Running::start_with(&settings, registry).await?;
     let engine = &running.engine;
     let workflow = Arc::new(workflow(args.nodes)?);
@@ -127,7 +146,8 @@ async fn chain(args: &ChainArgs, settings: &Settings) -> anyhow::Result<Report> 
 }
 
 fn workflow(nodes: u32) -> anyhow::Result<Workflow> {
-    let node = |n: u32| json!({ "id": format!("n{n}"), "uses": STEP, "params": { "output": { "n": n } } });
+    let node =
+        |n: u32| json!({ "id": format!("n{n}"), "uses": STEP, "params": { "output": { "n": n } } });
     let edge = |n: u32| json!({ "source": format!("n{}", n - 1), "target": format!("n{n}") });
     let definition = json!({
         "id": format!("bench-chain-{nodes}"),
@@ -149,15 +169,32 @@ async fn load(
     let mut clients = tokio::task::JoinSet::new();
     let left = Arc::new(AtomicUsize::new(runs));
     for _ in 0..concurrency.min(runs) {
-        let (engine, workflow, input, left) = (engine.clone(), workflow.clone(), input.clone(), left.clone());
+        let (engine, workflow, input, left) = (
+            engine.clone(),
+            workflow.clone(),
+            input.clone(),
+            left.clone(),
+        );
         let progress = progress.clone();
         clients.spawn(async move {
             let mut latencies = Vec::new();
-            while left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
+            while left
+                .fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1))
+                .is_ok()
+            {
                 let begun = Instant::now();
-                let request = StartRequest { workflow: workflow.clone(), input: input.clone(), run_id: None };
+                let request = StartRequest {
+                    workflow: workflow.clone(),
+                    input: input.clone(),
+                    run_id: None,
+                };
                 let result = engine.start_and_wait(request).await?;
-                anyhow::ensure!(result.status == RunStatus::Completed, "run {} {}", result.run_id, result.status);
+                anyhow::ensure!(
+                    result.status == RunStatus::Completed,
+                    "run {} {}",
+                    result.run_id,
+                    result.status
+                );
                 latencies.push(begun.elapsed());
                 progress.inc();
             }
@@ -175,7 +212,13 @@ async fn clean_up(engine: &Engine) {
     if !engine.broker().capabilities().shared {
         return;
     }
-    let Names { exchange, execution, status, completion, dead_letters } = engine.names();
+    let Names {
+        exchange,
+        execution,
+        status,
+        completion,
+        dead_letters,
+    } = engine.names();
     for queue in [execution, status, completion, dead_letters] {
         if let Err(error) = engine.broker().delete_queue(queue).await {
             tracing::warn!(%error, "queue {queue} was not removed");

@@ -57,7 +57,10 @@ impl Run {
             .map(JoinPoint::Node)
             .map(|join| (join, JoinState::new(join_width(&graph, join))))
             .collect();
-        joins.insert(JoinPoint::End, JoinState::new(join_width(&graph, JoinPoint::End)));
+        joins.insert(
+            JoinPoint::End,
+            JoinState::new(join_width(&graph, JoinPoint::End)),
+        );
         let mut run = Run {
             graph,
             names,

@@ -120,7 +120,10 @@ impl EmbeddedBroker {
         T: Send + 'static,
         F: FnOnce(&rusqlite::Connection) -> Result<(T, bool), DatabaseError> + Send + 'static,
     {
-        let routed = self.route(batch).into_iter().collect::<Result<Vec<_>, _>>()?;
+        let routed = self
+            .route(batch)
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()?;
         let (sender, written) = oneshot::channel();
         self.0.put_with(routed, job, soon, |result| {
             // Whoever asked may have gone.

@@ -36,6 +36,10 @@ impl NodeType for Fail {
 
     async fn execute(&self, ctx: NodeContext) -> Result<Verdict, NodeError> {
         let Params { message, fatal } = params(&ctx.params)?;
-        Err(if fatal { NodeError::fatal(message) } else { NodeError::transient(message) })
+        Err(if fatal {
+            NodeError::fatal(message)
+        } else {
+            NodeError::transient(message)
+        })
     }
 }

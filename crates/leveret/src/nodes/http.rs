@@ -78,7 +78,9 @@ impl Expected {
 
 impl Http {
     pub(super) fn new() -> Http {
-        Http { client: OnceCell::new() }
+        Http {
+            client: OnceCell::new(),
+        }
     }
 
     /// One client for all requests, made at the first: connections are reused.
@@ -90,7 +92,9 @@ impl Http {
                     .user_agent(concat!("leveret/", env!("CARGO_PKG_VERSION")))
                     .connect_timeout(Duration::from_secs(10))
                     .build()
-                    .map_err(|error| NodeError::permanent(format!("HTTP client: {}", chain(&error))))
+                    .map_err(|error| {
+                        NodeError::permanent(format!("HTTP client: {}", chain(&error)))
+                    })
             })
             .await
     }
@@ -125,7 +129,10 @@ impl NodeType for Http {
         let request = request(self.client().await?, &params, &ctx)?;
         match tokio::time::timeout(limit, send(request, &params)).await {
             Ok(result) => result.map(Into::into),
-            Err(_) => Err(NodeError::transient(format!("no response from {} within {limit:?}", origin(&params.url)))),
+            Err(_) => Err(NodeError::transient(format!(
+                "no response from {} within {limit:?}",
+                origin(&params.url)
+            ))),
         }
     }
 }
@@ -133,13 +140,21 @@ impl NodeType for Http {
 fn timeout(value: Option<&Value>) -> Result<Duration, String> {
     match value {
         None | Some(Value::Null) => Ok(TIMEOUT_DEFAULT),
-        Some(Value::Number(number)) => number.as_u64().map(Duration::from_millis).ok_or_else(|| format!("{number} is no timeout in whole milliseconds")),
-        Some(Value::String(text)) => parse_duration(text).ok_or_else(|| format!("'{text}' is no timeout: say milliseconds or '10s'")),
+        Some(Value::Number(number)) => number
+            .as_u64()
+            .map(Duration::from_millis)
+            .ok_or_else(|| format!("{number} is no timeout in whole milliseconds")),
+        Some(Value::String(text)) => parse_duration(text)
+            .ok_or_else(|| format!("'{text}' is no timeout: say milliseconds or '10s'")),
         Some(other) => Err(format!("{other} is no timeout: say milliseconds or '10s'")),
     }
 }
 
-fn request(client: &Client, params: &Params, ctx: &NodeContext) -> Result<reqwest::RequestBuilder, NodeError> {
+fn request(
+    client: &Client,
+    params: &Params,
+    ctx: &NodeContext,
+) -> Result<reqwest::RequestBuilder, NodeError> {
     let method = match &params.method {
         None if params.json.is_some() => Method::POST,
         None => Method::GET,
@@ -148,19 +163,32 @@ fn request(client: &Client, params: &Params, ctx: &NodeContext) -> Result<reqwes
     };
     let mut headers = HeaderMap::new();
     if params.idempotency_key {
-        let key = HeaderValue::from_str(&ctx.key.idempotency_key())
-            .map_err(|_| NodeError::permanent("run and node ids do not fit into an HTTP header; set idempotency_key: false"))?;
+        let key = HeaderValue::from_str(&ctx.key.idempotency_key()).map_err(|_| {
+            NodeError::permanent(
+                "run and node ids do not fit into an HTTP header; set idempotency_key: false",
+            )
+        })?;
         headers.insert("idempotency-key", key);
     }
     for (name, value) in &params.headers {
         let name = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| NodeError::permanent(format!("'{name}' is no header name")))?;
-        let value = HeaderValue::from_str(&text_of(value))
-            .map_err(|_| NodeError::permanent(format!("the value of header '{name}' has characters that headers cannot have")))?;
+        let value = HeaderValue::from_str(&text_of(value)).map_err(|_| {
+            NodeError::permanent(format!(
+                "the value of header '{name}' has characters that headers cannot have"
+            ))
+        })?;
         headers.insert(name, value);
     }
-    let query: Vec<(&String, String)> = params.query.iter().map(|(key, value)| (key, text_of(value))).collect();
-    let mut request = client.request(method, &params.url).headers(headers).query(&query);
+    let query: Vec<(&String, String)> = params
+        .query
+        .iter()
+        .map(|(key, value)| (key, text_of(value)))
+        .collect();
+    let mut request = client
+        .request(method, &params.url)
+        .headers(headers)
+        .query(&query);
     if let Some(body) = &params.json {
         request = request.json(body);
     }
@@ -175,7 +203,10 @@ fn text_of(value: &Value) -> String {
 }
 
 async fn send(request: reqwest::RequestBuilder, params: &Params) -> Result<Value, NodeError> {
-    let mut response = request.send().await.map_err(|error| of_transport(error, &params.url))?;
+    let mut response = request
+        .send()
+        .await
+        .map_err(|error| of_transport(error, &params.url))?;
     let status = response.status();
     let headers = readable(response.headers());
     let is_json = response
@@ -183,9 +214,15 @@ async fn send(request: reqwest::RequestBuilder, params: &Params) -> Result<Value
         .get("content-type")
         .and_then(|value| value.to_str().ok())
         .is_some_and(|value| value.contains("json"));
-    let bytes_max = params.response_bytes_max.unwrap_or(RESPONSE_BYTES_MAX_DEFAULT);
+    let bytes_max = params
+        .response_bytes_max
+        .unwrap_or(RESPONSE_BYTES_MAX_DEFAULT);
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| of_transport(error, &params.url))? {
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(|error| of_transport(error, &params.url))?
+    {
         if body.len() + chunk.len() > bytes_max {
             return Err(NodeError::permanent(format!(
                 "the response of {} has more than response_bytes_max = {bytes_max} bytes",
@@ -194,13 +231,20 @@ async fn send(request: reqwest::RequestBuilder, params: &Params) -> Result<Value
         }
         body.extend_from_slice(&chunk);
     }
-    let expected = params.expected_status.as_ref().map_or(status.is_success(), |expected| expected.contains(status));
+    let expected = params
+        .expected_status
+        .as_ref()
+        .map_or(status.is_success(), |expected| expected.contains(status));
     if !expected {
         return Err(of_status(status, &params.url, &body));
     }
     let body = if is_json && !body.is_empty() {
-        serde_json::from_slice(&body)
-            .map_err(|error| NodeError::transient(format!("the response of {} is not the JSON it says: {error}", origin(&params.url))))?
+        serde_json::from_slice(&body).map_err(|error| {
+            NodeError::transient(format!(
+                "the response of {} is not the JSON it says: {error}",
+                origin(&params.url)
+            ))
+        })?
     } else {
         Value::String(String::from_utf8_lossy(&body).into_owned())
     };
@@ -215,7 +259,10 @@ fn readable(headers: &HeaderMap) -> Map<String, Value> {
 }
 
 fn of_status(status: StatusCode, url: &str, body: &[u8]) -> NodeError {
-    let text: String = String::from_utf8_lossy(body).chars().take(ERROR_BODY_CHARS).collect();
+    let text: String = String::from_utf8_lossy(body)
+        .chars()
+        .take(ERROR_BODY_CHARS)
+        .collect();
     let message = format!("{} answered {status}: {text}", origin(url));
     if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
         NodeError::transient(message)
@@ -226,8 +273,16 @@ fn of_status(status: StatusCode, url: &str, body: &[u8]) -> NodeError {
 
 fn of_transport(error: reqwest::Error, url: &str) -> NodeError {
     let permanent = error.is_builder();
-    let message = format!("request to {} failed: {}", origin(url), chain(&error.without_url()));
-    if permanent { NodeError::permanent(message) } else { NodeError::transient(message) }
+    let message = format!(
+        "request to {} failed: {}",
+        origin(url),
+        chain(&error.without_url())
+    );
+    if permanent {
+        NodeError::permanent(message)
+    } else {
+        NodeError::transient(message)
+    }
 }
 
 /// Scheme, host and port of a URL: paths and queries may hold secrets.

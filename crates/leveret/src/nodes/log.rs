@@ -36,7 +36,10 @@ impl NodeType for Log {
         }
         let level = &params["level"];
         if !level.is_null() && !is_template(level) && Level::deserialize(level).is_err() {
-            return Err(problem("level", format!("level {level} is none of debug, info, warn, error")));
+            return Err(problem(
+                "level",
+                format!("level {level} is none of debug, info, warn, error"),
+            ));
         }
         Ok(())
     }

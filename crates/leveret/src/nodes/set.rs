@@ -31,9 +31,16 @@ impl NodeType for Set {
             Some(Value::String(action)) if action.is_empty() => None,
             Some(Value::String(action)) => Some(Arc::from(action.as_str())),
             Some(other) => {
-                return Err(NodeError::permanent(format!("parameter 'action' must be text, not {other}")));
+                return Err(NodeError::permanent(format!(
+                    "parameter 'action' must be text, not {other}"
+                )));
             }
         };
-        Ok(NodeOutput { output, action, context: Vec::new() }.into())
+        Ok(NodeOutput {
+            output,
+            action,
+            context: Vec::new(),
+        }
+        .into())
     }
 }

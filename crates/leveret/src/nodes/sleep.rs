@@ -15,17 +15,24 @@ pub(super) struct Sleep;
 const SLEEP_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 fn duration(params: &Value) -> Result<Duration, String> {
-    let value = params.get("duration").ok_or("parameter 'duration' is missing")?;
+    let value = params
+        .get("duration")
+        .ok_or("parameter 'duration' is missing")?;
     let duration = match value {
-        Value::Number(number) => {
-            number.as_u64().map(Duration::from_millis).ok_or_else(|| format!("{number} is no duration in whole milliseconds"))?
-        }
-        Value::String(text) => {
-            parse_duration(text).ok_or_else(|| format!("'{text}' is no duration: say '250ms', '10s', '5m', '1h' or '2d'"))?
-        }
+        Value::Number(number) => number
+            .as_u64()
+            .map(Duration::from_millis)
+            .ok_or_else(|| format!("{number} is no duration in whole milliseconds"))?,
+        Value::String(text) => parse_duration(text).ok_or_else(|| {
+            format!("'{text}' is no duration: say '250ms', '10s', '5m', '1h' or '2d'")
+        })?,
         other => return Err(format!("{other} is no duration: say milliseconds or '10s'")),
     };
-    if duration > SLEEP_MAX { Err(format!("{value} is longer than a hundred years")) } else { Ok(duration) }
+    if duration > SLEEP_MAX {
+        Err(format!("{value} is longer than a hundred years"))
+    } else {
+        Ok(duration)
+    }
 }
 
 #[async_trait]
@@ -35,7 +42,9 @@ impl NodeType for Sleep {
         if params.get("duration").is_some_and(is_template) {
             return Ok(());
         }
-        duration(params).map(|_| ()).map_err(|message| problem("duration", message))
+        duration(params)
+            .map(|_| ())
+            .map_err(|message| problem("duration", message))
     }
 
     async fn execute(&self, ctx: NodeContext) -> Result<Verdict, NodeError> {

@@ -35,18 +35,26 @@ impl NodeType for Switch {
     fn check_params(&self, params: &Value) -> Result<(), ParamProblem> {
         check_known(params, &["cases", "default"])?;
         let Some(cases) = params.get("cases").and_then(Value::as_array) else {
-            return Err(problem("cases", "parameter 'cases' must be a list of {when, action}"));
+            return Err(problem(
+                "cases",
+                "parameter 'cases' must be a list of {when, action}",
+            ));
         };
         for (index, case) in cases.iter().enumerate() {
             let text = |key: &str| case.get(key).and_then(Value::as_str);
             let fault = if text("action").is_none() {
                 "a case needs an 'action'"
-            } else if !case["when"].is_boolean() && !text("when").is_some_and(|when| when.contains("{{")) {
+            } else if !case["when"].is_boolean()
+                && !text("when").is_some_and(|when| when.contains("{{"))
+            {
                 "a case needs a condition: when: \"{{ expression }}\""
             } else {
                 continue;
             };
-            return Err(ParamProblem { path: vec!["cases".to_owned(), index.to_string()], message: fault.to_owned() });
+            return Err(ParamProblem {
+                path: vec!["cases".to_owned(), index.to_string()],
+                message: fault.to_owned(),
+            });
         }
         Ok(())
     }
@@ -69,6 +77,11 @@ impl NodeType for Switch {
                 }
             }
         }
-        Ok(NodeOutput { output: ctx.input, action, context: Vec::new() }.into())
+        Ok(NodeOutput {
+            output: ctx.input,
+            action,
+            context: Vec::new(),
+        }
+        .into())
     }
 }

@@ -34,7 +34,9 @@ struct State<T, R> {
 
 impl<T, R> Clone for Batcher<T, R> {
     fn clone(&self) -> Self {
-        Batcher { shared: self.shared.clone() }
+        Batcher {
+            shared: self.shared.clone(),
+        }
     }
 }
 
@@ -55,7 +57,10 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
         F: Fn(Vec<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Vec<R>> + Send + 'static,
     {
-        let state = State { waiting: VecDeque::new(), calls: 0 };
+        let state = State {
+            waiting: VecDeque::new(),
+            calls: 0,
+        };
         Batcher {
             shared: Arc::new(Shared {
                 call: Box::new(move |batch| Box::pin(call(batch))),
@@ -67,7 +72,10 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
     }
 
     /// Queues the items at once, in order, and waits for their answers. Dropping the future does not take the items back.
-    pub(crate) fn submit(&self, items: Vec<T>) -> impl Future<Output = Result<Vec<R>, Gone>> + use<T, R> {
+    pub(crate) fn submit(
+        &self,
+        items: Vec<T>,
+    ) -> impl Future<Output = Result<Vec<R>, Gone>> + use<T, R> {
         let (answers, lead) = {
             let mut state = self.shared.lock();
             let mut answers = Vec::new();
@@ -104,7 +112,10 @@ impl<T, R> Shared<T, R> {
 }
 
 async fn lead_calls<T: Send, R: Send>(shared: Arc<Shared<T, R>>) {
-    let mut leader = Leader { shared: &shared, leading: true };
+    let mut leader = Leader {
+        shared: &shared,
+        leading: true,
+    };
     loop {
         gather(&shared).await;
         let (batch, answers): (Vec<T>, Vec<_>) = {
@@ -118,7 +129,11 @@ async fn lead_calls<T: Send, R: Send>(shared: Arc<Shared<T, R>>) {
             state.waiting.drain(..take).unzip()
         };
         let results = (shared.call)(batch).await;
-        assert_eq!(results.len(), answers.len(), "a batch is answered item by item");
+        assert_eq!(
+            results.len(),
+            answers.len(),
+            "a batch is answered item by item"
+        );
         for (answer, result) in answers.into_iter().zip(results) {
             // Nobody may wait for the answer any more.
             drop(answer.send(result));
@@ -183,7 +198,9 @@ mod tests {
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
-        let rest: Vec<_> = (2..50).map(|n| tokio::spawn(batcher.submit(vec![n]))).collect();
+        let rest: Vec<_> = (2..50)
+            .map(|n| tokio::spawn(batcher.submit(vec![n])))
+            .collect();
         gate.add_permits(2);
         assert_eq!(first.await.unwrap(), Ok(vec![2]));
         for (n, answer) in (2..50).zip(rest) {

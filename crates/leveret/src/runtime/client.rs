@@ -89,7 +89,9 @@ impl Engine {
         request: &StartRequest,
     ) -> Result<bool, StartError> {
         let inner = &self.inner;
-        let plan = inner.plans.insert(request.workflow.clone(), &inner.registry);
+        let plan = inner
+            .plans
+            .insert(request.workflow.clone(), &inner.registry);
         let (workflow, input) = (plan.workflow.clone(), request.input.clone());
         let new = inner.new_run(run_id.clone(), workflow, input, inner.clock.now());
         if inner.begin(&plan, new, novel && awaited).await? == Started::New {
@@ -97,8 +99,16 @@ impl Engine {
             return Ok(true);
         }
         let run = inner.run(run_id).await?;
-        let same = run.is_some_and(|run| run.workflow_hash == plan.workflow.hash && run.input == request.input);
-        if same { Ok(false) } else { Err(StartError::Conflict { run_id: run_id.clone() }) }
+        let same = run.is_some_and(|run| {
+            run.workflow_hash == plan.workflow.hash && run.input == request.input
+        });
+        if same {
+            Ok(false)
+        } else {
+            Err(StartError::Conflict {
+                run_id: run_id.clone(),
+            })
+        }
     }
 
     /// Starts a run and waits for its end.
@@ -111,8 +121,17 @@ impl Engine {
         let (run_id, novel) = self.run_id_of(&request);
         let waiter = self.inner.hub.wait(&run_id);
         let new = self.start_as(&run_id, novel, true, &request).await?;
-        let StartRequest { workflow, input, .. } = request;
-        Ok(Awaited { engine: self.clone(), run_id, new, workflow, input, waiter })
+        let StartRequest {
+            workflow, input, ..
+        } = request;
+        Ok(Awaited {
+            engine: self.clone(),
+            run_id,
+            new,
+            workflow,
+            input,
+            waiter,
+        })
     }
 
     /// Waits for a run's end. `None`: there is no such run.
@@ -136,19 +155,28 @@ impl Engine {
     /// A run with its steps, as recorded now.
     pub async fn result(&self, run_id: &RunId) -> Result<Option<RunResult>, StoreError> {
         let inner = &self.inner;
-        let Some(run) = inner.store.run(run_id).await? else { return Ok(None) };
+        let Some(run) = inner.store.run(run_id).await? else {
+            return Ok(None);
+        };
         let plan = inner.plan_or_corrupt(&run.workflow_hash).await?;
         let steps = inner.store.steps(run_id).await?;
         let until = run.ended_at.unwrap_or_else(|| inner.clock.now());
         let duration_ms = until.ms_since(run.created_at);
-        Ok(Some(RunResult::new(&plan.workflow, run, steps, duration_ms)))
+        Ok(Some(RunResult::new(
+            &plan.workflow,
+            run,
+            steps,
+            duration_ms,
+        )))
     }
 
     /// Cancels a run: no further step of it is recorded, and its completion is published. `None`: there is no such run; else how it ended,
     /// and whether by this call.
     pub async fn cancel(&self, run_id: &RunId) -> Result<Option<(RunEnd, bool)>, StartError> {
         let inner = &self.inner;
-        let Some((end, ended)) = inner.store.cancel(run_id, inner.clock.now()).await? else { return Ok(None) };
+        let Some((end, ended)) = inner.store.cancel(run_id, inner.clock.now()).await? else {
+            return Ok(None);
+        };
         if ended {
             inner.metrics.run_ended(&end);
             if inner.publish.completion
@@ -156,9 +184,14 @@ impl Engine {
             {
                 let empty = Json::from(serde_json::json!({}));
                 let completion = Completion::new(&run.workflow_id, run_id, &end, empty);
-                inner.publish_within(run_id, vec![inner.names.completion(&completion)]).await?;
+                inner
+                    .publish_within(run_id, vec![inner.names.completion(&completion)])
+                    .await?;
             }
-            inner.hub.ended(run_id, || Ended { end: end.clone(), trail: None });
+            inner.hub.ended(run_id, || Ended {
+                end: end.clone(),
+                trail: None,
+            });
         }
         Ok(Some((end, ended)))
     }
@@ -169,8 +202,15 @@ impl Engine {
     }
 
     /// A definition that runs refer to by its hash.
-    pub async fn workflow_by_hash(&self, hash: &WorkflowHash) -> Result<Option<Arc<Workflow>>, StoreError> {
-        Ok(self.inner.plan(hash).await?.map(|plan| plan.workflow.clone()))
+    pub async fn workflow_by_hash(
+        &self,
+        hash: &WorkflowHash,
+    ) -> Result<Option<Arc<Workflow>>, StoreError> {
+        Ok(self
+            .inner
+            .plan(hash)
+            .await?
+            .map(|plan| plan.workflow.clone()))
     }
 }
 
@@ -186,7 +226,10 @@ pub struct Awaited {
 
 impl fmt::Debug for Awaited {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Awaited").field("run_id", &self.run_id).field("new", &self.new).finish_non_exhaustive()
+        f.debug_struct("Awaited")
+            .field("run_id", &self.run_id)
+            .field("new", &self.new)
+            .finish_non_exhaustive()
     }
 }
 
@@ -208,7 +251,10 @@ impl Awaited {
         }
         loop {
             match tokio::time::timeout(POLL, self.waiter.ended()).await {
-                Ok(Some(Ended { end, trail: Some(steps) })) => return Ok(self.result_of(end, steps)),
+                Ok(Some(Ended {
+                    end,
+                    trail: Some(steps),
+                })) => return Ok(self.result_of(end, steps)),
                 Ok(_) => return self.recorded().await,
                 Err(_) => {
                     if let Some(result) = self.engine.ended_result(&self.run_id).await? {
@@ -220,7 +266,11 @@ impl Awaited {
     }
 
     async fn recorded(&self) -> Result<RunResult, StoreError> {
-        Ok(self.engine.wait(&self.run_id).await?.expect("the run is recorded"))
+        Ok(self
+            .engine
+            .wait(&self.run_id)
+            .await?
+            .expect("the run is recorded"))
     }
 
     /// The result from what the worker of this process had at hand: saves reading it back.
@@ -243,17 +293,38 @@ impl Awaited {
 impl Inner {
     /// Records a run and publishes its first jobs. If store and broker share a file, both are one transaction; and if `here`, this
     /// process begins to drive the run at once.
-    async fn begin(self: &Arc<Self>, plan: &Arc<Plan>, new: NewRun, here: bool) -> Result<Started, StartError> {
+    async fn begin(
+        self: &Arc<Self>,
+        plan: &Arc<Plan>,
+        new: NewRun,
+        here: bool,
+    ) -> Result<Started, StartError> {
         let run_id = new.run_id.clone();
         let starts = plan.workflow.graph.starts();
-        let jobs: Vec<_> = starts.iter().map(|&node| self.first_job(&new, node)).collect();
+        let jobs: Vec<_> = starts
+            .iter()
+            .map(|&node| self.first_job(&new, node))
+            .collect();
         if let Some(file) = &self.one_file {
-            let place = if here { self.local.place(plan, &run_id) } else { None };
-            let Some((place, node)) = place else { return Ok(file.begin(new, jobs, false).await?) };
+            let place = if here {
+                self.local.place(plan, &run_id)
+            } else {
+                None
+            };
+            let Some((place, node)) = place else {
+                return Ok(file.begin(new, jobs, false).await?);
+            };
             let written = file.begin(new.clone(), jobs, true);
             let (sender, started) = oneshot::channel();
             // A task of its own: the run goes on when whoever waits for it goes away.
-            tokio::spawn(drive_here(self.clone(), plan.clone(), (new, node), place, written, sender));
+            tokio::spawn(drive_here(
+                self.clone(),
+                plan.clone(),
+                (new, node),
+                place,
+                written,
+                sender,
+            ));
             return Ok(started.await.unwrap_or(Err(StoreError::Closed))?);
         }
         let started = self.start_durably(new).await?;
@@ -273,7 +344,9 @@ impl Inner {
         let mut left = publications;
         loop {
             let results = self.broker.publish(left.clone()).await;
-            self.metrics.published.add(results.iter().filter(|result| result.is_ok()).count() as u64);
+            self.metrics
+                .published
+                .add(results.iter().filter(|result| result.is_ok()).count() as u64);
             let mut error = None;
             left = left
                 .into_iter()
@@ -289,7 +362,12 @@ impl Inner {
                     self.metrics.broker_errors.inc();
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
-                Some(error) => return Err(StartError::NotPublished { run_id: run_id.clone(), error }),
+                Some(error) => {
+                    return Err(StartError::NotPublished {
+                        run_id: run_id.clone(),
+                        error,
+                    });
+                }
             }
         }
     }

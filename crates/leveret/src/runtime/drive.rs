@@ -30,8 +30,8 @@ use super::{
 use crate::{
     broker::Publication,
     store::{
-        Committed, ErrorCode, Finished, Load, Loaded, NewRun, NodeValue, Outcome, RunEnd, RunStatus, Started,
-        StepError, StepStatus, StoreError, commit::ending_of,
+        Committed, ErrorCode, Finished, Load, Loaded, NewRun, NodeValue, Outcome, RunEnd,
+        RunStatus, Started, StepError, StepStatus, StoreError, commit::ending_of,
     },
 };
 
@@ -53,11 +53,18 @@ pub(crate) enum DriveError {
 }
 
 /// Handles the body of a delivery.
-pub(crate) async fn drive(inner: &Arc<Inner>, body: &[u8], redelivered: bool) -> Result<Disposal, DriveError> {
+pub(crate) async fn drive(
+    inner: &Arc<Inner>,
+    body: &[u8],
+    redelivered: bool,
+) -> Result<Disposal, DriveError> {
     let job = Job::decode(body, inner.options.message_bytes_max)?;
     let plan = plan_of(inner, &job).await?;
     let node = plan.workflow.node_ix(job.node_id.as_str()).ok_or_else(|| {
-        BadJob::Node(format!("workflow '{}' has no node '{}'", plan.workflow.id, job.node_id))
+        BadJob::Node(format!(
+            "workflow '{}' has no node '{}'",
+            plan.workflow.id, job.node_id
+        ))
     })?;
     let mut drive = Drive::new(inner, plan, job.execution_id.clone(), redelivered);
     drive.known.run_input.clone_from(&job.input);
@@ -65,7 +72,9 @@ pub(crate) async fn drive(inner: &Arc<Inner>, body: &[u8], redelivered: bool) ->
     if job.workflow.is_some() {
         drive.first(&job, ready).await?;
     } else if job.fresh && !redelivered && job.input.is_some() {
-        drive.trail.begin(drive.plan.workflow.graph.starts().len() == 1);
+        drive
+            .trail
+            .begin(drive.plan.workflow.graph.starts().len() == 1);
         drive.chain(ready, 0, false).await?;
     } else {
         drive.later(&job, ready).await?;
@@ -100,11 +109,14 @@ async fn plan_of(inner: &Arc<Inner>, job: &Job) -> Result<Arc<Plan>, DriveError>
         Some(Err(_)) => return Err(BadJob::Malformed("workflow_hash is no hash".to_owned()).into()),
         None => {
             let loaded = inner.load(&job.execution_id, Load::default()).await?;
-            loaded.ok_or_else(|| BadJob::UnknownRun(job.execution_id.clone()))?.workflow_hash
+            loaded
+                .ok_or_else(|| BadJob::UnknownRun(job.execution_id.clone()))?
+                .workflow_hash
         }
     };
     let plan = inner.plan(&hash).await?;
-    Ok(plan.ok_or_else(|| BadJob::Definition(format!("no definition with hash {hash} is stored")))?)
+    Ok(plan
+        .ok_or_else(|| BadJob::Definition(format!("no definition with hash {hash} is stored")))?)
 }
 
 struct Drive<'a> {
@@ -146,17 +158,32 @@ impl Drive<'_> {
         let plan = self.plan.clone();
         let starts = plan.workflow.graph.starts();
         if job.workflow_id != plan.workflow.id {
-            let message = format!("the message names workflow '{}', its definition '{}'", job.workflow_id, plan.workflow.id);
+            let message = format!(
+                "the message names workflow '{}', its definition '{}'",
+                job.workflow_id, plan.workflow.id
+            );
             return Err(BadJob::Node(message).into());
         }
         if !starts.contains(&ready.node) {
-            let names: Vec<&str> = starts.iter().map(|&node| plan.node_id(node).as_str()).collect();
-            let message = format!("a run cannot start at '{}': start nodes are {}", job.node_id, names.join(", "));
+            let names: Vec<&str> = starts
+                .iter()
+                .map(|&node| plan.node_id(node).as_str())
+                .collect();
+            let message = format!(
+                "a run cannot start at '{}': start nodes are {}",
+                job.node_id,
+                names.join(", ")
+            );
             return Err(BadJob::Node(message).into());
         }
         let now = self.inner.clock.now();
         let input = job.input.clone().unwrap_or_default();
-        let new = self.inner.new_run(self.run_id.clone(), plan.workflow.clone(), input.clone(), now);
+        let new = self.inner.new_run(
+            self.run_id.clone(),
+            plan.workflow.clone(),
+            input.clone(),
+            now,
+        );
         match self.inner.start_durably(new).await? {
             Started::New => {
                 self.inner.metrics.runs_started.inc();
@@ -165,7 +192,15 @@ impl Drive<'_> {
                     self.publish_job(Ready { node, via: None }, 0);
                 }
                 self.trail.begin(starts.len() == 1);
-                self.chain(Ready { node: ready.node, via: None }, 0, false).await
+                self.chain(
+                    Ready {
+                        node: ready.node,
+                        via: None,
+                    },
+                    0,
+                    false,
+                )
+                .await
             }
             Started::Exists(_) if self.redelivered => {
                 let begin = decide_start(&plan.workflow.graph).ready;
@@ -198,7 +233,8 @@ impl Drive<'_> {
         self.learn(&load, &loaded);
         match loaded.step {
             Some((StepStatus::Waiting, attempts)) if job.attempts >= attempts => {
-                self.suspected(ready, attempts, true, loaded.redeliveries).await
+                self.suspected(ready, attempts, true, loaded.redeliveries)
+                    .await
             }
             Some((StepStatus::Waiting, _)) => Ok(()),
             Some(_) if self.redelivered => self.resume([ready]).await,
@@ -206,13 +242,18 @@ impl Drive<'_> {
                 self.inner.metrics.duplicates.inc();
                 Ok(())
             }
-            None => self.suspected(ready, job.attempts, false, loaded.redeliveries).await,
+            None => {
+                self.suspected(ready, job.attempts, false, loaded.redeliveries)
+                    .await
+            }
         }
     }
 
     /// Goes on from what is committed: publishes what should be running, or goes on with it here if it is a single step.
     async fn resume(&mut self, from: impl IntoIterator<Item = Ready>) -> Result<(), DriveError> {
-        let Some(progress) = self.inner.progress(&self.run_id).await? else { return Ok(()) };
+        let Some(progress) = self.inner.progress(&self.run_id).await? else {
+            return Ok(());
+        };
         if progress.status != RunStatus::Running {
             return self.repeat_completion().await;
         }
@@ -224,7 +265,9 @@ impl Drive<'_> {
                 redeliveries: true,
                 ..self.wanted(single, true)
             };
-            let Some(loaded) = self.inner.load(&self.run_id, load.clone()).await? else { return Ok(()) };
+            let Some(loaded) = self.inner.load(&self.run_id, load.clone()).await? else {
+                return Ok(());
+            };
             self.learn(&load, &loaded);
             return match loaded.step {
                 None => self.suspected(single, 0, false, loaded.redeliveries).await,
@@ -239,7 +282,13 @@ impl Drive<'_> {
 
     /// Executes a step that may have ended its worker's process before. Each redelivery is counted, durably, before the step is executed; those
     /// that were counted before are executed one at a time, so that only the step which is at fault comes to its bound.
-    async fn suspected(&mut self, ready: Ready, attempts: u32, woken: bool, counted: u32) -> Result<(), DriveError> {
+    async fn suspected(
+        &mut self,
+        ready: Ready,
+        attempts: u32,
+        woken: bool,
+        counted: u32,
+    ) -> Result<(), DriveError> {
         if !self.redelivered {
             return self.chain(ready, attempts, woken).await;
         }
@@ -257,11 +306,21 @@ impl Drive<'_> {
         if count < inner.options.deliveries_max {
             return self.chain(ready, attempts, woken).await;
         }
-        let message = format!("the step was delivered {} times and ended its worker each time", count + 1);
+        let message = format!(
+            "the step was delivered {} times and ended its worker each time",
+            count + 1
+        );
         self.dead = Some(message.clone());
         let now = inner.clock.now();
-        let error = StepError { message, code: ErrorCode::Crashed, node_id: key.node_id };
-        let outcome = Outcome::Failed { error, fall_back: true };
+        let error = StepError {
+            message,
+            code: ErrorCode::Crashed,
+            node_id: key.node_id,
+        };
+        let outcome = Outcome::Failed {
+            error,
+            fall_back: true,
+        };
         let finished = self.finished(ready, attempts, now, outcome);
         self.record(vec![finished]).await.map(|_| ())
     }
@@ -287,7 +346,9 @@ impl Drive<'_> {
                 continue;
             }
             pure.push(finished);
-            let Some(decision) = self.record(std::mem::take(&mut pure)).await? else { return Ok(()) };
+            let Some(decision) = self.record(std::mem::take(&mut pure)).await? else {
+                return Ok(());
+            };
             match decision.ready[..] {
                 [next] if inline => ready = next,
                 _ => {
@@ -302,17 +363,35 @@ impl Drive<'_> {
 
     /// The single successor of a step, if that is certain before the step is committed.
     fn foresee(&self, finished: &Finished) -> Option<Ready> {
-        let Outcome::Completed { .. } = finished.outcome else { return None };
+        let Outcome::Completed { .. } = finished.outcome else {
+            return None;
+        };
         let ending = ending_of(&finished.outcome)?;
-        let decision = decide(&self.plan.workflow.graph, finished.node, &ending, &mut Joins::new()).ok()?;
+        let decision = decide(
+            &self.plan.workflow.graph,
+            finished.node,
+            &ending,
+            &mut Joins::new(),
+        )
+        .ok()?;
         match decision {
-            Decision { ready, joins, ended: false, .. } if joins.is_empty() && ready.len() == 1 => Some(ready[0]),
+            Decision {
+                ready,
+                joins,
+                ended: false,
+                ..
+            } if joins.is_empty() && ready.len() == 1 => Some(ready[0]),
             _ => None,
         }
     }
 
     /// Executes one step and keeps its result at hand. Nothing is recorded.
-    async fn step(&mut self, ready: Ready, attempts: u32, woken: bool) -> Result<Finished, DriveError> {
+    async fn step(
+        &mut self,
+        ready: Ready,
+        attempts: u32,
+        woken: bool,
+    ) -> Result<Finished, DriveError> {
         let inner = self.inner;
         let node = ready.node;
         self.fetch(ready).await?;
@@ -325,14 +404,23 @@ impl Drive<'_> {
                     code: ErrorCode::Expression,
                     node_id: self.plan.node_id(node).clone(),
                 };
-                let outcome = Outcome::Failed { error, fall_back: true };
-                inner.metrics.executed(&self.plan.workflow.nodes[node].uses, Duration::ZERO, &outcome);
+                let outcome = Outcome::Failed {
+                    error,
+                    fall_back: true,
+                };
+                inner.metrics.executed(
+                    &self.plan.workflow.nodes[node].uses,
+                    Duration::ZERO,
+                    &outcome,
+                );
                 self.keep(ready, &outcome);
                 return Ok(self.finished(ready, attempts + 1, started_at, outcome));
             }
         };
         self.known.set_input(node, input.clone());
-        inner.observer.running(&self.plan, &self.run_id, node, started_at);
+        inner
+            .observer
+            .running(&self.plan, &self.run_id, node, started_at);
         let mut attempt = Attempt {
             plan: &self.plan,
             known: &self.known,
@@ -348,8 +436,14 @@ impl Drive<'_> {
             attempt.woken = false;
         }
         let begun = Instant::now();
-        let outcome = attempt.run(&*inner.clock, inner.options.output_bytes_max).await;
-        inner.metrics.executed(&self.plan.workflow.nodes[node].uses, begun.elapsed(), &outcome);
+        let outcome = attempt
+            .run(&*inner.clock, inner.options.output_bytes_max)
+            .await;
+        inner.metrics.executed(
+            &self.plan.workflow.nodes[node].uses,
+            begun.elapsed(),
+            &outcome,
+        );
         let attempts = attempt.attempt;
         self.keep(ready, &outcome);
         Ok(self.finished(ready, attempts, started_at, outcome))
@@ -357,10 +451,18 @@ impl Drive<'_> {
 
     /// Whether the waiting step failed before, rather than slept.
     fn is_retry(&self, node: NodeIx) -> bool {
-        self.known.node(node).is_some_and(|value| value.error.is_some())
+        self.known
+            .node(node)
+            .is_some_and(|value| value.error.is_some())
     }
 
-    fn finished(&self, ready: Ready, attempts: u32, started_at: Timestamp, outcome: Outcome) -> Finished {
+    fn finished(
+        &self,
+        ready: Ready,
+        attempts: u32,
+        started_at: Timestamp,
+        outcome: Outcome,
+    ) -> Finished {
         Finished {
             run_id: self.run_id.clone(),
             workflow: self.plan.workflow.clone(),
@@ -377,15 +479,30 @@ impl Drive<'_> {
     fn keep(&mut self, ready: Ready, outcome: &Outcome) {
         let via = ready.via;
         let value = match outcome {
-            Outcome::Completed { output, action, context, .. } => {
+            Outcome::Completed {
+                output,
+                action,
+                context,
+                ..
+            } => {
                 for (key, value) in context {
                     self.known.set_context(key.clone(), Some(value.clone()));
                 }
-                NodeValue { status: StepStatus::Completed, output: output.clone(), action: action.clone(), error: None, via }
+                NodeValue {
+                    status: StepStatus::Completed,
+                    output: output.clone(),
+                    action: action.clone(),
+                    error: None,
+                    via,
+                }
             }
-            Outcome::Failed { error, .. } => {
-                NodeValue { status: StepStatus::Failed, output: Json::null(), action: None, error: Some(error.clone()), via }
-            }
+            Outcome::Failed { error, .. } => NodeValue {
+                status: StepStatus::Failed,
+                output: Json::null(),
+                action: None,
+                error: Some(error.clone()),
+                via,
+            },
             Outcome::Waiting { .. } => return,
         };
         let size = value.output.text().len();
@@ -426,8 +543,13 @@ impl Drive<'_> {
             Some(decision) => Ok(Some(decision)),
             // Recorded by another, or by this very call before it lost its answer: in doubt, go on from what is committed.
             None if ambiguous || self.redelivered => {
-                let from = batch.last().map(|finished| Ready { node: finished.node, via: finished.via });
-                let Some(progress) = inner.progress(&self.run_id).await? else { return Ok(None) };
+                let from = batch.last().map(|finished| Ready {
+                    node: finished.node,
+                    via: finished.via,
+                });
+                let Some(progress) = inner.progress(&self.run_id).await? else {
+                    return Ok(None);
+                };
                 if progress.status != RunStatus::Running {
                     self.repeat_completion().await?;
                     return Ok(None);
@@ -436,7 +558,10 @@ impl Drive<'_> {
                 self.known.forget_steps();
                 let (marks, joins) = progress.resolve(&self.plan.workflow)?;
                 let ready = unfinished(&self.plan.workflow.graph, from, &marks, &joins);
-                Ok(Some(Decision { ready, ..Decision::default() }))
+                Ok(Some(Decision {
+                    ready,
+                    ..Decision::default()
+                }))
             }
             None => {
                 inner.metrics.duplicates.inc();
@@ -451,7 +576,10 @@ impl Drive<'_> {
         if self.inner.publish.completion {
             self.publish_completion(end).await?;
         }
-        self.inner.hub.ended(&self.run_id, || Ended { end: end.clone(), trail: trail.whole() });
+        self.inner.hub.ended(&self.run_id, || Ended {
+            end: end.clone(),
+            trail: trail.whole(),
+        });
         Ok(())
     }
 
@@ -460,22 +588,36 @@ impl Drive<'_> {
         if !self.inner.publish.completion {
             return Ok(());
         }
-        let Some(run) = self.inner.run(&self.run_id).await? else { return Ok(()) };
-        let Some(ended_at) = run.ended_at else { return Ok(()) };
-        let end = RunEnd { status: run.status, error: run.error, created_at: run.created_at, ended_at };
+        let Some(run) = self.inner.run(&self.run_id).await? else {
+            return Ok(());
+        };
+        let Some(ended_at) = run.ended_at else {
+            return Ok(());
+        };
+        let end = RunEnd {
+            status: run.status,
+            error: run.error,
+            created_at: run.created_at,
+            ended_at,
+        };
         self.publish_completion(&end).await
     }
 
     async fn publish_completion(&mut self, end: &RunEnd) -> Result<(), DriveError> {
         let terminals: Vec<NodeIx> = self.plan.workflow.graph.terminals().collect();
-        self.fetch_nodes(terminals.iter().copied(), false, false).await?;
+        self.fetch_nodes(terminals.iter().copied(), false, false)
+            .await?;
         let outputs = terminals.iter().filter_map(|&node| {
             let output = self.known.output(&self.plan, node)?;
-            Some((format!("${}", self.plan.node_id(node)), output.value().clone()))
+            Some((
+                format!("${}", self.plan.node_id(node)),
+                output.value().clone(),
+            ))
         });
         let final_context = Json::from(serde_json::Value::Object(outputs.collect()));
         let completion = Completion::new(&self.plan.workflow.id, &self.run_id, end, final_context);
-        self.publications.push(self.inner.names.completion(&completion));
+        self.publications
+            .push(self.inner.names.completion(&completion));
         Ok(())
     }
 
@@ -506,8 +648,16 @@ impl Drive<'_> {
         let handed_run_input = ready.via.is_none();
         Load {
             input: (needs.run_input || handed_run_input) && self.known.run_input.is_none(),
-            nodes: graph_nodes.into_iter().map(|node| self.plan.node_id(node).clone()).collect(),
-            context: needs.context.iter().filter(|key| !self.known.has_context(key)).cloned().collect(),
+            nodes: graph_nodes
+                .into_iter()
+                .map(|node| self.plan.node_id(node).clone())
+                .collect(),
+            context: needs
+                .context
+                .iter()
+                .filter(|key| !self.known.has_context(key))
+                .cloned()
+                .collect(),
             ..Load::default()
         }
     }
@@ -541,11 +691,19 @@ impl Drive<'_> {
         self.fetch_load(load).await
     }
 
-    async fn fetch_nodes(&mut self, nodes: impl IntoIterator<Item = NodeIx>, input: bool, _context: bool) -> Result<(), DriveError> {
+    async fn fetch_nodes(
+        &mut self,
+        nodes: impl IntoIterator<Item = NodeIx>,
+        input: bool,
+        _context: bool,
+    ) -> Result<(), DriveError> {
         let nodes = self.with_fallbacks(nodes);
         let load = Load {
             input: input && self.known.run_input.is_none(),
-            nodes: nodes.into_iter().map(|node| self.plan.node_id(node).clone()).collect(),
+            nodes: nodes
+                .into_iter()
+                .map(|node| self.plan.node_id(node).clone())
+                .collect(),
             ..Load::default()
         };
         self.fetch_load(load).await
@@ -569,7 +727,10 @@ impl Drive<'_> {
         for (id, value) in load.nodes.iter().zip(&loaded.nodes) {
             // What is final stays so; anything else may change while this run goes on elsewhere.
             let stays = |value: &&NodeValue| value.status != StepStatus::Waiting || own == Some(id);
-            if let (Some(node), Some(value)) = (self.plan.workflow.node_ix(id.as_str()), value.as_ref().filter(stays)) {
+            if let (Some(node), Some(value)) = (
+                self.plan.workflow.node_ix(id.as_str()),
+                value.as_ref().filter(stays),
+            ) {
                 self.known.set_node(node, value.clone());
             }
         }
@@ -598,7 +759,11 @@ impl Drive<'_> {
             None => self.known.run_input.clone().unwrap_or_default(),
             Some(edge) => {
                 let source = plan.workflow.graph.edge(edge).source;
-                let output = self.known.output(&plan, source).cloned().unwrap_or_default();
+                let output = self
+                    .known
+                    .output(&plan, source)
+                    .cloned()
+                    .unwrap_or_default();
                 match transformed(&plan, &self.known, secrets, &self.run_id, edge, &output) {
                     Ok(None) => output,
                     Ok(Some(handed)) => return Ok(Ok(handed)),
@@ -606,7 +771,14 @@ impl Drive<'_> {
                 }
             }
         };
-        Ok(input_of(&plan, &self.known, secrets, &self.run_id, node, &handed))
+        Ok(input_of(
+            &plan,
+            &self.known,
+            secrets,
+            &self.run_id,
+            node,
+            &handed,
+        ))
     }
 }
 
@@ -621,12 +793,19 @@ impl Inner {
         input: Json,
         now: Timestamp,
     ) -> NewRun {
-        NewRun { run_id, workflow, input, created_at: now, reconcile_at: now + self.options.quiet }
+        NewRun {
+            run_id,
+            workflow,
+            input,
+            created_at: now,
+            reconcile_at: now + self.options.quiet,
+        }
     }
 
     /// The first job of a run that is recorded, at one of its start nodes.
     pub(crate) fn first_job(&self, new: &NewRun, node: NodeIx) -> Publication {
-        let input = (new.input.text().len() <= self.options.inline_input_bytes_max).then(|| new.input.clone());
+        let input = (new.input.text().len() <= self.options.inline_input_bytes_max)
+            .then(|| new.input.clone());
         let fresh = input.is_some();
         let workflow_id: WorkflowId = new.workflow.id.clone();
         let node_id: NodeId = new.workflow.nodes[node].id.clone();

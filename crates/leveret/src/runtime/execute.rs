@@ -73,11 +73,19 @@ impl Attempt<'_> {
         };
         let params = match node.params.constant() {
             Some(constant) => constant.clone(),
-            None => Arc::new(node.params.render(&self.scope(self.input.value(), None, &self.view(None))).map_err(|error| self.of_eval(&error))?),
+            None => Arc::new(
+                node.params
+                    .render(&self.scope(self.input.value(), None, &self.view(None)))
+                    .map_err(|error| self.of_eval(&error))?,
+            ),
         };
         let ctx = NodeContext {
             workflow_id: workflow.id.clone(),
-            key: StepKey { run_id: self.run_id.clone(), node_id: node.id.clone(), scope: Scope::root() },
+            key: StepKey {
+                run_id: self.run_id.clone(),
+                node_id: node.id.clone(),
+                scope: Scope::root(),
+            },
             attempt: self.attempt,
             now,
             woken: self.woken,
@@ -87,34 +95,71 @@ impl Attempt<'_> {
         match bounded(&**node_type, ctx, node.config.timeout).await {
             Ok(result) => result.map_err(|error| self.of_node(&error)),
             Err(Broken::TimedOut(timeout)) => {
-                let message = format!("node '{}' took longer than its timeout of {timeout:?}", node.id);
-                Err(Failure { retryable: true, ..self.failure(ErrorCode::Timeout, message) })
+                let message = format!(
+                    "node '{}' took longer than its timeout of {timeout:?}",
+                    node.id
+                );
+                Err(Failure {
+                    retryable: true,
+                    ..self.failure(ErrorCode::Timeout, message)
+                })
             }
             Err(Broken::Panicked(text)) => {
                 let message = format!("node '{}' panicked: {text}", node.id);
-                Err(Failure { retryable: true, ..self.failure(ErrorCode::Panicked, message) })
+                Err(Failure {
+                    retryable: true,
+                    ..self.failure(ErrorCode::Panicked, message)
+                })
             }
         }
     }
 
     fn complete(&self, result: NodeOutput, output_bytes_max: usize) -> Result<Outcome, Failure> {
-        let NodeOutput { output, action, context } = result;
+        let NodeOutput {
+            output,
+            action,
+            context,
+        } = result;
         let bytes = output.text().len();
         if bytes > output_bytes_max {
-            let message = format!("the output has {bytes} bytes, more than the {output_bytes_max} allowed");
+            let message =
+                format!("the output has {bytes} bytes, more than the {output_bytes_max} allowed");
             return Err(self.failure(ErrorCode::NodeFailed, message));
         }
-        let fresh = Fresh { node: self.node, output: output.value(), context: &context };
-        let taken = self.route(fresh, action.as_deref()).map_err(|error| self.of_eval(&error))?;
-        Ok(Outcome::Completed { output, action, taken, context })
+        let fresh = Fresh {
+            node: self.node,
+            output: output.value(),
+            context: &context,
+        };
+        let taken = self
+            .route(fresh, action.as_deref())
+            .map_err(|error| self.of_eval(&error))?;
+        Ok(Outcome::Completed {
+            output,
+            action,
+            taken,
+            context,
+        })
     }
 
     /// The edges that a result takes: those with its action; if there are none, those without an action; conditions must hold.
     fn route(&self, fresh: Fresh<'_>, action: Option<&str>) -> Result<Vec<EdgeIx>, EvalError> {
         let edges = &self.plan.workflow.edges;
         let view = self.view(Some(fresh));
-        let scope = self.scope(fresh.output, Some(ResultView { output: fresh.output, action }), &view);
-        let holds = |edge: EdgeIx| edges[edge].condition.as_ref().map_or(Ok(true), |condition| condition.eval_bool(&scope));
+        let scope = self.scope(
+            fresh.output,
+            Some(ResultView {
+                output: fresh.output,
+                action,
+            }),
+            &view,
+        );
+        let holds = |edge: EdgeIx| {
+            edges[edge]
+                .condition
+                .as_ref()
+                .map_or(Ok(true), |condition| condition.eval_bool(&scope))
+        };
         let select = |wanted: Option<&str>| -> Result<Vec<EdgeIx>, EvalError> {
             let mut taken = Vec::new();
             for edge in self.plan.workflow.graph.routed(self.node) {
@@ -136,18 +181,32 @@ impl Attempt<'_> {
     fn after(&self, failure: Failure, clock: &dyn Clock) -> Next {
         let config = &self.plan.workflow.nodes[self.node].config;
         if !failure.retryable || self.attempt >= config.attempts_max {
-            return Next::Record(Outcome::Failed { error: failure.error, fall_back: !failure.fatal });
+            return Next::Record(Outcome::Failed {
+                error: failure.error,
+                fall_back: !failure.fatal,
+            });
         }
         let delay = backoff_of(config).after(self.attempt, clock.random());
         if delay.is_zero() {
             return Next::Again;
         }
-        Next::Record(Outcome::Waiting { until: clock.now() + delay, error: Some(failure.error) })
+        Next::Record(Outcome::Waiting {
+            until: clock.now() + delay,
+            error: Some(failure.error),
+        })
     }
 
     fn failure(&self, code: ErrorCode, message: String) -> Failure {
-        let error = StepError { message, code, node_id: self.plan.node_id(self.node).clone() };
-        Failure { error, retryable: false, fatal: false }
+        let error = StepError {
+            message,
+            code,
+            node_id: self.plan.node_id(self.node).clone(),
+        };
+        Failure {
+            error,
+            retryable: false,
+            fatal: false,
+        }
     }
 
     fn of_eval(&self, error: &EvalError) -> Failure {
@@ -163,14 +222,28 @@ impl Attempt<'_> {
     }
 
     fn view<'b>(&'b self, fresh: Option<Fresh<'b>>) -> View<'b> {
-        View { plan: self.plan, known: self.known, secrets: self.secrets, fresh }
+        View {
+            plan: self.plan,
+            known: self.known,
+            secrets: self.secrets,
+            fresh,
+        }
     }
 
-    fn scope<'b>(&'b self, input: &'b Value, result: Option<ResultView<'b>>, values: &'b View<'b>) -> EvalScope<'b> {
+    fn scope<'b>(
+        &'b self,
+        input: &'b Value,
+        result: Option<ResultView<'b>>,
+        values: &'b View<'b>,
+    ) -> EvalScope<'b> {
         EvalScope {
             input,
             run_id: self.run_id.as_str(),
-            run_input: self.known.run_input.as_ref().map_or(&Value::Null, Json::value),
+            run_input: self
+                .known
+                .run_input
+                .as_ref()
+                .map_or(&Value::Null, Json::value),
             values,
             result,
             item: None,
@@ -196,11 +269,16 @@ async fn bounded(
     let body = AssertUnwindSafe(node_type.execute(ctx)).catch_unwind();
     let result = match timeout {
         None => body.await,
-        Some(timeout) => tokio::time::timeout(timeout, body).await.map_err(|_| Broken::TimedOut(timeout))?,
+        Some(timeout) => tokio::time::timeout(timeout, body)
+            .await
+            .map_err(|_| Broken::TimedOut(timeout))?,
     };
     result.map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-        Broken::Panicked(text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default())
+        Broken::Panicked(
+            text.or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_default(),
+        )
     })
 }
 
@@ -229,9 +307,8 @@ pub(crate) fn input_of(
                 walk(output, path).cloned().unwrap_or(Value::Null)
             }
             InputRef::Context { key } => known.context_value(key).cloned().unwrap_or(Value::Null),
-            InputRef::Expression(expression) => {
-                expression.eval(&EdgeScope::new(plan, known, secrets, run_id, handed.value()).scope())?
-            }
+            InputRef::Expression(expression) => expression
+                .eval(&EdgeScope::new(plan, known, secrets, run_id, handed.value()).scope())?,
         })
     };
     match &plan.workflow.nodes[node].inputs {
@@ -260,7 +337,9 @@ pub(crate) fn transformed(
     edge: EdgeIx,
     output: &Json,
 ) -> Result<Option<Json>, EvalError> {
-    let Some(transform) = &plan.workflow.edges[edge].transform else { return Ok(None) };
+    let Some(transform) = &plan.workflow.edges[edge].transform else {
+        return Ok(None);
+    };
     let target = plan.workflow.edges[edge].target;
     let base = match &plan.workflow.nodes[target].inputs {
         Inputs::One(_) => input_of(plan, known, secrets, run_id, target, output)?,
@@ -272,7 +351,9 @@ pub(crate) fn transformed(
         output: output.value(),
         action: value.action.as_deref(),
     });
-    transform.eval(&scope.scope()).map(|value| Some(Json::from(value)))
+    transform
+        .eval(&scope.scope())
+        .map(|value| Some(Json::from(value)))
 }
 
 fn walk<'a>(value: Option<&'a Value>, path: &[Arc<str>]) -> Option<&'a Value> {
@@ -298,14 +379,29 @@ impl<'a> EdgeScope<'a> {
         run_id: &'a RunId,
         input: &'a Value,
     ) -> EdgeScope<'a> {
-        EdgeScope { view: View { plan, known, secrets, fresh: None }, run_id, input, result: None }
+        EdgeScope {
+            view: View {
+                plan,
+                known,
+                secrets,
+                fresh: None,
+            },
+            run_id,
+            input,
+            result: None,
+        }
     }
 
     fn scope(&self) -> EvalScope<'_> {
         EvalScope {
             input: self.input,
             run_id: self.run_id.as_str(),
-            run_input: self.view.known.run_input.as_ref().map_or(&Value::Null, Json::value),
+            run_input: self
+                .view
+                .known
+                .run_input
+                .as_ref()
+                .map_or(&Value::Null, Json::value),
             values: &self.view,
             result: self.result,
             item: None,

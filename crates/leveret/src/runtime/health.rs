@@ -22,7 +22,13 @@ pub(crate) struct Health {
 impl Default for Health {
     /// Store and broker were just connected; the consumer comes later.
     fn default() -> Health {
-        Health { parts: [AtomicBool::new(true), AtomicBool::new(true), AtomicBool::new(false)] }
+        Health {
+            parts: [
+                AtomicBool::new(true),
+                AtomicBool::new(true),
+                AtomicBool::new(false),
+            ],
+        }
     }
 }
 

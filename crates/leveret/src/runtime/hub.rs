@@ -15,7 +15,10 @@ use leveret_core::{
 };
 use tokio::sync::{broadcast, oneshot};
 
-use crate::store::{Finished, Outcome, RunEnd, StepRecord, StepStatus, commit::{passed_status, status_of}};
+use crate::store::{
+    Finished, Outcome, RunEnd, StepRecord, StepStatus,
+    commit::{passed_status, status_of},
+};
 
 /// Steps of a run as one worker saw them, if it saw all of them: saves reading them back for the result.
 #[derive(Debug, Default)]
@@ -39,7 +42,9 @@ impl Trail {
     }
 
     pub(crate) fn add(&mut self, finished: &Finished, decision: &Decision) {
-        let only_path = decision.ready.len() <= 1 && decision.joins.is_empty() && self.steps.len() < TRAIL_STEPS_MAX;
+        let only_path = decision.ready.len() <= 1
+            && decision.joins.is_empty()
+            && self.steps.len() < TRAIL_STEPS_MAX;
         self.whole &= only_path;
         if !self.whole {
             self.steps.clear();
@@ -120,7 +125,11 @@ const CHANGES_MAX: usize = 1024;
 impl Default for Hub {
     fn default() -> Hub {
         let (changes, _) = broadcast::channel(CHANGES_MAX);
-        Hub { waiters: Mutex::default(), waiting: AtomicUsize::new(0), changes }
+        Hub {
+            waiters: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            changes,
+        }
     }
 }
 
@@ -132,14 +141,22 @@ impl Hub {
         waiters.entry(run_id.clone()).or_default().push(sender);
         self.waiting.store(waiters.len(), Ordering::Release);
         drop(waiters);
-        Waiter { hub: self.clone(), run_id: run_id.clone(), receiver }
+        Waiter {
+            hub: self.clone(),
+            run_id: run_id.clone(),
+            receiver,
+        }
     }
 
     /// Tells those who wait. `ended` is called only if there are any.
     pub(crate) fn ended(&self, run_id: &RunId, ended: impl FnOnce() -> Ended) {
         if self.changes.receiver_count() > 0 {
             // No listener is no error.
-            drop(self.changes.send(RunChanged { run_id: run_id.clone(), node_id: None, status: None }));
+            drop(self.changes.send(RunChanged {
+                run_id: run_id.clone(),
+                node_id: None,
+                status: None,
+            }));
         }
         if self.waiting.load(Ordering::Acquire) == 0 {
             return;
@@ -192,7 +209,11 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         self.receiver.close();
-        let mut waiters = self.hub.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiters = self
+            .hub
+            .waiters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(senders) = waiters.get_mut(&self.run_id) {
             senders.retain(|sender| !sender.is_closed());
             if senders.is_empty() {

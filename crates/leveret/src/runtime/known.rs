@@ -33,13 +33,19 @@ impl Known {
     }
 
     pub(crate) fn set_node(&mut self, node: NodeIx, value: NodeValue) {
-        let error = value.error.as_ref().and_then(|error| serde_json::to_value(error).ok());
+        let error = value
+            .error
+            .as_ref()
+            .and_then(|error| serde_json::to_value(error).ok());
         self.nodes.insert(node, KnownNode { value, error });
     }
 
     /// Forgets everything but the run's input.
     pub(crate) fn forget_steps(&mut self) {
-        *self = Known { run_input: self.run_input.take(), ..Known::default() };
+        *self = Known {
+            run_input: self.run_input.take(),
+            ..Known::default()
+        };
     }
 
     /// Makes room before the next step, if outputs have grown large. `size` is that of the newest.
@@ -112,7 +118,8 @@ impl Values for View<'_> {
         let node = self.plan.workflow.node_ix(id)?;
         if let Some(fresh) = self.fresh {
             let graph = &self.plan.workflow.graph;
-            let mut stands_for = std::iter::successors(Some(fresh.node), |&node| graph.guards(node));
+            let mut stands_for =
+                std::iter::successors(Some(fresh.node), |&node| graph.guards(node));
             if stands_for.any(|stood_for| stood_for == node) {
                 return Some(fresh.output);
             }
@@ -126,7 +133,9 @@ impl Values for View<'_> {
     }
 
     fn context(&self, key: &str) -> Option<&Value> {
-        let fresh = self.fresh.and_then(|fresh| fresh.context.iter().rev().find(|(name, _)| **name == *key));
+        let fresh = self
+            .fresh
+            .and_then(|fresh| fresh.context.iter().rev().find(|(name, _)| **name == *key));
         match fresh {
             Some((_, value)) => Some(value.value()),
             None => self.known.context_value(key),

@@ -29,7 +29,10 @@ pub(crate) struct LocalRuns {
 
 impl Default for LocalRuns {
     fn default() -> LocalRuns {
-        LocalRuns { waiting: Mutex::default(), permits: Arc::new(Semaphore::new(0)) }
+        LocalRuns {
+            waiting: Mutex::default(),
+            permits: Arc::new(Semaphore::new(0)),
+        }
     }
 }
 
@@ -51,27 +54,48 @@ impl LocalRuns {
         let places = u32::try_from(places).unwrap_or(u32::MAX);
         match tokio::time::timeout(timeout, self.permits.acquire_many(places)).await {
             Ok(Ok(all)) => all.forget(),
-            _ => tracing::warn!("runs did not come to a rest within the drain timeout; their jobs return to the queue"),
+            _ => tracing::warn!(
+                "runs did not come to a rest within the drain timeout; their jobs return to the queue"
+            ),
         }
     }
 
     /// A place for a run, if there is one and the run may be driven before its start is visible: it begins at one node, which loads nothing.
     pub(crate) fn place(&self, plan: &Plan, run_id: &RunId) -> Option<(Place, NodeIx)> {
-        let [start] = *plan.workflow.graph.starts() else { return None };
+        let [start] = *plan.workflow.graph.starts() else {
+            return None;
+        };
         let needs = plan.needs(start);
         if !needs.context.is_empty() || !needs.nodes.is_empty() {
             return None;
         }
         let permit = self.permits.clone().try_acquire_owned().ok()?;
         let (sender, delivery) = oneshot::channel();
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(run_id.clone(), sender);
-        Some((Place { delivery, _permit: permit }, start))
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(run_id.clone(), sender);
+        Some((
+            Place {
+                delivery,
+                _permit: permit,
+            },
+            start,
+        ))
     }
 
     /// Gives the delivery of a run's first job to whoever drives the run here; else gives it back. The flag says that the run was driven
     /// here and is no more.
-    pub(crate) fn hand_over(&self, run_id: &RunId, delivery: Delivery) -> Result<(), (Delivery, bool)> {
-        let sender = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(run_id);
+    pub(crate) fn hand_over(
+        &self,
+        run_id: &RunId,
+        delivery: Delivery,
+    ) -> Result<(), (Delivery, bool)> {
+        let sender = self
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(run_id);
         match sender {
             None => Err((delivery, false)),
             Some(sender) => sender.send(delivery).map_err(|delivery| (delivery, true)),
@@ -79,7 +103,10 @@ impl LocalRuns {
     }
 
     fn forget(&self, run_id: &RunId) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(run_id);
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(run_id);
     }
 }
 

@@ -48,7 +48,16 @@ impl Observer {
         let (queue, items) = mpsc::unbounded_channel();
         let permits = Arc::new(tokio::sync::Semaphore::new(QUEUE_MAX));
         let task = publish_all(items, broker, permits.clone());
-        (Observer { mode, names, hub, queue, permits }, task)
+        (
+            Observer {
+                mode,
+                names,
+                hub,
+                queue,
+                permits,
+            },
+            task,
+        )
     }
 
     /// Waits until there is room for more status messages.
@@ -61,7 +70,10 @@ impl Observer {
     /// A step begins.
     pub(crate) fn running(&self, plan: &Plan, run_id: &RunId, node: NodeIx, now: Timestamp) {
         if self.mode == StatusMessages::All {
-            self.send(&NodeStatus { executed_at: now.to_string(), ..blank(plan, run_id, node) });
+            self.send(&NodeStatus {
+                executed_at: now.to_string(),
+                ..blank(plan, run_id, node)
+            });
         }
     }
 
@@ -78,14 +90,26 @@ impl Observer {
         };
         match &finished.outcome {
             Outcome::Completed { output, .. } => {
-                self.send(&NodeStatus { status: StatusWord::Success, output: Some(output), ..blank });
+                self.send(&NodeStatus {
+                    status: StatusWord::Success,
+                    output: Some(output),
+                    ..blank
+                });
             }
             Outcome::Failed { error, .. } => {
-                self.send(&NodeStatus { status: StatusWord::Failed, error: Some(WireError::of(error)), ..blank });
+                self.send(&NodeStatus {
+                    status: StatusWord::Failed,
+                    error: Some(WireError::of(error)),
+                    ..blank
+                });
             }
             Outcome::Waiting { error, .. } if self.mode == StatusMessages::All => {
                 let error = error.as_ref().map(WireError::of);
-                self.send(&NodeStatus { status: StatusWord::Waiting, error, ..blank });
+                self.send(&NodeStatus {
+                    status: StatusWord::Waiting,
+                    error,
+                    ..blank
+                });
             }
             Outcome::Waiting { .. } => {}
         }
@@ -154,7 +178,12 @@ async fn publish(broker: &dyn Broker, batch: Vec<Publication>, permits: &tokio::
     if count == 0 {
         return;
     }
-    let lost: Vec<_> = broker.publish(batch).await.into_iter().filter_map(Result::err).collect();
+    let lost: Vec<_> = broker
+        .publish(batch)
+        .await
+        .into_iter()
+        .filter_map(Result::err)
+        .collect();
     if let Some(error) = lost.first() {
         tracing::warn!(count = lost.len(), %error, "status messages were not published");
     }

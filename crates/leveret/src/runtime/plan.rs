@@ -41,7 +41,10 @@ impl Plan {
         let nodes = workflow
             .nodes
             .iter()
-            .map(|node| PlannedNode { node_type: registry.get(&node.uses).cloned(), needs: OnceLock::new() })
+            .map(|node| PlannedNode {
+                node_type: registry.get(&node.uses).cloned(),
+                needs: OnceLock::new(),
+            })
             .collect();
         Plan { workflow, nodes }
     }
@@ -51,7 +54,8 @@ impl Plan {
     }
 
     pub(crate) fn is_pure(&self, node: NodeIx) -> bool {
-        self.node_type(node).is_some_and(|node_type| node_type.is_pure())
+        self.node_type(node)
+            .is_some_and(|node_type| node_type.is_pure())
     }
 
     pub(crate) fn needs(&self, node: NodeIx) -> &Needs {
@@ -59,15 +63,24 @@ impl Plan {
     }
 
     fn work_out(&self, node: NodeIx) -> Needs {
-        let Workflow { nodes, edges, graph, .. } = &*self.workflow;
+        let Workflow {
+            nodes,
+            edges,
+            graph,
+            ..
+        } = &*self.workflow;
         let mut needs = Needs::default();
         self.add(&mut needs, nodes[node].params.references());
         match &nodes[node].inputs {
             Inputs::Handed => {}
             Inputs::One(input) => self.add_input(&mut needs, input),
-            Inputs::Map(inputs) => inputs.iter().for_each(|(_, input)| self.add_input(&mut needs, input)),
+            Inputs::Map(inputs) => inputs
+                .iter()
+                .for_each(|(_, input)| self.add_input(&mut needs, input)),
         }
-        let routed = graph.routed(node).filter_map(|edge| edges[edge].condition.as_ref());
+        let routed = graph
+            .routed(node)
+            .filter_map(|edge| edges[edge].condition.as_ref());
         let handed = graph
             .incoming(node)
             .iter()
@@ -95,7 +108,9 @@ impl Plan {
 
     fn add(&self, needs: &mut Needs, references: &References) {
         let named = references.nodes.iter().chain(&references.node_errors);
-        needs.nodes.extend(named.filter_map(|id| self.workflow.node_ix(id)));
+        needs
+            .nodes
+            .extend(named.filter_map(|id| self.workflow.node_ix(id)));
         needs.context.extend(references.context.iter().cloned());
         needs.run_input |= references.run_input || !references.context.is_empty();
         needs.secrets |= !references.secrets.is_empty();
@@ -123,7 +138,11 @@ pub(crate) struct Plans {
 
 impl Plans {
     pub(crate) fn get(&self, hash: &WorkflowHash) -> Option<Arc<Plan>> {
-        self.by_hash.lock().unwrap_or_else(PoisonError::into_inner).get(hash).cloned()
+        self.by_hash
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(hash)
+            .cloned()
     }
 
     pub(crate) fn insert(&self, workflow: Arc<Workflow>, registry: &Registry) -> Arc<Plan> {
@@ -140,8 +159,17 @@ impl Plans {
     }
 
     /// The plan of a definition that came with a message; parsed once per text.
-    pub(crate) fn parse(&self, definition: &Json, registry: &Registry) -> Result<Arc<Plan>, Diagnostics> {
-        if let Some(plan) = self.by_text.lock().unwrap_or_else(PoisonError::into_inner).get(definition.text()) {
+    pub(crate) fn parse(
+        &self,
+        definition: &Json,
+        registry: &Registry,
+    ) -> Result<Arc<Plan>, Diagnostics> {
+        if let Some(plan) = self
+            .by_text
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(definition.text())
+        {
             return Ok(plan.clone());
         }
         let workflow = workflow_from_json(definition.value(), None)?;

@@ -20,7 +20,10 @@ const BATCH: u32 = 200;
 
 /// Looks at the runs that are due. Returns how many were looked at.
 pub(crate) async fn run_once(inner: &Inner, now: Timestamp) -> Result<u32, FireError> {
-    let (stalled, looked_at) = inner.store.claim_stalled(now, inner.options.quiet, BATCH).await?;
+    let (stalled, looked_at) = inner
+        .store
+        .claim_stalled(now, inner.options.quiet, BATCH)
+        .await?;
     for run_id in stalled {
         revive(inner, &run_id).await?;
     }
@@ -29,18 +32,27 @@ pub(crate) async fn run_once(inner: &Inner, now: Timestamp) -> Result<u32, FireE
 
 /// Publishes the jobs that follow from what is recorded of a run.
 async fn revive(inner: &Inner, run_id: &RunId) -> Result<(), FireError> {
-    let Some(progress) = inner.store.progress(run_id).await? else { return Ok(()) };
+    let Some(progress) = inner.store.progress(run_id).await? else {
+        return Ok(());
+    };
     if progress.status != RunStatus::Running {
         return Ok(());
     }
     let Some(plan) = inner.plan(&progress.workflow_hash).await? else {
-        tracing::error!(run_id = run_id.as_str(), "run {run_id} is stalled and its definition is not stored");
+        tracing::error!(
+            run_id = run_id.as_str(),
+            "run {run_id} is stalled and its definition is not stored"
+        );
         return Ok(());
     };
     let (marks, joins) = progress.resolve(&plan.workflow)?;
     let starts = decide_start(&plan.workflow.graph).ready;
     let ready = unfinished(&plan.workflow.graph, starts, &marks, &joins);
-    tracing::info!(run_id = run_id.as_str(), jobs = ready.len(), "run {run_id} is stalled; publishing its jobs again");
+    tracing::info!(
+        run_id = run_id.as_str(),
+        jobs = ready.len(),
+        "run {run_id} is stalled; publishing its jobs again"
+    );
     inner.metrics.reconciled.inc();
     let jobs = ready
         .into_iter()
@@ -76,7 +88,11 @@ pub(crate) async fn run(inner: Arc<Inner>, mut shutdown: watch::Receiver<bool>) 
                 0
             }
         };
-        let pause = if looked_at == BATCH { Duration::from_millis(1) } else { pause };
+        let pause = if looked_at == BATCH {
+            Duration::from_millis(1)
+        } else {
+            pause
+        };
         tokio::select! {
             biased;
             _ = shutdown.wait_for(|stop| *stop) => return,

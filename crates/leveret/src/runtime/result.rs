@@ -70,8 +70,22 @@ impl RunResult {
                 } else {
                     format!("{}/{}", step.node_id, step.scope.as_str())
                 };
-                let StepRecord { status, output, error, attempts, .. } = step;
-                (name, StepResult { status, output, error, attempts })
+                let StepRecord {
+                    status,
+                    output,
+                    error,
+                    attempts,
+                    ..
+                } = step;
+                (
+                    name,
+                    StepResult {
+                        status,
+                        output,
+                        error,
+                        attempts,
+                    },
+                )
             })
             .collect();
         RunResult {
@@ -89,7 +103,9 @@ impl RunResult {
 fn output_of(workflow: &Workflow, steps: &[StepRecord]) -> Json {
     let recorded = |node: NodeIx| {
         let id = &workflow.nodes[node].id;
-        steps.iter().find(|step| step.node_id == *id && step.scope.as_str().is_empty())
+        steps
+            .iter()
+            .find(|step| step.node_id == *id && step.scope.as_str().is_empty())
     };
     let output = |node: NodeIx| -> Option<Json> {
         std::iter::successors(Some(node), |&node| workflow.nodes[node].config.fallback)
@@ -104,7 +120,12 @@ fn output_of(workflow: &Workflow, steps: &[StepRecord]) -> Json {
         _ => {
             let outputs: serde_json::Map<String, serde_json::Value> = terminals
                 .iter()
-                .filter_map(|&node| Some((workflow.nodes[node].id.to_string(), output(node)?.value().clone())))
+                .filter_map(|&node| {
+                    Some((
+                        workflow.nodes[node].id.to_string(),
+                        output(node)?.value().clone(),
+                    ))
+                })
                 .collect();
             Json::from(serde_json::Value::Object(outputs))
         }

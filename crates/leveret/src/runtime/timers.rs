@@ -40,7 +40,10 @@ impl TimerHints {
     }
 
     fn take(&self) -> Option<Timestamp> {
-        self.earliest.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.earliest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 }
 
@@ -52,7 +55,10 @@ pub(crate) async fn run_once(inner: &Inner, now: Timestamp) -> Result<usize, Fir
     if timers.is_empty() {
         return Ok(0);
     }
-    let jobs = timers.iter().map(|timer| inner.names.job(&job_of(timer))).collect();
+    let jobs = timers
+        .iter()
+        .map(|timer| inner.names.job(&job_of(timer)))
+        .collect();
     let mut published = Vec::new();
     let mut failed = None;
     for (timer, result) in timers.iter().zip(inner.broker.publish(jobs).await) {
@@ -125,5 +131,7 @@ async fn until_next(inner: &Inner) -> Duration {
     let stored = inner.store.next_timer().await.ok().flatten();
     let now = inner.clock.now();
     let next = [hinted, stored].into_iter().flatten().min();
-    next.map_or(POLL, |due| Duration::from_millis(due.ms_since(now).max(1)).min(POLL))
+    next.map_or(POLL, |due| {
+        Duration::from_millis(due.ms_since(now).max(1)).min(POLL)
+    })
 }

@@ -11,7 +11,10 @@ use leveret_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    broker::{Binding, Exchange, ExchangeKind, Message, Publication, Queue, Topology, dead_letter_queue_name},
+    broker::{
+        Binding, Exchange, ExchangeKind, Message, Publication, Queue, Topology,
+        dead_letter_queue_name,
+    },
     store::{RunEnd, RunStatus, StepError},
 };
 
@@ -49,14 +52,28 @@ impl Names {
         let mut bound = vec![self.execution.clone()];
         bound.extend((publish.status != StatusMessages::Off).then(|| self.status.clone()));
         bound.extend(publish.completion.then(|| self.completion.clone()));
-        let mut queues: Vec<Queue> = bound.iter().map(|name| Queue::plain(name.clone())).collect();
+        let mut queues: Vec<Queue> = bound
+            .iter()
+            .map(|name| Queue::plain(name.clone()))
+            .collect();
         queues.push(Queue::plain(self.dead_letters.clone()));
         let bindings = bound
             .into_iter()
-            .map(|name| Binding { queue: name.clone(), exchange: self.exchange.clone(), routing_key: name })
+            .map(|name| Binding {
+                queue: name.clone(),
+                exchange: self.exchange.clone(),
+                routing_key: name,
+            })
             .collect();
-        let exchanges = vec![Exchange { name: self.exchange.clone(), kind: ExchangeKind::Topic }];
-        Topology { exchanges, queues, bindings }
+        let exchanges = vec![Exchange {
+            name: self.exchange.clone(),
+            kind: ExchangeKind::Topic,
+        }];
+        Topology {
+            exchanges,
+            queues,
+            bindings,
+        }
     }
 
     pub(crate) fn job(&self, job: &Job) -> Publication {
@@ -76,7 +93,11 @@ impl Names {
     }
 
     fn publication(&self, key: &Arc<str>, message: Message) -> Publication {
-        Publication { exchange: self.exchange.clone(), routing_key: key.clone(), message }
+        Publication {
+            exchange: self.exchange.clone(),
+            routing_key: key.clone(),
+            message,
+        }
     }
 }
 
@@ -97,9 +118,15 @@ pub struct Publish {
 
 impl Publish {
     /// Nothing: nobody outside this process could consume it.
-    pub const NOTHING: Publish = Publish { status: StatusMessages::Off, completion: false };
+    pub const NOTHING: Publish = Publish {
+        status: StatusMessages::Off,
+        completion: false,
+    };
     /// Everything.
-    pub const EVERYTHING: Publish = Publish { status: StatusMessages::All, completion: true };
+    pub const EVERYTHING: Publish = Publish {
+        status: StatusMessages::All,
+        completion: true,
+    };
 }
 
 /// Which status messages a worker publishes.
@@ -126,7 +153,11 @@ pub struct Job {
     #[serde(alias = "current_node")]
     pub node_id: NodeId,
     /// The definition; on the first message of a foreign client.
-    #[serde(default, skip_serializing_if = "Option::is_none", alias = "workflow_definition")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        alias = "workflow_definition"
+    )]
     pub workflow: Option<Json>,
     /// The definition's hash; on Leveret's own messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -187,7 +218,10 @@ impl Job {
     /// Decodes strictly: required fields, their types and bounds; unknown fields are ignored.
     pub fn decode(body: &[u8], bytes_max: usize) -> Result<Job, BadJob> {
         if body.len() > bytes_max {
-            return Err(BadJob::TooLarge { bytes: body.len(), bytes_max });
+            return Err(BadJob::TooLarge {
+                bytes: body.len(),
+                bytes_max,
+            });
         }
         serde_json::from_slice(body).map_err(|error| BadJob::Malformed(error.to_string()))
     }
@@ -232,7 +266,10 @@ impl<'a> WireError<'a> {
             crate::store::ErrorCode::UnknownNodeType => "NODE_CREATION_FAILED",
             _ => "NODE_EXECUTION_FAILED",
         };
-        WireError { message: &error.message, code }
+        WireError {
+            message: &error.message,
+            code,
+        }
     }
 }
 
@@ -293,7 +330,11 @@ mod tests {
         .unwrap();
         assert_eq!(job.node_id.as_str(), "n");
         assert_eq!(job.workflow.unwrap().text(), r#"{"id":"w"}"#);
-        let job = Job::decode(br#"{"workflow_id":"w","execution_id":"e","node_id":"n","input":{"a":1}}"#, 1000).unwrap();
+        let job = Job::decode(
+            br#"{"workflow_id":"w","execution_id":"e","node_id":"n","input":{"a":1}}"#,
+            1000,
+        )
+        .unwrap();
         assert_eq!(job.input.unwrap().text(), r#"{"a":1}"#);
     }
 
@@ -306,7 +347,10 @@ mod tests {
         check("not json", "not a job");
         check("[]", "not a job");
         check(r#"{"workflow_id":"w","execution_id":"e"}"#, "node_id");
-        check(r#"{"workflow_id":"","execution_id":"e","node_id":"n"}"#, "workflow id is empty");
+        check(
+            r#"{"workflow_id":"","execution_id":"e","node_id":"n"}"#,
+            "workflow id is empty",
+        );
         check(&"x".repeat(101), "more than the 100 allowed");
     }
 }

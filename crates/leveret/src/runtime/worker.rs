@@ -11,7 +11,8 @@ use super::{
     wire::Job,
 };
 use crate::broker::{
-    BrokerError, ConsumeOptions, Consumer, ConsumerState, Delivery, Publication, Receipt, work::dead_letter,
+    BrokerError, ConsumeOptions, Consumer, ConsumerState, Delivery, Publication, Receipt,
+    work::dead_letter,
 };
 
 /// How a worker takes jobs.
@@ -27,7 +28,11 @@ pub struct WorkerOptions {
 
 impl Default for WorkerOptions {
     fn default() -> WorkerOptions {
-        WorkerOptions { concurrency: 256, prefetch: 512, drain_timeout: Duration::from_secs(30) }
+        WorkerOptions {
+            concurrency: 256,
+            prefetch: 512,
+            drain_timeout: Duration::from_secs(30),
+        }
     }
 }
 
@@ -72,7 +77,12 @@ pub(crate) async fn work(
         while let Some(ended) = jobs.try_join_next() {
             report(ended);
         }
-        take_more(&inner, &mut jobs, &mut consumer, usize::from(options.concurrency));
+        take_more(
+            &inner,
+            &mut jobs,
+            &mut consumer,
+            usize::from(options.concurrency),
+        );
     }
     tell(&inner, ConsumerState::Draining);
     // Runs that are driven here may still wait for the deliveries of their first jobs.
@@ -99,8 +109,12 @@ fn claim(inner: &Inner, delivery: Delivery) -> Option<(Delivery, bool)> {
     if redelivered || inner.one_file.is_none() {
         return Some((delivery, redelivered));
     }
-    let fresh = Job::decode(&delivery.message.body, inner.options.message_bytes_max).ok().filter(|job| job.fresh);
-    let Some(job) = fresh else { return Some((delivery, redelivered)) };
+    let fresh = Job::decode(&delivery.message.body, inner.options.message_bytes_max)
+        .ok()
+        .filter(|job| job.fresh);
+    let Some(job) = fresh else {
+        return Some((delivery, redelivered));
+    };
     match inner.local.hand_over(&job.execution_id, delivery) {
         Ok(()) => None,
         Err((delivery, was_driven)) => Some((delivery, was_driven)),
@@ -109,11 +123,18 @@ fn claim(inner: &Inner, delivery: Delivery) -> Option<(Delivery, bool)> {
 
 fn tell(inner: &Inner, state: ConsumerState) {
     inner.metrics.consumer.set(state);
-    inner.health.set(Part::Consumer, state == ConsumerState::Live);
+    inner
+        .health
+        .set(Part::Consumer, state == ConsumerState::Live);
 }
 
 /// Takes what has arrived in the meantime, without a turn of the loop for each.
-fn take_more(inner: &Arc<Inner>, jobs: &mut JoinSet<()>, consumer: &mut Consumer, concurrency: usize) {
+fn take_more(
+    inner: &Arc<Inner>,
+    jobs: &mut JoinSet<()>,
+    consumer: &mut Consumer,
+    concurrency: usize,
+) {
     while jobs.len() < concurrency {
         match consumer.try_next() {
             Some(delivery) => take(inner, jobs, delivery),
@@ -145,21 +166,30 @@ async fn drain(mut consumer: Consumer, mut jobs: JoinSet<()>, timeout: Duration)
         }
     });
     if finished.await.is_err() {
-        tracing::warn!(jobs = jobs.len(), "jobs did not finish within the drain timeout and return to their queue");
+        tracing::warn!(
+            jobs = jobs.len(),
+            "jobs did not finish within the drain timeout and return to their queue"
+        );
         jobs.shutdown().await;
     }
 }
 
 /// Brings one delivery to its end: acked, dead-lettered and acked, or returned.
 async fn handle(inner: Arc<Inner>, delivery: Delivery) {
-    let Some((delivery, redelivered)) = claim(&inner, delivery) else { return };
+    let Some((delivery, redelivered)) = claim(&inner, delivery) else {
+        return;
+    };
     inner.observer.room().await;
     let driven = drive(&inner, &delivery.message.body, redelivered).await;
     finish(&inner, delivery, driven).await;
 }
 
 /// Settles a delivery by what came of driving it.
-pub(crate) async fn finish(inner: &Arc<Inner>, delivery: Delivery, driven: Result<Disposal, DriveError>) {
+pub(crate) async fn finish(
+    inner: &Arc<Inner>,
+    delivery: Delivery,
+    driven: Result<Disposal, DriveError>,
+) {
     let (mut publications, reason) = match driven {
         Ok(Disposal::Done(publications)) => (publications, None),
         Ok(Disposal::Dead(reason, publications)) => (publications, Some(reason)),
@@ -176,7 +206,13 @@ pub(crate) async fn finish(inner: &Arc<Inner>, delivery: Delivery, driven: Resul
         inner.metrics.dead_letters.inc();
         tracing::warn!(%reason, "a job goes to the dead-letter queue");
         let now = inner.clock.now();
-        publications.push(dead_letter(&delivery, &inner.names.execution, &reason, 1, now));
+        publications.push(dead_letter(
+            &delivery,
+            &inner.names.execution,
+            &reason,
+            1,
+            now,
+        ));
     }
     settle(inner, publications, delivery.receipt).await;
 }
@@ -190,7 +226,11 @@ async fn settle(inner: &Arc<Inner>, publications: Vec<Publication>, receipt: Rec
     inner.observer.flush().await;
     let mut receipts = vec![receipt];
     loop {
-        match inner.broker.publish_then_ack(publications.clone(), receipts).await {
+        match inner
+            .broker
+            .publish_then_ack(publications.clone(), receipts)
+            .await
+        {
             Ok(()) => {
                 inner.metrics.published.add(publications.len() as u64);
                 return inner.metrics.acked.inc();

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use leveret_core::{
-    decide::{Decision, Ending, JoinPoint, JoinState, Joins, Mark, MissingJoins, Passed, decide, join_width},
+    decide::{
+        Decision, Ending, JoinPoint, JoinState, Joins, Mark, MissingJoins, Passed, decide,
+        join_width,
+    },
     graph::{EdgeIx, Graph, NodeIx},
     workflow::Workflow,
 };
@@ -13,8 +16,12 @@ use super::{Finished, JoinKey, Outcome, StepStatus, StoreError};
 /// How the outcome ends the step; `None` while it waits.
 pub(crate) fn ending_of(outcome: &Outcome) -> Option<Ending> {
     match outcome {
-        Outcome::Completed { taken, .. } => Some(Ending::Completed { taken: taken.clone() }),
-        Outcome::Failed { fall_back, .. } => Some(Ending::Failed { fall_back: *fall_back }),
+        Outcome::Completed { taken, .. } => Some(Ending::Completed {
+            taken: taken.clone(),
+        }),
+        Outcome::Failed { fall_back, .. } => Some(Ending::Failed {
+            fall_back: *fall_back,
+        }),
         Outcome::Waiting { .. } => None,
     }
 }
@@ -34,7 +41,9 @@ pub(crate) fn decide_finished<E>(
     joins: &mut Joins,
     mut load: impl FnMut(&[JoinPoint]) -> Result<Vec<(JoinPoint, JoinState)>, E>,
 ) -> Result<Decision, E> {
-    let Some(ending) = ending_of(&finished.outcome) else { return Ok(Decision::default()) };
+    let Some(ending) = ending_of(&finished.outcome) else {
+        return Ok(Decision::default());
+    };
     let graph = &finished.workflow.graph;
     loop {
         match decide(graph, finished.node, &ending, joins) {
@@ -56,7 +65,9 @@ pub(crate) fn provide(
 ) {
     joins.extend(loaded);
     for &join in missing {
-        joins.entry(join).or_insert_with(|| JoinState::new(join_width(graph, join)));
+        joins
+            .entry(join)
+            .or_insert_with(|| JoinState::new(join_width(graph, join)));
     }
 }
 
@@ -64,7 +75,12 @@ pub(crate) fn provide(
 pub(crate) fn fails_run(finished: &Finished) -> bool {
     match &finished.outcome {
         Outcome::Failed { fall_back, .. } => {
-            !(*fall_back && finished.workflow.graph.fallback_edge(finished.node).is_some())
+            !(*fall_back
+                && finished
+                    .workflow
+                    .graph
+                    .fallback_edge(finished.node)
+                    .is_some())
         }
         _ => false,
     }
@@ -91,7 +107,10 @@ pub(crate) fn join_of(workflow: &Workflow, key: &JoinKey) -> Result<JoinPoint, S
 
 /// Reads a stored join state.
 pub(crate) fn parse_join(text: &str) -> Result<JoinState, StoreError> {
-    text.parse().map_err(|error: leveret_core::decide::JoinStateError| StoreError::corrupt(error.to_string()))
+    text.parse()
+        .map_err(|error: leveret_core::decide::JoinStateError| {
+            StoreError::corrupt(error.to_string())
+        })
 }
 
 /// An edge as stored; -1 for none.

@@ -16,8 +16,9 @@ use leveret_core::{
 };
 
 use super::{
-    Committed, Finished, Load, Loaded, NewRun, NodeValue, Outcome, Progress, RunEnd, RunFilter, RunRecord,
-    RunStatus, Started, StepError, StepRecord, StepStatus, Store, StoreError, Timer, WorkflowRecord,
+    Committed, Finished, Load, Loaded, NewRun, NodeValue, Outcome, Progress, RunEnd, RunFilter,
+    RunRecord, RunStatus, Started, StepError, StepRecord, StepStatus, Store, StoreError, Timer,
+    WorkflowRecord,
     commit::{decide_finished, fails_run, key_of, mark_of, passed_status, status_of},
 };
 
@@ -57,7 +58,9 @@ impl MemoryStore {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -71,13 +74,18 @@ impl State {
             run_id: new.run_id.clone(),
             workflow_id: new.workflow.id.clone(),
             workflow_hash: new.workflow.hash,
-            status: if empty { RunStatus::Completed } else { RunStatus::Running },
+            status: if empty {
+                RunStatus::Completed
+            } else {
+                RunStatus::Running
+            },
             input: new.input.clone(),
             error: None,
             created_at: new.created_at,
             ended_at: empty.then_some(new.created_at),
         };
-        self.definitions.insert(new.workflow.hash, new.workflow.definition.clone());
+        self.definitions
+            .insert(new.workflow.hash, new.workflow.definition.clone());
         self.runs.insert(
             new.run_id.clone(),
             Run {
@@ -93,7 +101,9 @@ impl State {
     }
 
     fn commit(&mut self, finished: &Finished) -> Result<Committed, StoreError> {
-        let Some(run) = self.runs.get_mut(&finished.run_id) else { return Ok(Committed::Over(None)) };
+        let Some(run) = self.runs.get_mut(&finished.run_id) else {
+            return Ok(Committed::Over(None));
+        };
         if run.record.status != RunStatus::Running {
             return Ok(Committed::Over(Some(run.record.status)));
         }
@@ -177,7 +187,12 @@ impl Run {
             record.started_at = earlier.started_at;
         }
         match &finished.outcome {
-            Outcome::Completed { output, action, context, .. } => {
+            Outcome::Completed {
+                output,
+                action,
+                context,
+                ..
+            } => {
                 record.output = output.clone();
                 record.action.clone_from(action);
                 self.context.extend(context.iter().cloned());
@@ -203,11 +218,17 @@ impl Run {
             started_at: finished.finished_at,
             finished_at: finished.finished_at,
         };
-        self.steps.entry((node_id, finished.scope.clone())).or_insert(record);
+        self.steps
+            .entry((node_id, finished.scope.clone()))
+            .or_insert(record);
     }
 
     fn end(&mut self, status: Option<RunStatus>, now: Timestamp) -> RunEnd {
-        let natural = if self.record.error.is_some() { RunStatus::Failed } else { RunStatus::Completed };
+        let natural = if self.record.error.is_some() {
+            RunStatus::Failed
+        } else {
+            RunStatus::Completed
+        };
         self.record.status = status.unwrap_or(natural);
         self.record.ended_at = Some(now);
         self.ended()
@@ -247,7 +268,11 @@ impl Run {
                     })
                 })
                 .collect(),
-            context: load.context.iter().map(|key| self.context.get(key).cloned()).collect(),
+            context: load
+                .context
+                .iter()
+                .map(|key| self.context.get(key).cloned())
+                .collect(),
             redeliveries: 0,
         }
     }
@@ -261,7 +286,9 @@ impl Store for MemoryStore {
         now: Timestamp,
     ) -> Result<(WorkflowRecord, bool), StoreError> {
         let mut state = self.state();
-        state.definitions.insert(workflow.hash, workflow.definition.clone());
+        state
+            .definitions
+            .insert(workflow.hash, workflow.definition.clone());
         let versions = state.workflows.entry(workflow.id.clone()).or_default();
         if let Some(newest) = versions.last()
             && newest.hash == workflow.hash
@@ -280,7 +307,11 @@ impl Store for MemoryStore {
     }
 
     async fn workflow(&self, id: &WorkflowId) -> Result<Option<WorkflowRecord>, StoreError> {
-        Ok(self.state().workflows.get(id).and_then(|versions| versions.last().cloned()))
+        Ok(self
+            .state()
+            .workflows
+            .get(id)
+            .and_then(|versions| versions.last().cloned()))
     }
 
     async fn definition(&self, hash: &WorkflowHash) -> Result<Option<Json>, StoreError> {
@@ -293,7 +324,10 @@ impl Store for MemoryStore {
         limit: u32,
     ) -> Result<Vec<WorkflowRecord>, StoreError> {
         let state = self.state();
-        let newest = state.workflows.values().filter_map(|versions| versions.last());
+        let newest = state
+            .workflows
+            .values()
+            .filter_map(|versions| versions.last());
         let rest = newest.filter(|record| after.is_none_or(|after| record.workflow_id > *after));
         Ok(rest.take(limit as usize).cloned().collect())
     }
@@ -305,7 +339,10 @@ impl Store for MemoryStore {
 
     async fn commit(&self, batch: &[Finished]) -> Result<Vec<Committed>, StoreError> {
         let mut state = self.state();
-        batch.iter().map(|finished| state.commit(finished)).collect()
+        batch
+            .iter()
+            .map(|finished| state.commit(finished))
+            .collect()
     }
 
     async fn load(&self, batch: &[(RunId, Load)]) -> Result<Vec<Option<Loaded>>, StoreError> {
@@ -313,7 +350,11 @@ impl Store for MemoryStore {
         let loaded = |(run_id, load): &(RunId, Load)| {
             let mut loaded = state.runs.get(run_id)?.load(load);
             if let Some((node_id, scope)) = load.step.clone() {
-                let key = StepKey { run_id: run_id.clone(), node_id, scope };
+                let key = StepKey {
+                    run_id: run_id.clone(),
+                    node_id,
+                    scope,
+                };
                 loaded.redeliveries = state.redeliveries.get(&key).copied().unwrap_or(0);
             }
             Some(loaded)
@@ -335,7 +376,11 @@ impl Store for MemoryStore {
         limit: u32,
     ) -> Result<Vec<Timer>, StoreError> {
         let mut state = self.state();
-        let mut due: Vec<&mut Timed> = state.timers.values_mut().filter(|timed| timed.due <= now).collect();
+        let mut due: Vec<&mut Timed> = state
+            .timers
+            .values_mut()
+            .filter(|timed| timed.due <= now)
+            .collect();
         due.sort_by_key(|timed| timed.due);
         Ok(due
             .into_iter()
@@ -351,7 +396,11 @@ impl Store for MemoryStore {
     async fn remove_timers(&self, timers: &[Timer]) -> Result<(), StoreError> {
         let mut state = self.state();
         for timer in timers {
-            if state.timers.get(&timer.key).is_some_and(|timed| timed.due == timer.claimed_until) {
+            if state
+                .timers
+                .get(&timer.key)
+                .is_some_and(|timed| timed.due == timer.claimed_until)
+            {
                 state.timers.remove(&timer.key);
             }
         }
@@ -383,7 +432,10 @@ impl Store for MemoryStore {
                 .map(|(_, timed)| timed.due)
                 .max();
             run.reconcile_at = last_timer.map_or(now, |timer| timer.max(now)) + quiet;
-            let active = run.steps.values().any(|step| step.finished_at + quiet > now);
+            let active = run
+                .steps
+                .values()
+                .any(|step| step.finished_at + quiet > now);
             if !active && last_timer.is_none() {
                 stalled.push(run.record.run_id.clone());
             }
@@ -424,7 +476,9 @@ impl Store for MemoryStore {
         error: &StepError,
         now: Timestamp,
     ) -> Result<Option<(RunEnd, bool)>, StoreError> {
-        Ok(self.state().end(run_id, RunStatus::Failed, Some(error), now))
+        Ok(self
+            .state()
+            .end(run_id, RunStatus::Failed, Some(error), now))
     }
 
     async fn run(&self, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {
@@ -433,8 +487,11 @@ impl Store for MemoryStore {
 
     async fn steps(&self, run_id: &RunId) -> Result<Vec<StepRecord>, StoreError> {
         let state = self.state();
-        let mut steps: Vec<StepRecord> =
-            state.runs.get(run_id).map(|run| run.steps.values().cloned().collect()).unwrap_or_default();
+        let mut steps: Vec<StepRecord> = state
+            .runs
+            .get(run_id)
+            .map(|run| run.steps.values().cloned().collect())
+            .unwrap_or_default();
         steps.sort_by_key(|step| step.started_at);
         Ok(steps)
     }
@@ -445,14 +502,26 @@ impl Store for MemoryStore {
             .runs
             .values()
             .map(|run| &run.record)
-            .filter(|run| filter.workflow_id.as_ref().is_none_or(|id| run.workflow_id == *id))
+            .filter(|run| {
+                filter
+                    .workflow_id
+                    .as_ref()
+                    .is_none_or(|id| run.workflow_id == *id)
+            })
             .filter(|run| filter.status.is_none_or(|status| run.status == status))
             .filter(|run| {
-                filter.after.as_ref().is_none_or(|(at, id)| (run.created_at, &run.run_id) < (*at, id))
+                filter
+                    .after
+                    .as_ref()
+                    .is_none_or(|(at, id)| (run.created_at, &run.run_id) < (*at, id))
             })
             .collect();
         runs.sort_by(|a, b| (b.created_at, &b.run_id).cmp(&(a.created_at, &a.run_id)));
-        Ok(runs.into_iter().take(filter.limit as usize).cloned().collect())
+        Ok(runs
+            .into_iter()
+            .take(filter.limit as usize)
+            .cloned()
+            .collect())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

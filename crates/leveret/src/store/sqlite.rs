@@ -20,8 +20,8 @@ use leveret_core::{
 use rusqlite::{Connection, Row, types::FromSql};
 
 use super::{
-    Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunFilter, RunRecord, RunStatus, Started,
-    StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
+    Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunFilter, RunRecord, RunStatus,
+    Started, StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
 };
 use crate::sqlite::{Database, DatabaseError};
 
@@ -50,14 +50,20 @@ impl SqliteStore {
         &self,
         job: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        Ok(self.database.write(move |connection| job(connection).map_err(DatabaseError::refused)).await?)
+        Ok(self
+            .database
+            .write(move |connection| job(connection).map_err(DatabaseError::refused))
+            .await?)
     }
 
     async fn read<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        Ok(self.database.read(move |connection| job(connection).map_err(DatabaseError::refused)).await?)
+        Ok(self
+            .database
+            .read(move |connection| job(connection).map_err(DatabaseError::refused))
+            .await?)
     }
 }
 
@@ -67,10 +73,16 @@ impl From<DatabaseError> for StoreError {
             DatabaseError::Closed => StoreError::Closed,
             DatabaseError::Refused(error) => match error.downcast::<StoreError>() {
                 Ok(error) => *error,
-                Err(error) => StoreError::Refused { detail: error.to_string() },
+                Err(error) => StoreError::Refused {
+                    detail: error.to_string(),
+                },
             },
-            error if error.is_retryable() => StoreError::Unavailable { detail: error.chain() },
-            error => StoreError::Refused { detail: error.chain() },
+            error if error.is_retryable() => StoreError::Unavailable {
+                detail: error.chain(),
+            },
+            error => StoreError::Refused {
+                detail: error.chain(),
+            },
         }
     }
 }
@@ -86,7 +98,10 @@ fn parsed<T>(row: &Row<'_>, column: usize) -> Result<T, StoreError>
 where
     T: std::str::FromStr<Err = StoreError>,
 {
-    row.get_ref(column)?.as_str().map_err(|error| StoreError::corrupt(error.to_string()))?.parse()
+    row.get_ref(column)?
+        .as_str()
+        .map_err(|error| StoreError::corrupt(error.to_string()))?
+        .parse()
 }
 
 /// A column that holds an id.
@@ -94,7 +109,8 @@ fn id<T>(row: &Row<'_>, column: usize) -> Result<T, StoreError>
 where
     T: TryFrom<String, Error = leveret_core::ids::IdError>,
 {
-    T::try_from(row.get::<_, String>(column)?).map_err(|error| StoreError::corrupt(error.to_string()))
+    T::try_from(row.get::<_, String>(column)?)
+        .map_err(|error| StoreError::corrupt(error.to_string()))
 }
 
 fn time(row: &Row<'_>, column: usize) -> Result<Timestamp, StoreError> {
@@ -111,15 +127,19 @@ fn json(row: &Row<'_>, column: usize) -> Result<Json, StoreError> {
 
 /// A document as stored: the document null is a null.
 fn json_text(json: &Json) -> Option<&str> {
-    if json.is_null() { None } else { Some(json.text()) }
+    if json.is_null() {
+        None
+    } else {
+        Some(json.text())
+    }
 }
 
 fn step_error(row: &Row<'_>, column: usize) -> Result<Option<StepError>, StoreError> {
     match row.get_ref(column)?.as_str_or_null() {
         Ok(None) => Ok(None),
-        Ok(Some(text)) => {
-            serde_json::from_str(text).map(Some).map_err(|error| StoreError::corrupt(error.to_string()))
-        }
+        Ok(Some(text)) => serde_json::from_str(text)
+            .map(Some)
+            .map_err(|error| StoreError::corrupt(error.to_string())),
         Err(error) => Err(StoreError::corrupt(error.to_string())),
     }
 }
@@ -163,7 +183,11 @@ fn row<T>(
 }
 
 /// Runs a statement; returns how many rows it changed.
-fn execute(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<usize, StoreError> {
+fn execute(
+    connection: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+) -> Result<usize, StoreError> {
     Ok(connection.prepare_cached(sql)?.execute(params)?)
 }
 
@@ -174,18 +198,25 @@ impl Store for SqliteStore {
         workflow: &Workflow,
         now: Timestamp,
     ) -> Result<(WorkflowRecord, bool), StoreError> {
-        let (id, hash, definition) = (workflow.id.clone(), workflow.hash, workflow.definition.clone());
-        self.write(move |connection| workflows::put(connection, &id, hash, &definition, now)).await
+        let (id, hash, definition) = (
+            workflow.id.clone(),
+            workflow.hash,
+            workflow.definition.clone(),
+        );
+        self.write(move |connection| workflows::put(connection, &id, hash, &definition, now))
+            .await
     }
 
     async fn workflow(&self, id: &WorkflowId) -> Result<Option<WorkflowRecord>, StoreError> {
         let id = id.clone();
-        self.read(move |connection| workflows::newest(connection, &id)).await
+        self.read(move |connection| workflows::newest(connection, &id))
+            .await
     }
 
     async fn definition(&self, hash: &WorkflowHash) -> Result<Option<Json>, StoreError> {
         let hash = *hash;
-        self.read(move |connection| workflows::definition(connection, &hash)).await
+        self.read(move |connection| workflows::definition(connection, &hash))
+            .await
     }
 
     async fn workflows(
@@ -194,31 +225,47 @@ impl Store for SqliteStore {
         limit: u32,
     ) -> Result<Vec<WorkflowRecord>, StoreError> {
         let after = after.cloned();
-        self.read(move |connection| workflows::list(connection, after.as_ref(), limit)).await
+        self.read(move |connection| workflows::list(connection, after.as_ref(), limit))
+            .await
     }
 
     async fn start(&self, batch: &[NewRun]) -> Result<Vec<Started>, StoreError> {
         let batch = batch.to_vec();
-        self.write(move |connection| batch.iter().map(|new| commit::start(connection, new)).collect()).await
+        self.write(move |connection| {
+            batch
+                .iter()
+                .map(|new| commit::start(connection, new))
+                .collect()
+        })
+        .await
     }
 
     async fn commit(&self, batch: &[Finished]) -> Result<Vec<Committed>, StoreError> {
         let batch = batch.to_vec();
-        self.write(move |connection| batch.iter().map(|finished| commit::commit(connection, finished)).collect())
-            .await
+        self.write(move |connection| {
+            batch
+                .iter()
+                .map(|finished| commit::commit(connection, finished))
+                .collect()
+        })
+        .await
     }
 
     async fn load(&self, batch: &[(RunId, Load)]) -> Result<Vec<Option<Loaded>>, StoreError> {
         let batch = batch.to_vec();
         self.read(move |connection| {
-            batch.iter().map(|(run_id, load)| read::load(connection, run_id, load)).collect()
+            batch
+                .iter()
+                .map(|(run_id, load)| read::load(connection, run_id, load))
+                .collect()
         })
         .await
     }
 
     async fn count_redelivery(&self, key: &StepKey) -> Result<u32, StoreError> {
         let key = key.clone();
-        self.write(move |connection| commit::count_redelivery(connection, &key)).await
+        self.write(move |connection| commit::count_redelivery(connection, &key))
+            .await
     }
 
     async fn claim_timers(
@@ -228,15 +275,21 @@ impl Store for SqliteStore {
         limit: u32,
     ) -> Result<Vec<Timer>, StoreError> {
         let until = now + claim;
-        if self.read(move |connection| timers::next(connection)).await?.is_none_or(|due| due > now) {
+        if self
+            .read(move |connection| timers::next(connection))
+            .await?
+            .is_none_or(|due| due > now)
+        {
             return Ok(Vec::new());
         }
-        self.write(move |connection| timers::claim(connection, now, until, limit)).await
+        self.write(move |connection| timers::claim(connection, now, until, limit))
+            .await
     }
 
     async fn remove_timers(&self, timers: &[Timer]) -> Result<(), StoreError> {
         let timers = timers.to_vec();
-        self.write(move |connection| timers::remove(connection, &timers)).await
+        self.write(move |connection| timers::remove(connection, &timers))
+            .await
     }
 
     async fn next_timer(&self) -> Result<Option<Timestamp>, StoreError> {
@@ -254,12 +307,14 @@ impl Store for SqliteStore {
         if due.is_empty() {
             return Ok((Vec::new(), 0));
         }
-        self.write(move |connection| timers::claim_stalled(connection, &due, now, quiet)).await
+        self.write(move |connection| timers::claim_stalled(connection, &due, now, quiet))
+            .await
     }
 
     async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError> {
         let run_id = run_id.clone();
-        self.read(move |connection| read::progress(connection, &run_id)).await
+        self.read(move |connection| read::progress(connection, &run_id))
+            .await
     }
 
     async fn cancel(
@@ -268,7 +323,10 @@ impl Store for SqliteStore {
         now: Timestamp,
     ) -> Result<Option<(RunEnd, bool)>, StoreError> {
         let run_id = run_id.clone();
-        self.write(move |connection| commit::end(connection, &run_id, RunStatus::Cancelled, None, now)).await
+        self.write(move |connection| {
+            commit::end(connection, &run_id, RunStatus::Cancelled, None, now)
+        })
+        .await
     }
 
     async fn fail(
@@ -278,26 +336,36 @@ impl Store for SqliteStore {
         now: Timestamp,
     ) -> Result<Option<(RunEnd, bool)>, StoreError> {
         let (run_id, error) = (run_id.clone(), error.clone());
-        self.write(move |connection| commit::end(connection, &run_id, RunStatus::Failed, Some(&error), now)).await
+        self.write(move |connection| {
+            commit::end(connection, &run_id, RunStatus::Failed, Some(&error), now)
+        })
+        .await
     }
 
     async fn run(&self, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {
         let run_id = run_id.clone();
-        self.read(move |connection| read::run(connection, &run_id)).await
+        self.read(move |connection| read::run(connection, &run_id))
+            .await
     }
 
     async fn steps(&self, run_id: &RunId) -> Result<Vec<StepRecord>, StoreError> {
         let run_id = run_id.clone();
-        self.read(move |connection| read::steps(connection, &run_id)).await
+        self.read(move |connection| read::steps(connection, &run_id))
+            .await
     }
 
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRecord>, StoreError> {
         let filter = filter.clone();
-        self.read(move |connection| read::runs(connection, &filter)).await
+        self.read(move |connection| read::runs(connection, &filter))
+            .await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        if self.database.is_open() { Ok(()) } else { Err(StoreError::Closed) }
+        if self.database.is_open() {
+            Ok(())
+        } else {
+            Err(StoreError::Closed)
+        }
     }
 
     async fn close(&self) {

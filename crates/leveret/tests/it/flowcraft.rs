@@ -180,7 +180,9 @@ async fn case_13_an_expression_that_cannot_be_evaluated_is_refused_at_load() {
 
 #[tokio::test]
 async fn case_40_a_missing_fallback_is_refused_at_load_by_name() {
-    let error = Harness::load_error(&blueprint("A>C; A = fail boom; A.config = {\"fallback\":\"nowhere\"}"));
+    let error = Harness::load_error(&blueprint(
+        "A>C; A = fail boom; A.config = {\"fallback\":\"nowhere\"}",
+    ));
     assert!(error.contains("nowhere"), "{error}");
 }
 

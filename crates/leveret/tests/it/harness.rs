@@ -26,7 +26,11 @@ pub(crate) struct TempDir(PathBuf);
 impl TempDir {
     pub(crate) fn new() -> TempDir {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("leveret-it-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "leveret-it-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&path).expect("a temporary directory can be made");
         TempDir(path)
@@ -55,42 +59,85 @@ impl Harness {
     pub(crate) async fn start() -> Harness {
         let directory = TempDir::new();
         let store = format!("sqlite:{}", directory.file("leveret.db"));
-        let Connected { store, broker, one_file } = connect(&store, "embedded:").await.expect("connects");
-        let engine = Engine::new(EngineParts { one_file, registry: registry(), ..EngineParts::new(store, broker) })
-            .await
-            .expect("declares its topology");
+        let Connected {
+            store,
+            broker,
+            one_file,
+        } = connect(&store, "embedded:").await.expect("connects");
+        let engine = Engine::new(EngineParts {
+            one_file,
+            registry: registry(),
+            ..EngineParts::new(store, broker)
+        })
+        .await
+        .expect("declares its topology");
         let (stop, stopped) = watch::channel(false);
         let serving = tokio::spawn({
             let engine = engine.clone();
             async move { engine.serve(Roles::all(), stopped).await.expect("serves") }
         });
-        Harness { engine, stop, serving, _directory: directory }
+        Harness {
+            engine,
+            stop,
+            serving,
+            _directory: directory,
+        }
     }
 
     pub(crate) async fn run_result(&self, definition: &Value, input: Value) -> RunResult {
         let workflow = workflow_from_json(definition, None).expect("the blueprint is valid");
-        let request = StartRequest { workflow: Arc::new(workflow), input: Json::from(input), run_id: None };
-        let waited = tokio::time::timeout(std::time::Duration::from_secs(20), self.engine.start_and_wait(request));
+        let request = StartRequest {
+            workflow: Arc::new(workflow),
+            input: Json::from(input),
+            run_id: None,
+        };
+        let waited = tokio::time::timeout(
+            std::time::Duration::from_secs(20),
+            self.engine.start_and_wait(request),
+        );
         waited.await.expect("the run ends").expect("the run starts")
     }
 
     pub(crate) async fn run(&self, definition: Value, input: Value) -> String {
         let result = self.run_result(&definition, input).await;
-        let stored = self.engine.result(&result.run_id).await.expect("the store answers").expect("the run is recorded");
-        assert_eq!(stored, result, "what was told at the end is what is recorded");
+        let stored = self
+            .engine
+            .result(&result.run_id)
+            .await
+            .expect("the store answers")
+            .expect("the run is recorded");
+        assert_eq!(
+            stored, result,
+            "what was told at the end is what is recorded"
+        );
         summary(&result)
     }
 
     pub(crate) fn load_error(definition: &Value) -> String {
-        workflow_from_json(definition, None).expect_err("the blueprint is not valid").to_string()
+        workflow_from_json(definition, None)
+            .expect_err("the blueprint is not valid")
+            .to_string()
     }
 
     /// Stops, and checks that nothing is left over: no job, no timer.
     pub(crate) async fn stop(self) {
         self.stop.send(true).expect("still serving");
         self.serving.await.expect("serves to the end");
-        assert_eq!(self.engine.store().next_timer().await.expect("the store answers"), None, "a timer is left");
-        let stats = self.engine.broker().queue_stats(&self.engine.names().execution).await.expect("the broker answers");
+        assert_eq!(
+            self.engine
+                .store()
+                .next_timer()
+                .await
+                .expect("the store answers"),
+            None,
+            "a timer is left"
+        );
+        let stats = self
+            .engine
+            .broker()
+            .queue_stats(&self.engine.names().execution)
+            .await
+            .expect("the broker answers");
         assert_eq!(stats.ready, 0, "a job is left");
         self.engine.close().await;
     }
@@ -100,9 +147,19 @@ impl Harness {
 pub(crate) fn summary(result: &RunResult) -> String {
     let what = match result.status {
         RunStatus::Completed => result.output.text().to_owned(),
-        _ => result.error.as_ref().map(ToString::to_string).unwrap_or_default(),
+        _ => result
+            .error
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
     };
-    let attempts = |n: u32| if n > 1 { format!("*{n}") } else { String::new() };
+    let attempts = |n: u32| {
+        if n > 1 {
+            format!("*{n}")
+        } else {
+            String::new()
+        }
+    };
     let (mut done, mut others) = (String::new(), String::new());
     for (node, step) in &result.steps {
         match step.status {
@@ -122,7 +179,13 @@ pub(crate) fn blueprint(text: &str) -> Value {
     let mut rest: Vec<&str> = Vec::new();
     let add = |nodes: &mut Vec<(String, Map<String, Value>)>, name: &str| {
         if !nodes.iter().any(|(known, _)| known == name) {
-            nodes.push((name.to_owned(), json!({"id": name, "uses": "echo"}).as_object().unwrap().clone()));
+            nodes.push((
+                name.to_owned(),
+                json!({"id": name, "uses": "echo"})
+                    .as_object()
+                    .unwrap()
+                    .clone(),
+            ));
         }
     };
     for part in parts.by_ref() {
@@ -147,7 +210,13 @@ pub(crate) fn blueprint(text: &str) -> Value {
         let (name, field) = left.trim().split_once('.').unwrap_or((left.trim(), "uses"));
         add(&mut nodes, name);
         let (_, node) = nodes.iter_mut().find(|(known, _)| known == name).unwrap();
-        let config = |node: &mut Map<String, Value>| node.entry("config").or_insert_with(|| json!({})).as_object_mut().unwrap().clone();
+        let config = |node: &mut Map<String, Value>| {
+            node.entry("config")
+                .or_insert_with(|| json!({}))
+                .as_object_mut()
+                .unwrap()
+                .clone()
+        };
         match field {
             "uses" => {
                 let (uses, params) = right.trim().split_once(' ').unwrap_or((right.trim(), ""));
@@ -156,14 +225,22 @@ pub(crate) fn blueprint(text: &str) -> Value {
                 node.insert("params".to_owned(), json!({ "value": value }));
             }
             "params" => {
-                node.insert("params".to_owned(), serde_json::from_str(right).expect("params are JSON"));
+                node.insert(
+                    "params".to_owned(),
+                    serde_json::from_str(right).expect("params are JSON"),
+                );
             }
             "inputs" => {
-                node.insert("inputs".to_owned(), serde_json::from_str(right).expect("inputs are JSON"));
+                node.insert(
+                    "inputs".to_owned(),
+                    serde_json::from_str(right).expect("inputs are JSON"),
+                );
             }
             "config" => {
                 let mut merged = config(node);
-                merged.extend(serde_json::from_str::<Map<String, Value>>(right).expect("config is JSON"));
+                merged.extend(
+                    serde_json::from_str::<Map<String, Value>>(right).expect("config is JSON"),
+                );
                 node.insert("config".to_owned(), Value::Object(merged));
             }
             "join" => {
@@ -174,7 +251,10 @@ pub(crate) fn blueprint(text: &str) -> Value {
             other => panic!("no field {other}"),
         }
     }
-    let nodes: Vec<Value> = nodes.into_iter().map(|(_, node)| Value::Object(node)).collect();
+    let nodes: Vec<Value> = nodes
+        .into_iter()
+        .map(|(_, node)| Value::Object(node))
+        .collect();
     json!({ "id": "case", "nodes": nodes, "edges": edges })
 }
 
@@ -210,7 +290,11 @@ fn edge(source: &str, text: &str) -> (String, Value) {
             _ => ("transform", '~'),
         };
         let inside = &rest[1..];
-        let end = if open == '[' { inside.find(close) } else { inside.rfind(close) };
+        let end = if open == '[' {
+            inside.find(close)
+        } else {
+            inside.rfind(close)
+        };
         let end = end.expect("brackets close") + 1;
         edge[key] = json!(&rest[1..end]);
         rest = &rest[end + 1..];
@@ -225,7 +309,10 @@ fn edge(source: &str, text: &str) -> (String, Value) {
 pub(crate) fn registry() -> Registry {
     let mut registry = Registry::builtin();
     let value = |ctx: &NodeContext| ctx.params["value"].clone();
-    registry.register_fn("const", move |ctx: NodeContext| async move { Ok(value(&ctx)) });
+    registry.register_fn(
+        "const",
+        move |ctx: NodeContext| async move { Ok(value(&ctx)) },
+    );
     registry.register_fn("echo", |ctx: NodeContext| async move { Ok(ctx.input) });
     registry.register_fn("nothing", |_| async { Ok(NodeOutput::default()) });
     registry.register_fn("double", |ctx: NodeContext| async move {
@@ -233,11 +320,19 @@ pub(crate) fn registry() -> Registry {
     });
     registry.register_fn("act", |ctx: NodeContext| async move {
         let action = ctx.params["value"].as_str().unwrap_or_default().to_owned();
-        Ok(NodeOutput { output: Json::from(json!(action)), action: Some(action.into()), context: Vec::new() })
+        Ok(NodeOutput {
+            output: Json::from(json!(action)),
+            action: Some(action.into()),
+            context: Vec::new(),
+        })
     });
     registry.register_fn("context", |_| async {
         let context = vec![("flag".into(), Json::from(json!("on")))];
-        Ok(NodeOutput { output: Json::from(json!(1)), action: None, context })
+        Ok(NodeOutput {
+            output: Json::from(json!(1)),
+            action: None,
+            context,
+        })
     });
     let text = |ctx: &NodeContext| ctx.params["value"].as_str().unwrap_or("failed").to_owned();
     registry.register_fn("fail", move |ctx: NodeContext| async move {
@@ -252,7 +347,9 @@ pub(crate) fn registry() -> Registry {
         }
         Ok(json!(ctx.attempt))
     });
-    registry.register_fn("hang", |_| async { std::future::pending::<Result<Value, NodeError>>().await });
+    registry.register_fn("hang", |_| async {
+        std::future::pending::<Result<Value, NodeError>>().await
+    });
     let counts: Arc<Mutex<HashMap<String, u64>>> = Arc::default();
     registry.register_fn("count", move |ctx: NodeContext| {
         let counts = counts.clone();

@@ -16,8 +16,13 @@ use std::{
 
 use leveret::{
     broker::{Broker, ConsumeOptions, memory::MemoryBroker},
-    core::{ids::RunId, json::Json, parse::workflow_from_json, time::Timestamp, workflow::Workflow},
-    runtime::{Clock, Engine, EngineOptions, EngineParts, Publish, Roles, StartRequest, StatusMessages, WorkerOptions},
+    core::{
+        ids::RunId, json::Json, parse::workflow_from_json, time::Timestamp, workflow::Workflow,
+    },
+    runtime::{
+        Clock, Engine, EngineOptions, EngineParts, Publish, Roles, StartRequest, StatusMessages,
+        WorkerOptions,
+    },
     store::{Store, memory::MemoryStore},
 };
 use serde_json::{Value, json};
@@ -29,16 +34,34 @@ use crate::harness::{blueprint, registry, summary};
 /// Workflows that between them have everything: chains, joins, routes, failures, fallbacks, retries, sleeps. What each comes to.
 const WORKFLOWS: &[(&str, &str)] = &[
     ("A>B B>C C>D D>E; A = const 7", "completed 7 | A B C D E |"),
-    ("S>A S>B A>J B>J J>K; A = const 1; B = const 2; J = const 3", "completed 3 | A B J K S |"),
-    ("S>A S>B S>C A>J B>J C>J; J = const 1; J.join = any", "completed 1 | A B C J S |"),
-    ("A>B[x] A>C[y] B>D C>D; A = act x; D = const 4", "completed 4 | A B D | C:skipped"),
+    (
+        "S>A S>B A>J B>J J>K; A = const 1; B = const 2; J = const 3",
+        "completed 3 | A B J K S |",
+    ),
+    (
+        "S>A S>B S>C A>J B>J C>J; J = const 1; J.join = any",
+        "completed 1 | A B C J S |",
+    ),
+    (
+        "A>B[x] A>C[y] B>D C>D; A = act x; D = const 4",
+        "completed 4 | A B D | C:skipped",
+    ),
     (
         "A>B B>C; B = flaky 2; B.config = {\"maxRetries\":4,\"retryDelay\":300}; C = echo",
         "completed 3 | A B*3 C |",
     ),
-    ("A>B B>C; B = sleep; B.params = {\"duration\":\"2s\"}; A = const 5", "completed 5 | A B C |"),
-    ("A>C; A = fail boom; A.config = {\"fallback\":\"F\"}; F = const 8", "completed 8 | C F | A:failed"),
-    ("S>A S>B B>B2 A>J B2>J; A = fail boom", "failed boom | B B2 S | A:failed J:cancelled"),
+    (
+        "A>B B>C; B = sleep; B.params = {\"duration\":\"2s\"}; A = const 5",
+        "completed 5 | A B C |",
+    ),
+    (
+        "A>C; A = fail boom; A.config = {\"fallback\":\"F\"}; F = const 8",
+        "completed 8 | C F | A:failed",
+    ),
+    (
+        "S>A S>B B>B2 A>J B2>J; A = fail boom",
+        "failed boom | B B2 S | A:failed J:cancelled",
+    ),
 ];
 
 /// Time of the paused clock, ids by number.
@@ -59,7 +82,12 @@ impl Clock for SimClock {
     }
 
     fn new_run_id(&self) -> RunId {
-        RunId::new(format!("{}-{:04}", self.name, self.ids.fetch_add(1, Ordering::Relaxed))).expect("an id")
+        RunId::new(format!(
+            "{}-{:04}",
+            self.name,
+            self.ids.fetch_add(1, Ordering::Relaxed)
+        ))
+        .expect("an id")
     }
 }
 
@@ -76,15 +104,32 @@ impl Simulation {
         let (store, broker): (Arc<dyn Store>, Arc<dyn Broker>) = match life {
             None => (self.store.clone(), self.broker.clone()),
             Some(life) => (
-                Arc::new(ChaosStore { inner: self.store.clone(), life: life.clone() }),
-                Arc::new(ChaosBroker { inner: self.broker.clone(), life: life.clone() }),
+                Arc::new(ChaosStore {
+                    inner: self.store.clone(),
+                    life: life.clone(),
+                }),
+                Arc::new(ChaosBroker {
+                    inner: self.broker.clone(),
+                    life: life.clone(),
+                }),
             ),
         };
         Engine::new(EngineParts {
             registry: registry(),
-            publish: Publish { status: StatusMessages::Off, completion: true },
-            clock: Arc::new(SimClock { begun: self.begun, ids: AtomicU64::new(0), name: name.to_owned() }),
-            options: EngineOptions { quiet: Duration::from_secs(20), deliveries_max: 50, ..EngineOptions::default() },
+            publish: Publish {
+                status: StatusMessages::Off,
+                completion: true,
+            },
+            clock: Arc::new(SimClock {
+                begun: self.begun,
+                ids: AtomicU64::new(0),
+                name: name.to_owned(),
+            }),
+            options: EngineOptions {
+                quiet: Duration::from_secs(20),
+                deliveries_max: 50,
+                ..EngineOptions::default()
+            },
             ..EngineParts::new(store, broker)
         })
         .await
@@ -98,7 +143,11 @@ impl Simulation {
             let engine = self.engine(name, Some(&life)).await;
             let (_stop, stopped) = watch::channel(false);
             let roles = Roles {
-                worker: Some(WorkerOptions { concurrency: 4, prefetch: 6, ..WorkerOptions::default() }),
+                worker: Some(WorkerOptions {
+                    concurrency: 4,
+                    prefetch: 6,
+                    ..WorkerOptions::default()
+                }),
                 ..Roles::all()
             };
             tokio::select! {
@@ -112,7 +161,11 @@ impl Simulation {
 
 /// Runs a seed; returns its trace.
 fn simulate(seed: u64) -> Vec<String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
     runtime.block_on(simulate_async(seed))
 }
 
@@ -127,13 +180,17 @@ async fn simulate_async(seed: u64) -> Vec<String> {
     let client = simulation.engine("client", None).await;
     let mut completions = client
         .broker()
-        .consume(ConsumeOptions { prefetch: 10_000, ..ConsumeOptions::queue(client.names().completion.clone()) })
+        .consume(ConsumeOptions {
+            prefetch: 10_000,
+            ..ConsumeOptions::queue(client.names().completion.clone())
+        })
         .await
         .expect("consumes");
     let mut expected: BTreeMap<RunId, &str> = BTreeMap::new();
     let count = 3 + world.lock().unwrap().below(6);
     for n in 0..count {
-        let (text, outcome) = WORKFLOWS[world.lock().unwrap().below(WORKFLOWS.len() as u32) as usize];
+        let (text, outcome) =
+            WORKFLOWS[world.lock().unwrap().below(WORKFLOWS.len() as u32) as usize];
         let run_id = RunId::new(format!("run-{n}")).expect("an id");
         begin(&client, n, &run_id, blueprint(text)).await;
         expected.insert(run_id, outcome);
@@ -143,15 +200,24 @@ async fn simulate_async(seed: u64) -> Vec<String> {
         tokio::spawn(simulation.clone().process("right")),
     ];
     for (run_id, outcome) in &expected {
-        let ended = tokio::time::timeout(Duration::from_secs(3600), until_ended(&client, run_id)).await;
+        let ended =
+            tokio::time::timeout(Duration::from_secs(3600), until_ended(&client, run_id)).await;
         let result = ended.unwrap_or_else(|_| panic!("seed {seed}: run {run_id} does not end"));
         assert_eq!(summary(&result), *outcome, "seed {seed}: run {run_id}");
     }
     // What is still on its way comes to its end: copies of jobs, timers that were claimed before a crash.
     tokio::time::sleep(Duration::from_secs(120)).await;
-    let stats = client.broker().queue_stats(&client.names().execution).await.expect("counts");
+    let stats = client
+        .broker()
+        .queue_stats(&client.names().execution)
+        .await
+        .expect("counts");
     assert_eq!(stats.ready, 0, "seed {seed}: jobs are left");
-    let dead = client.broker().queue_stats(&client.names().dead_letters).await.expect("counts");
+    let dead = client
+        .broker()
+        .queue_stats(&client.names().dead_letters)
+        .await
+        .expect("counts");
     assert_eq!(dead.ready, 0, "seed {seed}: jobs were dead-lettered");
     processes.iter().for_each(tokio::task::JoinHandle::abort);
 
@@ -163,11 +229,24 @@ async fn simulate_async(seed: u64) -> Vec<String> {
     }
     let runs: BTreeSet<String> = expected.keys().map(ToString::to_string).collect();
     let world = world.lock().unwrap();
-    assert_eq!(completed, runs, "seed {seed}: completions\n{}", world.trace.join("\n"));
+    assert_eq!(
+        completed,
+        runs,
+        "seed {seed}: completions\n{}",
+        world.trace.join("\n")
+    );
     let ended: BTreeSet<&RunId> = world.ended.iter().collect();
-    assert_eq!((world.ended.len(), ended.len()), (expected.len(), expected.len()), "seed {seed}: a run ends once");
+    assert_eq!(
+        (world.ended.len(), ended.len()),
+        (expected.len(), expected.len()),
+        "seed {seed}: a run ends once"
+    );
     let recorded: BTreeSet<&String> = world.recorded.iter().collect();
-    assert_eq!(world.recorded.len(), recorded.len(), "seed {seed}: a step is recorded once");
+    assert_eq!(
+        world.recorded.len(),
+        recorded.len(),
+        "seed {seed}: a step is recorded once"
+    );
     world.trace.clone()
 }
 
@@ -175,8 +254,13 @@ async fn simulate_async(seed: u64) -> Vec<String> {
 async fn begin(client: &Engine, n: u32, run_id: &RunId, mut definition: Value) {
     definition["id"] = json!(format!("workflow-{n}"));
     if n.is_multiple_of(2) {
-        let workflow: Arc<Workflow> = Arc::new(workflow_from_json(&definition, None).expect("valid"));
-        let request = StartRequest { workflow, input: Json::null(), run_id: Some(run_id.clone()) };
+        let workflow: Arc<Workflow> =
+            Arc::new(workflow_from_json(&definition, None).expect("valid"));
+        let request = StartRequest {
+            workflow,
+            input: Json::null(),
+            run_id: Some(run_id.clone()),
+        };
         client.start(request).await.expect("starts");
         return;
     }
@@ -185,8 +269,13 @@ async fn begin(client: &Engine, n: u32, run_id: &RunId, mut definition: Value) {
         "workflow": definition,
     });
     let message = leveret::broker::Message::json(serde_json::to_vec(&body).expect("prints"));
-    let publication = leveret::broker::Publication::to_queue(client.names().execution.clone(), message);
-    for result in client.broker().publish(vec![publication.clone(), publication]).await {
+    let publication =
+        leveret::broker::Publication::to_queue(client.names().execution.clone(), message);
+    for result in client
+        .broker()
+        .publish(vec![publication.clone(), publication])
+        .await
+    {
         result.expect("publishes");
     }
 }
@@ -203,7 +292,10 @@ async fn until_ended(client: &Engine, run_id: &RunId) -> leveret::runtime::RunRe
 
 #[test]
 fn runs_end_as_they_should_whatever_goes_wrong() {
-    let seeds = std::env::var("LEVERET_SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(400);
+    let seeds = std::env::var("LEVERET_SIM_SEEDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(400);
     for seed in 0..seeds {
         simulate(seed);
     }

@@ -128,7 +128,11 @@ impl Shared {
         let me = self.me();
         let job = move |connection: &Connection| {
             let (value, publish) = job(connection)?;
-            let arrived = if publish { insert_all(connection, &routed, now())? } else { Arrived::default() };
+            let arrived = if publish {
+                insert_all(connection, &routed, now())?
+            } else {
+                Arrived::default()
+            };
             Ok((value, arrived))
         };
         let after = move |result: Result<(T, Arrived), DatabaseError>| {
@@ -137,7 +141,11 @@ impl Shared {
                 value
             }));
         };
-        if soon { self.database.write_soon(job, after) } else { self.database.write_then(job, after) }
+        if soon {
+            self.database.write_soon(job, after)
+        } else {
+            self.database.write_then(job, after)
+        }
     }
 
     /// [`put`](Self::put) with the rows of receipts as what is deleted.

@@ -11,13 +11,26 @@ use rusqlite::{Connection, params};
 use super::{error_text, execute, json_text, parsed, row, step_error, time};
 use crate::store::{
     Committed, Finished, NewRun, Outcome, RunEnd, RunStatus, Started, StepError, StoreError,
-    commit::{decide_finished, edge_to_i64, fails_run, key_of, node_id, parse_join, passed_status, status_of},
+    commit::{
+        decide_finished, edge_to_i64, fails_run, key_of, node_id, parse_join, passed_status,
+        status_of,
+    },
 };
 
 pub(super) fn start(connection: &Connection, new: &NewRun) -> Result<Started, StoreError> {
-    let NewRun { run_id, workflow, input, created_at, reconcile_at } = new;
+    let NewRun {
+        run_id,
+        workflow,
+        input,
+        created_at,
+        reconcile_at,
+    } = new;
     let empty = workflow.nodes.is_empty();
-    let status = if empty { RunStatus::Completed } else { RunStatus::Running };
+    let status = if empty {
+        RunStatus::Completed
+    } else {
+        RunStatus::Running
+    };
     let inserted = execute(
         connection,
         "INSERT INTO runs (run_id, workflow_id, workflow_hash, status, input, created_at_ms, ended_at_ms, reconcile_at_ms)
@@ -36,7 +49,9 @@ pub(super) fn start(connection: &Connection, new: &NewRun) -> Result<Started, St
     )?;
     if inserted == 0 {
         let status = status_of_run(connection, run_id)?;
-        return status.map(Started::Exists).ok_or_else(|| StoreError::corrupt("a run vanished"));
+        return status
+            .map(Started::Exists)
+            .ok_or_else(|| StoreError::corrupt("a run vanished"));
     }
     define(connection, workflow)?;
     Ok(Started::New)
@@ -45,18 +60,36 @@ pub(super) fn start(connection: &Connection, new: &NewRun) -> Result<Started, St
 /// Stores a definition, if it is new.
 pub(super) fn define(connection: &Connection, workflow: &Workflow) -> Result<(), StoreError> {
     let hash = workflow.hash.as_bytes();
-    let known = row(connection, "SELECT 1 FROM definitions WHERE hash = ?1", [hash], |_| Ok(()))?;
+    let known = row(
+        connection,
+        "SELECT 1 FROM definitions WHERE hash = ?1",
+        [hash],
+        |_| Ok(()),
+    )?;
     if known.is_none() {
-        super::workflows::define(connection, &workflow.id, workflow.hash, &workflow.definition)?;
+        super::workflows::define(
+            connection,
+            &workflow.id,
+            workflow.hash,
+            &workflow.definition,
+        )?;
     }
     Ok(())
 }
 
 fn status_of_run(connection: &Connection, run_id: &RunId) -> Result<Option<RunStatus>, StoreError> {
-    row(connection, "SELECT status FROM runs WHERE run_id = ?1", [run_id.as_str()], |row| parsed(row, 0))
+    row(
+        connection,
+        "SELECT status FROM runs WHERE run_id = ?1",
+        [run_id.as_str()],
+        |row| parsed(row, 0),
+    )
 }
 
-pub(super) fn commit(connection: &Connection, finished: &Finished) -> Result<Committed, StoreError> {
+pub(super) fn commit(
+    connection: &Connection,
+    finished: &Finished,
+) -> Result<Committed, StoreError> {
     if !record_step(connection, finished)? {
         return Ok(match status_of_run(connection, &finished.run_id)? {
             Some(RunStatus::Running) => Committed::Repeated,
@@ -64,7 +97,9 @@ pub(super) fn commit(connection: &Connection, finished: &Finished) -> Result<Com
         });
     }
     let mut joins = Joins::new();
-    let decision = decide_finished(finished, &mut joins, |missing| load_joins(connection, finished, missing))?;
+    let decision = decide_finished(finished, &mut joins, |missing| {
+        load_joins(connection, finished, missing)
+    })?;
     for (point, state) in &decision.joins {
         save_join(connection, finished, *point, state)?;
     }
@@ -105,7 +140,14 @@ pub(super) fn commit(connection: &Connection, finished: &Finished) -> Result<Com
         Outcome::Failed { .. } => {}
     }
     let end = match decision.ended {
-        true => end(connection, &finished.run_id, None, None, finished.finished_at)?.map(|(end, _)| end),
+        true => end(
+            connection,
+            &finished.run_id,
+            None,
+            None,
+            finished.finished_at,
+        )?
+        .map(|(end, _)| end),
         false => None,
     };
     Ok(Committed::Recorded { decision, end })
@@ -181,7 +223,11 @@ fn save_join(
     Ok(())
 }
 
-fn set_timer(connection: &Connection, finished: &Finished, due: Timestamp) -> Result<(), StoreError> {
+fn set_timer(
+    connection: &Connection,
+    finished: &Finished,
+    due: Timestamp,
+) -> Result<(), StoreError> {
     execute(
         connection,
         "INSERT INTO timers (run_id, node_id, scope, due_at_ms, attempts, via) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
@@ -215,7 +261,12 @@ pub(super) fn end(
              ended_at_ms = ?4
          WHERE run_id = ?1 AND status = 'running'
          RETURNING status, error, created_at_ms, ended_at_ms",
-        params![run_id.as_str(), status.map(RunStatus::as_str), error.map(error_text), now.0],
+        params![
+            run_id.as_str(),
+            status.map(RunStatus::as_str),
+            error.map(error_text),
+            now.0
+        ],
         read_end,
     )?;
     if let Some(end) = ended {
@@ -231,7 +282,12 @@ pub(super) fn end(
 }
 
 fn read_end(row: &rusqlite::Row<'_>) -> Result<RunEnd, StoreError> {
-    Ok(RunEnd { status: parsed(row, 0)?, error: step_error(row, 1)?, created_at: time(row, 2)?, ended_at: time(row, 3)? })
+    Ok(RunEnd {
+        status: parsed(row, 0)?,
+        error: step_error(row, 1)?,
+        created_at: time(row, 2)?,
+        ended_at: time(row, 3)?,
+    })
 }
 
 pub(super) fn count_redelivery(connection: &Connection, key: &StepKey) -> Result<u32, StoreError> {
@@ -240,7 +296,11 @@ pub(super) fn count_redelivery(connection: &Connection, key: &StepKey) -> Result
         "INSERT INTO redeliveries (run_id, node_id, scope, count) VALUES (?1, ?2, ?3, 1)
          ON CONFLICT (run_id, node_id, scope) DO UPDATE SET count = count + 1
          RETURNING count",
-        (key.run_id.as_str(), key.node_id.as_str(), key.scope.as_str()),
+        (
+            key.run_id.as_str(),
+            key.node_id.as_str(),
+            key.scope.as_str(),
+        ),
         |row| Ok(row.get(0)?),
     )?;
     Ok(count.unwrap_or(1))

@@ -5,18 +5,25 @@ use rusqlite::{Connection, Row, ToSql};
 
 use super::{hash, id, json, parsed, row, rows, step_error, time};
 use crate::store::{
-    JoinKey, Load, Loaded, NodeValue, Progress, RunFilter, RunRecord, RunStatus, StepRecord, StoreError,
+    JoinKey, Load, Loaded, NodeValue, Progress, RunFilter, RunRecord, RunStatus, StepRecord,
+    StoreError,
     commit::{edge_from_i64, mark_of},
 };
 
-pub(super) fn load(connection: &Connection, run_id: &RunId, load: &Load) -> Result<Option<Loaded>, StoreError> {
+pub(super) fn load(
+    connection: &Connection,
+    run_id: &RunId,
+    load: &Load,
+) -> Result<Option<Loaded>, StoreError> {
     let run = row(
         connection,
         "SELECT workflow_hash, status, created_at_ms, CASE WHEN ?2 THEN input END FROM runs WHERE run_id = ?1",
         (run_id.as_str(), load.input),
         |row| Ok((hash(row, 0)?, parsed(row, 1)?, time(row, 2)?, json(row, 3)?)),
     )?;
-    let Some((workflow_hash, status, created_at, input)) = run else { return Ok(None) };
+    let Some((workflow_hash, status, created_at, input)) = run else {
+        return Ok(None);
+    };
     let (mut step, mut redeliveries) = (None, 0);
     if let Some((node_id, scope)) = &load.step {
         let key = (run_id.as_str(), node_id.as_str(), scope.as_str());
@@ -36,7 +43,11 @@ pub(super) fn load(connection: &Connection, run_id: &RunId, load: &Load) -> Resu
             .unwrap_or(0);
         }
     }
-    let nodes = load.nodes.iter().map(|node| node_value(connection, run_id, node)).collect::<Result<_, _>>()?;
+    let nodes = load
+        .nodes
+        .iter()
+        .map(|node| node_value(connection, run_id, node))
+        .collect::<Result<_, _>>()?;
     let mut context = Vec::with_capacity(load.context.len());
     for key in &load.context {
         context.push(row(
@@ -47,10 +58,23 @@ pub(super) fn load(connection: &Connection, run_id: &RunId, load: &Load) -> Resu
         )?);
     }
     let input = load.input.then_some(input);
-    Ok(Some(Loaded { workflow_hash, status, created_at, input, step, nodes, context, redeliveries }))
+    Ok(Some(Loaded {
+        workflow_hash,
+        status,
+        created_at,
+        input,
+        step,
+        nodes,
+        context,
+        redeliveries,
+    }))
 }
 
-fn node_value(connection: &Connection, run_id: &RunId, node: &NodeId) -> Result<Option<NodeValue>, StoreError> {
+fn node_value(
+    connection: &Connection,
+    run_id: &RunId,
+    node: &NodeId,
+) -> Result<Option<NodeValue>, StoreError> {
     row(
         connection,
         "SELECT status, output, action, error, via FROM steps WHERE run_id = ?1 AND node_id = ?2 AND scope = ''",
@@ -67,14 +91,19 @@ fn node_value(connection: &Connection, run_id: &RunId, node: &NodeId) -> Result<
     )
 }
 
-pub(super) fn progress(connection: &Connection, run_id: &RunId) -> Result<Option<Progress>, StoreError> {
+pub(super) fn progress(
+    connection: &Connection,
+    run_id: &RunId,
+) -> Result<Option<Progress>, StoreError> {
     let run = row(
         connection,
         "SELECT workflow_hash, status FROM runs WHERE run_id = ?1",
         [run_id.as_str()],
         |row| Ok((hash(row, 0)?, parsed(row, 1)?)),
     )?;
-    let Some((workflow_hash, status)) = run else { return Ok(None) };
+    let Some((workflow_hash, status)) = run else {
+        return Ok(None);
+    };
     let marks = rows(
         connection,
         "SELECT node_id, status FROM steps WHERE run_id = ?1 AND scope = ''",
@@ -87,12 +116,21 @@ pub(super) fn progress(connection: &Connection, run_id: &RunId) -> Result<Option
         [run_id.as_str()],
         |row| Ok((JoinKey(row.get::<_, String>(0)?.into()), row.get(1)?)),
     )?;
-    Ok(Some(Progress { workflow_hash, status, marks, joins }))
+    Ok(Some(Progress {
+        workflow_hash,
+        status,
+        marks,
+        joins,
+    }))
 }
 
-const RUN_COLUMNS: &str = "run_id, workflow_id, workflow_hash, status, input, error, created_at_ms, ended_at_ms";
+const RUN_COLUMNS: &str =
+    "run_id, workflow_id, workflow_hash, status, input, error, created_at_ms, ended_at_ms";
 
-pub(super) fn run(connection: &Connection, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {
+pub(super) fn run(
+    connection: &Connection,
+    run_id: &RunId,
+) -> Result<Option<RunRecord>, StoreError> {
     let sql = format!("SELECT {RUN_COLUMNS} FROM runs WHERE run_id = ?1");
     row(connection, &sql, [run_id.as_str()], run_record)
 }
@@ -106,11 +144,16 @@ fn run_record(row: &Row<'_>) -> Result<RunRecord, StoreError> {
         input: json(row, 4)?,
         error: step_error(row, 5)?,
         created_at: time(row, 6)?,
-        ended_at: row.get::<_, Option<i64>>(7)?.map(leveret_core::time::Timestamp),
+        ended_at: row
+            .get::<_, Option<i64>>(7)?
+            .map(leveret_core::time::Timestamp),
     })
 }
 
-pub(super) fn steps(connection: &Connection, run_id: &RunId) -> Result<Vec<StepRecord>, StoreError> {
+pub(super) fn steps(
+    connection: &Connection,
+    run_id: &RunId,
+) -> Result<Vec<StepRecord>, StoreError> {
     rows(
         connection,
         "SELECT node_id, scope, status, attempts, output, action, via, error, started_at_ms, finished_at_ms
@@ -134,7 +177,10 @@ pub(super) fn steps(connection: &Connection, run_id: &RunId) -> Result<Vec<StepR
 }
 
 /// A page of runs. The conditions that are wanted are put together from constant texts; values are parameters.
-pub(super) fn runs(connection: &Connection, filter: &RunFilter) -> Result<Vec<RunRecord>, StoreError> {
+pub(super) fn runs(
+    connection: &Connection,
+    filter: &RunFilter,
+) -> Result<Vec<RunRecord>, StoreError> {
     let workflow_id = filter.workflow_id.as_ref().map(WorkflowId::as_str);
     let status = filter.status.map(RunStatus::as_str);
     let mut sql = format!("SELECT {RUN_COLUMNS} FROM runs WHERE true");

@@ -12,7 +12,9 @@ use super::{execute, hash, id, row, rows};
 use crate::store::{StoreError, Timer, commit::edge_from_i64};
 
 pub(super) fn next(connection: &Connection) -> Result<Option<Timestamp>, StoreError> {
-    let due = row(connection, "SELECT min(due_at_ms) FROM timers", [], |row| Ok(row.get::<_, Option<i64>>(0)?))?;
+    let due = row(connection, "SELECT min(due_at_ms) FROM timers", [], |row| {
+        Ok(row.get::<_, Option<i64>>(0)?)
+    })?;
     Ok(due.flatten().map(Timestamp))
 }
 
@@ -34,7 +36,12 @@ pub(super) fn claim(
         execute(
             connection,
             "UPDATE timers SET due_at_ms = ?4 WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3",
-            params![key.run_id.as_str(), key.node_id.as_str(), key.scope.as_str(), until.0],
+            params![
+                key.run_id.as_str(),
+                key.node_id.as_str(),
+                key.scope.as_str(),
+                until.0
+            ],
         )?;
     }
     Ok(timers)
@@ -43,7 +50,11 @@ pub(super) fn claim(
 fn timer(row: &Row<'_>, claimed_until: Timestamp) -> Result<Timer, StoreError> {
     let scope: String = row.get(2)?;
     Ok(Timer {
-        key: StepKey { run_id: id(row, 0)?, node_id: id(row, 1)?, scope: Scope::new(scope) },
+        key: StepKey {
+            run_id: id(row, 0)?,
+            node_id: id(row, 1)?,
+            scope: Scope::new(scope),
+        },
         attempts: row.get(3)?,
         via: edge_from_i64(row.get(4)?),
         workflow_id: id(row, 5)?,
@@ -53,11 +64,19 @@ fn timer(row: &Row<'_>, claimed_until: Timestamp) -> Result<Timer, StoreError> {
 }
 
 pub(super) fn remove(connection: &Connection, timers: &[Timer]) -> Result<(), StoreError> {
-    for Timer { key, claimed_until, .. } in timers {
+    for Timer {
+        key, claimed_until, ..
+    } in timers
+    {
         execute(
             connection,
             "DELETE FROM timers WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3 AND due_at_ms = ?4",
-            params![key.run_id.as_str(), key.node_id.as_str(), key.scope.as_str(), claimed_until.0],
+            params![
+                key.run_id.as_str(),
+                key.node_id.as_str(),
+                key.scope.as_str(),
+                claimed_until.0
+            ],
         )?;
     }
     Ok(())

@@ -40,12 +40,20 @@ pub(super) fn put(
         "INSERT INTO workflows (workflow_id, version, hash, created_at_ms) VALUES (?1, ?2, ?3, ?4)",
         params![id.as_str(), version, hash.as_bytes(), now.0],
     )?;
-    let record =
-        WorkflowRecord { workflow_id: id.clone(), version, hash, definition: definition.clone(), created_at: now };
+    let record = WorkflowRecord {
+        workflow_id: id.clone(),
+        version,
+        hash,
+        definition: definition.clone(),
+        created_at: now,
+    };
     Ok((record, true))
 }
 
-pub(super) fn newest(connection: &Connection, id: &WorkflowId) -> Result<Option<WorkflowRecord>, StoreError> {
+pub(super) fn newest(
+    connection: &Connection,
+    id: &WorkflowId,
+) -> Result<Option<WorkflowRecord>, StoreError> {
     row(
         connection,
         "SELECT w.workflow_id, w.version, w.hash, d.definition, w.created_at_ms
@@ -84,6 +92,14 @@ fn record(row: &Row<'_>) -> Result<WorkflowRecord, StoreError> {
     })
 }
 
-pub(super) fn definition(connection: &Connection, hash: &WorkflowHash) -> Result<Option<Json>, StoreError> {
-    row(connection, "SELECT definition FROM definitions WHERE hash = ?1", [hash.as_bytes()], |row| json(row, 0))
+pub(super) fn definition(
+    connection: &Connection,
+    hash: &WorkflowHash,
+) -> Result<Option<Json>, StoreError> {
+    row(
+        connection,
+        "SELECT definition FROM definitions WHERE hash = ?1",
+        [hash.as_bytes()],
+        |row| json(row, 0),
+    )
 }

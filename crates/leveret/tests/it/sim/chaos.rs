@@ -9,7 +9,8 @@ use std::{
 use async_trait::async_trait;
 use leveret::{
     broker::{
-        Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Publication, QueueStats, Receipt, Topology,
+        Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Publication, QueueStats,
+        Receipt, Topology,
     },
     core::{
         ids::{RunId, StepKey, WorkflowId},
@@ -18,8 +19,8 @@ use leveret::{
         workflow::{Workflow, WorkflowHash},
     },
     store::{
-        Committed, Finished, Load, Loaded, NewRun, Outcome, Progress, RunEnd, RunFilter, RunRecord, Started,
-        StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
+        Committed, Finished, Load, Loaded, NewRun, Outcome, Progress, RunEnd, RunFilter, RunRecord,
+        Started, StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
     },
 };
 use tokio::sync::watch;
@@ -74,13 +75,19 @@ enum Fate {
 
 impl Life {
     pub(crate) fn new(name: String, world: Arc<Mutex<World>>) -> Life {
-        Life { name: name.into(), world, dead: watch::Sender::new(false) }
+        Life {
+            name: name.into(),
+            world,
+            dead: watch::Sender::new(false),
+        }
     }
 
     /// Returns when the process crashes.
     pub(crate) async fn crashed(&self) {
         let mut dead = self.dead.subscribe();
-        dead.wait_for(|dead| *dead).await.expect("the sender is here");
+        dead.wait_for(|dead| *dead)
+            .await
+            .expect("the sender is here");
     }
 
     fn note(&self, what: &str) {
@@ -121,7 +128,12 @@ impl Life {
     }
 
     /// A call: late, perhaps failing before or after it took effect, perhaps the last thing that the process does.
-    async fn call<T, E>(&self, name: &str, unavailable: E, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    async fn call<T, E>(
+        &self,
+        name: &str,
+        unavailable: E,
+        call: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         if *self.dead.borrow() {
             std::future::pending::<()>().await;
         }
@@ -152,8 +164,19 @@ impl Life {
         result
     }
 
-    async fn store<T>(&self, name: &str, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        self.call(name, StoreError::Unavailable { detail: "chaos".to_owned() }, call).await
+    async fn store<T>(
+        &self,
+        name: &str,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.call(
+            name,
+            StoreError::Unavailable {
+                detail: "chaos".to_owned(),
+            },
+            call,
+        )
+        .await
     }
 }
 
@@ -186,17 +209,31 @@ impl ChaosStore {
 
 #[async_trait]
 impl Store for ChaosStore {
-    async fn put_workflow(&self, w: &Workflow, now: Timestamp) -> Result<(WorkflowRecord, bool), StoreError> {
-        self.life.store("put_workflow", self.inner.put_workflow(w, now)).await
+    async fn put_workflow(
+        &self,
+        w: &Workflow,
+        now: Timestamp,
+    ) -> Result<(WorkflowRecord, bool), StoreError> {
+        self.life
+            .store("put_workflow", self.inner.put_workflow(w, now))
+            .await
     }
     async fn workflow(&self, id: &WorkflowId) -> Result<Option<WorkflowRecord>, StoreError> {
         self.life.store("workflow", self.inner.workflow(id)).await
     }
     async fn definition(&self, hash: &WorkflowHash) -> Result<Option<Json>, StoreError> {
-        self.life.store("definition", self.inner.definition(hash)).await
+        self.life
+            .store("definition", self.inner.definition(hash))
+            .await
     }
-    async fn workflows(&self, after: Option<&WorkflowId>, limit: u32) -> Result<Vec<WorkflowRecord>, StoreError> {
-        self.life.store("workflows", self.inner.workflows(after, limit)).await
+    async fn workflows(
+        &self,
+        after: Option<&WorkflowId>,
+        limit: u32,
+    ) -> Result<Vec<WorkflowRecord>, StoreError> {
+        self.life
+            .store("workflows", self.inner.workflows(after, limit))
+            .await
     }
     async fn start(&self, batch: &[NewRun]) -> Result<Vec<Started>, StoreError> {
         self.life.store("start", self.inner.start(batch)).await
@@ -208,27 +245,58 @@ impl Store for ChaosStore {
         self.life.store("load", self.inner.load(batch)).await
     }
     async fn count_redelivery(&self, key: &StepKey) -> Result<u32, StoreError> {
-        self.life.store("count_redelivery", self.inner.count_redelivery(key)).await
+        self.life
+            .store("count_redelivery", self.inner.count_redelivery(key))
+            .await
     }
-    async fn claim_timers(&self, now: Timestamp, claim: Duration, limit: u32) -> Result<Vec<Timer>, StoreError> {
-        self.life.store("claim_timers", self.inner.claim_timers(now, claim, limit)).await
+    async fn claim_timers(
+        &self,
+        now: Timestamp,
+        claim: Duration,
+        limit: u32,
+    ) -> Result<Vec<Timer>, StoreError> {
+        self.life
+            .store("claim_timers", self.inner.claim_timers(now, claim, limit))
+            .await
     }
     async fn remove_timers(&self, timers: &[Timer]) -> Result<(), StoreError> {
-        self.life.store("remove_timers", self.inner.remove_timers(timers)).await
+        self.life
+            .store("remove_timers", self.inner.remove_timers(timers))
+            .await
     }
     async fn next_timer(&self) -> Result<Option<Timestamp>, StoreError> {
         self.life.store("next_timer", self.inner.next_timer()).await
     }
-    async fn claim_stalled(&self, now: Timestamp, quiet: Duration, limit: u32) -> Result<(Vec<RunId>, u32), StoreError> {
-        self.life.store("claim_stalled", self.inner.claim_stalled(now, quiet, limit)).await
+    async fn claim_stalled(
+        &self,
+        now: Timestamp,
+        quiet: Duration,
+        limit: u32,
+    ) -> Result<(Vec<RunId>, u32), StoreError> {
+        self.life
+            .store("claim_stalled", self.inner.claim_stalled(now, quiet, limit))
+            .await
     }
     async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError> {
-        self.life.store("progress", self.inner.progress(run_id)).await
+        self.life
+            .store("progress", self.inner.progress(run_id))
+            .await
     }
-    async fn cancel(&self, run_id: &RunId, now: Timestamp) -> Result<Option<(RunEnd, bool)>, StoreError> {
-        self.life.store("cancel", self.inner.cancel(run_id, now)).await
+    async fn cancel(
+        &self,
+        run_id: &RunId,
+        now: Timestamp,
+    ) -> Result<Option<(RunEnd, bool)>, StoreError> {
+        self.life
+            .store("cancel", self.inner.cancel(run_id, now))
+            .await
     }
-    async fn fail(&self, id: &RunId, e: &StepError, now: Timestamp) -> Result<Option<(RunEnd, bool)>, StoreError> {
+    async fn fail(
+        &self,
+        id: &RunId,
+        e: &StepError,
+        now: Timestamp,
+    ) -> Result<Option<(RunEnd, bool)>, StoreError> {
         self.life.store("fail", self.inner.fail(id, e, now)).await
     }
     async fn run(&self, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {
@@ -254,12 +322,19 @@ pub(crate) struct ChaosBroker {
 
 impl ChaosBroker {
     /// Publishes the batch in another order, and some of it twice.
-    async fn publish_carelessly(&self, batch: Vec<Publication>) -> Result<Vec<Result<(), BrokerError>>, BrokerError> {
+    async fn publish_carelessly(
+        &self,
+        batch: Vec<Publication>,
+    ) -> Result<Vec<Result<(), BrokerError>>, BrokerError> {
         let mut order: Vec<usize> = (0..batch.len()).collect();
         {
             let mut world = self.life.world.lock().unwrap();
             world.random.shuffle(&mut order);
-            let twice: Vec<usize> = order.iter().copied().filter(|_| world.random.u32(0..10) == 0).collect();
+            let twice: Vec<usize> = order
+                .iter()
+                .copied()
+                .filter(|_| world.random.u32(0..10) == 0)
+                .collect();
             order.extend(twice);
         }
         let mut results: Vec<Result<(), BrokerError>> = batch.iter().map(|_| Ok(())).collect();
@@ -274,20 +349,30 @@ impl ChaosBroker {
 }
 
 fn away() -> BrokerError {
-    BrokerError::Unavailable { detail: "chaos".to_owned() }
+    BrokerError::Unavailable {
+        detail: "chaos".to_owned(),
+    }
 }
 
 #[async_trait]
 impl Broker for ChaosBroker {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { shared: true, atomic_publish_then_ack: false, ..self.inner.capabilities() }
+        Capabilities {
+            shared: true,
+            atomic_publish_then_ack: false,
+            ..self.inner.capabilities()
+        }
     }
     async fn declare(&self, topology: &Topology) -> Result<(), BrokerError> {
         self.inner.declare(topology).await
     }
     async fn publish(&self, batch: Vec<Publication>) -> Vec<Result<(), BrokerError>> {
         let count = batch.len();
-        match self.life.call("publish", away(), self.publish_carelessly(batch)).await {
+        match self
+            .life
+            .call("publish", away(), self.publish_carelessly(batch))
+            .await
+        {
             Ok(results) => results,
             Err(error) => vec![Err(error); count],
         }
