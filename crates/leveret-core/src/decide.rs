@@ -171,9 +171,8 @@ impl FromStr for JoinState {
         let (edges, rest) = text.split_at(end);
         let resolved = edges
             .chars()
-            .map(resolution_of)
-            .collect::<Option<Vec<_>>>()
-            .ok_or_else(error)?;
+            .map(|c| resolution_of(c).map_err(|UnknownResolution| error()))
+            .collect::<Result<Vec<_>, _>>()?;
         let last_taken = match rest.get(1..) {
             None | Some("") => None,
             Some(digits) => Some(digits.parse().map_err(|_| error())?),
@@ -194,15 +193,18 @@ impl FromStr for JoinState {
     }
 }
 
-fn resolution_of(c: char) -> Option<Option<Resolution>> {
+/// The resolution that a character stands for; `None` for none.
+fn resolution_of(c: char) -> Result<Option<Resolution>, UnknownResolution> {
     match c {
-        '.' => Some(None),
-        't' => Some(Some(Resolution::Taken)),
-        'u' => Some(Some(Resolution::Untaken)),
-        'f' => Some(Some(Resolution::Failed)),
-        _ => None,
+        '.' => Ok(None),
+        't' => Ok(Some(Resolution::Taken)),
+        'u' => Ok(Some(Resolution::Untaken)),
+        'f' => Ok(Some(Resolution::Failed)),
+        _ => Err(UnknownResolution),
     }
 }
+
+struct UnknownResolution;
 
 /// What a step's end makes of its run. Recorded together with the step, in one transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -424,6 +426,9 @@ pub enum Mark {
     Final,
 }
 
+/// What is recorded of a run's steps.
+pub type Marks = HashMap<NodeIx, Mark>;
+
 /// The nodes that should be running: made ready by what is recorded, and not recorded themselves.
 ///
 /// Walks from `from` (the starts, for a whole run) over recorded steps. Follows from the committed state alone, so that a job lost or
@@ -431,7 +436,7 @@ pub enum Mark {
 pub fn unfinished(
     graph: &Graph,
     from: impl IntoIterator<Item = Ready>,
-    marks: &HashMap<NodeIx, Mark>,
+    marks: &Marks,
     joins: &Joins,
 ) -> Vec<Ready> {
     let mut open: Vec<Ready> = from.into_iter().collect();
@@ -444,12 +449,11 @@ pub fn unfinished(
         let node = candidate.node;
         let mut follow = |edge: EdgeIx| {
             let target = graph.edge(edge).target;
-            match join_to(graph, target, joins) {
-                Ok(via) => open.push(Ready {
+            if let Ok(via) = join_to(graph, target, joins) {
+                open.push(Ready {
                     node: target,
                     via: via.or(Some(edge)),
-                }),
-                Err(NotFired) => {}
+                });
             }
         };
         match marks.get(&node) {

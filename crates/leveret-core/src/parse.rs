@@ -135,10 +135,8 @@ mod named_tests {
             };
             let id = WorkflowId::new("given").unwrap();
             let (workflow, diagnostics) = check_workflow_named(&source, &id, None);
-            assert_eq!(
-                workflow.expect(&diagnostics.to_string()).id.as_str(),
-                expect
-            );
+            let workflow = workflow.unwrap_or_else(|| panic!("{diagnostics}"));
+            assert_eq!(workflow.id.as_str(), expect);
         };
         check("nodes: [{id: a, uses: set}]", "given");
         check(

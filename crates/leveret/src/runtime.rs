@@ -296,8 +296,8 @@ impl Engine {
                 None => Ok(()),
             }
         };
-        let ((), (), worked) = tokio::join!(timers, reconciler, worker);
-        worked
+        let ((), (), result) = tokio::join!(timers, reconciler, worker);
+        result
     }
 
     /// Fires the timers that are due; returns how many. [`serve`](Self::serve) does this by itself.

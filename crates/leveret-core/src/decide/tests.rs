@@ -44,11 +44,12 @@ impl Run {
             }
         }
         let mut shapes = vec![NodeShape::default(); names.len()];
-        any.into_iter()
-            .for_each(|node| shapes[node].joins_any = true);
-        fallbacks
-            .into_iter()
-            .for_each(|(node, fallback)| shapes[node].fallback = Some(fallback));
+        for node in any {
+            shapes[node].joins_any = true;
+        }
+        for (node, fallback) in fallbacks {
+            shapes[node].fallback = Some(fallback);
+        }
         Run::of(Graph::new(shapes, &edges), names)
     }
 

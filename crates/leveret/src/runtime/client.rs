@@ -306,6 +306,7 @@ impl Inner {
             .map(|&node| self.first_job(&new, node))
             .collect();
         if let Some(file) = &self.one_file {
+            let here = here && new.input.text().len() <= self.options.inline_input_bytes_max;
             let place = if here {
                 self.local.place(plan, &run_id)
             } else {

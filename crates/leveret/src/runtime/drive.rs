@@ -12,7 +12,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use leveret_core::{
     decide::{Decision, Joins, Ready, decide, decide_start, unfinished},
     expr::EvalError,
-    graph::{EdgeIx, NodeIx},
+    graph::NodeIx,
     ids::{NodeId, RunId, Scope, StepKey, WorkflowId},
     json::Json,
     time::Timestamp,
@@ -427,12 +427,12 @@ impl Drive<'_> {
             secrets: &*inner.secrets,
             run_id: &self.run_id,
             node,
-            attempt: if woken { attempts.max(1) } else { attempts + 1 },
+            number: if woken { attempts.max(1) } else { attempts + 1 },
             woken,
             input: &input,
         };
         if woken && self.is_retry(node) {
-            attempt.attempt = attempts + 1;
+            attempt.number = attempts + 1;
             attempt.woken = false;
         }
         let begun = Instant::now();
@@ -444,7 +444,7 @@ impl Drive<'_> {
             begun.elapsed(),
             &outcome,
         );
-        let attempts = attempt.attempt;
+        let attempts = attempt.number;
         self.keep(ready, &outcome);
         Ok(self.finished(ready, attempts, started_at, outcome))
     }
@@ -640,7 +640,11 @@ impl Drive<'_> {
     fn wanted(&self, ready: Ready, first: bool) -> Load {
         let needs = self.plan.needs(ready.node);
         let mut nodes: HashSet<NodeIx> = needs.nodes.iter().copied().collect();
-        nodes.extend(ready.via.and_then(|edge| self.source(edge)));
+        nodes.extend(
+            ready
+                .via
+                .map(|edge| self.plan.workflow.graph.edge(edge).source),
+        );
         if first {
             nodes.insert(ready.node);
         }
@@ -660,10 +664,6 @@ impl Drive<'_> {
                 .collect(),
             ..Load::default()
         }
-    }
-
-    fn source(&self, edge: EdgeIx) -> Option<NodeIx> {
-        Some(self.plan.workflow.graph.edge(edge).source)
     }
 
     /// Those of the nodes that are not at hand, with the fallbacks that may stand in for them.

@@ -32,7 +32,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) secrets: &'a dyn Secrets,
     pub(crate) run_id: &'a RunId,
     pub(crate) node: NodeIx,
-    pub(crate) attempt: u32,
+    /// 1 for the first attempt.
+    pub(crate) number: u32,
     pub(crate) woken: bool,
     pub(crate) input: &'a Json,
 }
@@ -58,7 +59,7 @@ impl Attempt<'_> {
                 Err(failure) => failure,
             };
             match self.after(failure, clock) {
-                Next::Again => self.attempt += 1,
+                Next::Again => self.number += 1,
                 Next::Record(outcome) => return outcome,
             }
         }
@@ -86,7 +87,7 @@ impl Attempt<'_> {
                 node_id: node.id.clone(),
                 scope: Scope::root(),
             },
-            attempt: self.attempt,
+            attempt: self.number,
             now,
             woken: self.woken,
             input: self.input.clone(),
@@ -180,13 +181,13 @@ impl Attempt<'_> {
 
     fn after(&self, failure: Failure, clock: &dyn Clock) -> Next {
         let config = &self.plan.workflow.nodes[self.node].config;
-        if !failure.retryable || self.attempt >= config.attempts_max {
+        if !failure.retryable || self.number >= config.attempts_max {
             return Next::Record(Outcome::Failed {
                 error: failure.error,
                 fall_back: !failure.fatal,
             });
         }
-        let delay = backoff_of(config).after(self.attempt, clock.random());
+        let delay = backoff_of(config).after(self.number, clock.random());
         if delay.is_zero() {
             return Next::Again;
         }

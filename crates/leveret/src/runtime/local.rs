@@ -52,11 +52,13 @@ impl LocalRuns {
     /// The worker drains: no new ones, and those that are driven have so long to end.
     pub(crate) async fn drain(&self, places: usize, timeout: Duration) {
         let places = u32::try_from(places).unwrap_or(u32::MAX);
-        match tokio::time::timeout(timeout, self.permits.acquire_many(places)).await {
-            Ok(Ok(all)) => all.forget(),
-            _ => tracing::warn!(
+        if let Ok(Ok(all)) = tokio::time::timeout(timeout, self.permits.acquire_many(places)).await
+        {
+            all.forget();
+        } else {
+            tracing::warn!(
                 "runs did not come to a rest within the drain timeout; their jobs return to the queue"
-            ),
+            );
         }
     }
 
@@ -84,22 +86,12 @@ impl LocalRuns {
         ))
     }
 
-    /// Gives the delivery of a run's first job to whoever drives the run here; else gives it back. The flag says that the run was driven
-    /// here and is no more.
-    pub(crate) fn hand_over(
-        &self,
-        run_id: &RunId,
-        delivery: Delivery,
-    ) -> Result<(), (Delivery, bool)> {
-        let sender = self
-            .waiting
+    /// Where the delivery of a run's first job goes, if the run is driven here. Sending fails if it is driven no more.
+    pub(crate) fn claim(&self, run_id: &RunId) -> Option<oneshot::Sender<Delivery>> {
+        self.waiting
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .remove(run_id);
-        match sender {
-            None => Err((delivery, false)),
-            Some(sender) => sender.send(delivery).map_err(|delivery| (delivery, true)),
-        }
+            .remove(run_id)
     }
 
     fn forget(&self, run_id: &RunId) {

@@ -115,9 +115,10 @@ fn claim(inner: &Inner, delivery: Delivery) -> Option<(Delivery, bool)> {
     let Some(job) = fresh else {
         return Some((delivery, redelivered));
     };
-    match inner.local.hand_over(&job.execution_id, delivery) {
-        Ok(()) => None,
-        Err((delivery, was_driven)) => Some((delivery, was_driven)),
+    match inner.local.claim(&job.execution_id) {
+        None => Some((delivery, redelivered)),
+        // A run that was driven here and is no more: part of it may have been executed.
+        Some(driver) => driver.send(delivery).err().map(|delivery| (delivery, true)),
     }
 }
 

@@ -275,11 +275,7 @@ impl Store for SqliteStore {
         limit: u32,
     ) -> Result<Vec<Timer>, StoreError> {
         let until = now + claim;
-        if self
-            .read(move |connection| timers::next(connection))
-            .await?
-            .is_none_or(|due| due > now)
-        {
+        if self.read(timers::next).await?.is_none_or(|due| due > now) {
             return Ok(Vec::new());
         }
         self.write(move |connection| timers::claim(connection, now, until, limit))

@@ -160,13 +160,14 @@ pub(crate) fn summary(result: &RunResult) -> String {
             String::new()
         }
     };
-    let (mut done, mut others) = (String::new(), String::new());
+    let (mut done, mut others) = (vec![String::new()], vec![String::new()]);
     for (node, step) in &result.steps {
         match step.status {
-            StepStatus::Completed => done += &format!(" {node}{}", attempts(step.attempts)),
-            status => others += &format!(" {node}:{status}{}", attempts(step.attempts)),
+            StepStatus::Completed => done.push(format!("{node}{}", attempts(step.attempts))),
+            status => others.push(format!("{node}:{status}{}", attempts(step.attempts))),
         }
     }
+    let (done, others) = (done.join(" "), others.join(" "));
     format!("{} {what} |{done} |{others}", result.status)
 }
 

@@ -142,9 +142,9 @@ impl Shared {
             }));
         };
         if soon {
-            self.database.write_soon(job, after)
+            self.database.write_soon(job, after);
         } else {
-            self.database.write_then(job, after)
+            self.database.write_then(job, after);
         }
     }
 

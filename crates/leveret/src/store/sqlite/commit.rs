@@ -139,16 +139,17 @@ pub(super) fn commit(
         }
         Outcome::Failed { .. } => {}
     }
-    let end = match decision.ended {
-        true => end(
+    let end = if decision.ended {
+        end(
             connection,
             &finished.run_id,
             None,
             None,
             finished.finished_at,
         )?
-        .map(|(end, _)| end),
-        false => None,
+        .map(|(end, _)| end)
+    } else {
+        None
     };
     Ok(Committed::Recorded { decision, end })
 }

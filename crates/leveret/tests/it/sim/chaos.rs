@@ -106,7 +106,7 @@ impl Life {
             3 if world.failures_left > 0 => Fate::FailsAfter,
             _ => Fate::Fine,
         };
-        let word = match fate {
+        let outcome = match fate {
             Fate::Fine => "",
             Fate::FailsBefore | Fate::FailsAfter => {
                 world.failures_left -= 1;
@@ -117,7 +117,7 @@ impl Life {
                 " crashes"
             }
         };
-        let line = format!("{} {call}{word}", self.name);
+        let line = format!("{} {call}{outcome}", self.name);
         world.trace.push(line);
         (fate, delay)
     }
@@ -154,7 +154,7 @@ impl Life {
             }
             Fate::CrashesAfter => {
                 drop(call.await);
-                self.die().await
+                self.die().await;
             }
         }
         let result = call.await;
