@@ -1,16 +1,17 @@
 //! Batches that form by themselves: while one call is in flight, items gather; the next call takes them all.
 //!
-//! One item alone never waits for company. There is no timer and no task of its own: the item that finds nobody calling leads the calls
-//! until nothing waits.
+//! One item alone never waits for company. There is no timer and no task of its own: the item that finds nobody calling makes the call.
 
 use std::{
     collections::VecDeque,
     fmt,
     future::Future,
+    panic::AssertUnwindSafe,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 type Call<T, R> = dyn Fn(Vec<T>) -> Pin<Box<dyn Future<Output = Vec<R>> + Send>> + Send + Sync;
@@ -72,13 +73,16 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
     }
 
     /// Queues the items at once, in order, and waits for their answers. Dropping the future does not take the items back.
+    ///
+    /// Whoever leads makes the first call within its own future, which saves a task and its wake-ups; dropped in the middle, it leaves the
+    /// rest to a task.
     pub(crate) fn submit(
         &self,
         items: Vec<T>,
     ) -> impl Future<Output = Result<Vec<R>, Gone>> + use<T, R> {
         let (answers, lead) = {
             let mut state = self.shared.lock();
-            let mut answers = Vec::new();
+            let mut answers = Vec::with_capacity(items.len());
             for item in items {
                 let (sender, receiver) = oneshot::channel();
                 state.waiting.push_back((item, sender));
@@ -88,10 +92,11 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
             state.calls += usize::from(lead);
             (answers, lead)
         };
-        if lead {
-            tokio::spawn(lead_calls(self.shared.clone()));
-        }
+        let lead = lead.then(|| Lead::new(self.shared.clone()));
         async move {
+            if let Some(mut lead) = lead {
+                lead.first_call().await;
+            }
             let mut results = Vec::with_capacity(answers.len());
             for answer in answers {
                 results.push(answer.await.map_err(|_| Gone)?);
@@ -111,33 +116,94 @@ impl<T, R> Shared<T, R> {
     }
 }
 
-async fn lead_calls<T: Send, R: Send>(shared: Arc<Shared<T, R>>) {
-    let mut leader = Leader {
-        shared: &shared,
-        leading: true,
-    };
-    loop {
-        gather(&shared).await;
-        let (batch, answers): (Vec<T>, Vec<_>) = {
-            let mut state = shared.lock();
-            let take = state.waiting.len().min(shared.batch_max);
-            if take == 0 {
-                state.calls -= 1;
-                leader.leading = false;
-                return;
-            }
-            state.waiting.drain(..take).unzip()
-        };
-        let results = (shared.call)(batch).await;
-        assert_eq!(
-            results.len(),
-            answers.len(),
-            "a batch is answered item by item"
-        );
-        for (answer, result) in answers.into_iter().zip(results) {
-            // Nobody may wait for the answer any more.
-            drop(answer.send(result));
+type Leading = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The lead, until a task takes it over.
+struct Lead<T: Send + 'static, R: Send + 'static> {
+    shared: Arc<Shared<T, R>>,
+    call: Option<Leading>,
+}
+
+impl<T: Send + 'static, R: Send + 'static> Lead<T, R> {
+    fn new(shared: Arc<Shared<T, R>>) -> Lead<T, R> {
+        let call: Leading = Box::pin(call_once(shared.clone()));
+        Lead {
+            shared,
+            call: Some(call),
         }
+    }
+
+    async fn first_call(&mut self) {
+        if let Some(call) = &mut self.call {
+            call.as_mut().await;
+            self.call = None;
+        }
+    }
+}
+
+impl<T: Send + 'static, R: Send + 'static> Drop for Lead<T, R> {
+    /// Leaves what is not done to a task: the call in the middle, and what waits.
+    fn drop(&mut self) {
+        let (call, shared) = (self.call.take(), self.shared.clone());
+        if call.is_none() && shared.give_up_if_idle() {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            shared.abandon();
+            return;
+        };
+        runtime.spawn(async move {
+            if let Some(call) = call {
+                call.await;
+            }
+            while !shared.give_up_if_idle() {
+                call_once(shared.clone()).await;
+            }
+        });
+    }
+}
+
+impl<T, R> Shared<T, R> {
+    /// Gives the lead up if nothing waits.
+    fn give_up_if_idle(&self) -> bool {
+        let mut state = self.lock();
+        let idle = state.waiting.is_empty();
+        state.calls -= usize::from(idle);
+        idle
+    }
+
+    /// Gives the lead up and what waits with it: its senders are dropped, and so whoever waits learns of it.
+    fn abandon(&self) {
+        let mut state = self.lock();
+        state.calls -= 1;
+        state.waiting.clear();
+    }
+}
+
+/// Takes what waits, calls, and answers.
+async fn call_once<T: Send, R: Send>(shared: Arc<Shared<T, R>>) {
+    gather(&shared).await;
+    let (batch, answers): (Vec<T>, Vec<_>) = {
+        let mut state = shared.lock();
+        let take = state.waiting.len().min(shared.batch_max);
+        state.waiting.drain(..take).unzip()
+    };
+    if batch.is_empty() {
+        return;
+    }
+    let Ok(results) = AssertUnwindSafe((shared.call)(batch)).catch_unwind().await else {
+        // The answers are dropped, and so whoever waits learns of it.
+        tracing::error!("a call for a batch panicked");
+        return;
+    };
+    assert_eq!(
+        results.len(),
+        answers.len(),
+        "a batch is answered item by item"
+    );
+    for (answer, result) in answers.into_iter().zip(results) {
+        // Nobody may wait for the answer any more.
+        drop(answer.send(result));
     }
 }
 
@@ -151,23 +217,6 @@ async fn gather<T, R>(shared: &Shared<T, R>) {
             return;
         }
         before = now;
-    }
-}
-
-/// Gives the lead back if the leader's task ends before its time (a panic in the call, the end of the runtime), so that the next item
-/// leads again.
-struct Leader<'a, T, R> {
-    shared: &'a Shared<T, R>,
-    leading: bool,
-}
-
-impl<T, R> Drop for Leader<'_, T, R> {
-    fn drop(&mut self) {
-        if self.leading {
-            let mut state = self.shared.lock();
-            state.calls -= 1;
-            state.waiting.clear();
-        }
     }
 }
 
