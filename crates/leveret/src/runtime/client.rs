@@ -21,7 +21,8 @@ use super::{
     wire::Completion,
 };
 use crate::{
-    broker::BrokerError,
+    broker::{BrokerError, Publication},
+    one_file::OneFile,
     store::{NewRun, RunEnd, RunRecord, RunStatus, Started, StepRecord, StoreError},
 };
 
@@ -306,27 +307,12 @@ impl Inner {
             .map(|&node| self.first_job(&new, node))
             .collect();
         if let Some(file) = &self.one_file {
-            let here = here && new.input.text().len() <= self.options.inline_input_bytes_max;
-            let place = if here {
-                self.local.place(plan, &run_id)
-            } else {
-                None
-            };
-            let Some((place, node)) = place else {
-                return Ok(file.begin(new, jobs, false).await?);
-            };
-            let written = file.begin(new.clone(), jobs, true);
-            let (sender, started) = oneshot::channel();
-            // A task of its own: the run goes on when whoever waits for it goes away.
-            tokio::spawn(drive_here(
-                self.clone(),
-                plan.clone(),
-                (new, node),
-                place,
-                written,
-                sender,
-            ));
-            return Ok(started.await.unwrap_or(Err(StoreError::Closed))?);
+            let count = jobs.len() as u64;
+            let started = self.begin_in(file, plan, new, jobs, here).await?;
+            if started == Started::New {
+                self.metrics.published.add(count);
+            }
+            return Ok(started);
         }
         let started = self.start_durably(new).await?;
         if started == Started::New && !jobs.is_empty() {
@@ -335,11 +321,42 @@ impl Inner {
         Ok(started)
     }
 
+    async fn begin_in(
+        self: &Arc<Self>,
+        file: &OneFile,
+        plan: &Arc<Plan>,
+        new: NewRun,
+        jobs: Vec<Publication>,
+        here: bool,
+    ) -> Result<Started, StoreError> {
+        let here = here && new.input.text().len() <= self.options.inline_input_bytes_max;
+        let place = if here {
+            self.local.place(plan, &new.run_id)
+        } else {
+            None
+        };
+        let Some((place, node)) = place else {
+            return file.begin(new, jobs, false).await;
+        };
+        let written = file.begin(new.clone(), jobs, true);
+        let (sender, started) = oneshot::channel();
+        // A task of its own: the run goes on when whoever waits for it goes away.
+        tokio::spawn(drive_here(
+            self.clone(),
+            plan.clone(),
+            (new, node),
+            place,
+            written,
+            sender,
+        ));
+        started.await.unwrap_or(Err(StoreError::Closed))
+    }
+
     /// Publishes, again and again within the start timeout if the broker is away.
     async fn publish_within(
         &self,
         run_id: &RunId,
-        publications: Vec<crate::broker::Publication>,
+        publications: Vec<Publication>,
     ) -> Result<(), StartError> {
         let deadline = Instant::now() + self.options.start_timeout;
         let mut left = publications;
