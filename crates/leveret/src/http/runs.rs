@@ -1,6 +1,6 @@
 //! Runs: start (and wait), show, list, cancel.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{
     extract::{Request, State},
@@ -10,7 +10,6 @@ use axum::{
 use leveret_core::{
     ids::{RunId, WorkflowId},
     json::Json,
-    workflow::Workflow,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -160,14 +159,27 @@ pub(super) async fn start(
     let (input, run_id) = asked(&api, &workflow_id, &parts.headers, body).await?;
     let workflow = api.newest.get(&api.engine, &workflow_id).await?;
     let workflow = workflow.ok_or_else(|| Problem::no_workflow(&workflow_id))?;
-    match begin(&api, workflow, input.clone(), run_id).await? {
-        Ok(awaited) => match patience {
-            Some(patience) => {
-                let run_id = awaited.run_id().clone();
-                result_within(&api, run_id, patience, awaited.result()).await
-            }
-            None => begun(&api, &awaited).await,
-        },
+    let request = StartRequest {
+        workflow,
+        input: input.clone(),
+        run_id,
+    };
+    match begin(&api, request, patience).await? {
+        Ok(Begun::Awaited(awaited, patience)) => {
+            let run_id = awaited.run_id().clone();
+            result_within(&api, run_id, patience, awaited.result()).await
+        }
+        Ok(Begun::New(run_id)) => {
+            let status = RunStatus::Running;
+            Ok(answer::json(
+                StatusCode::CREATED,
+                &RunBegun { run_id, status },
+            ))
+        }
+        Ok(Begun::Before(run_id)) => Ok(answer::json(
+            StatusCode::OK,
+            &status_of(&api, &run_id).await?,
+        )),
         // It is recorded, which is what was asked for, and begins when the broker is back.
         Err(StartError::NotPublished { run_id, .. }) => Ok(running(run_id)),
         Err(StartError::Conflict { run_id }) => {
@@ -254,26 +266,38 @@ fn named_run(workflow_id: &WorkflowId, key: &[u8]) -> RunId {
     RunId::new(Uuid::new_v5(&KEYED_RUNS, &name).to_string()).expect("a UUID is an id")
 }
 
-/// Starts the run; a client that goes away in the middle does not leave it half begun.
+/// A run that was started.
+enum Begun {
+    /// It is waited for, so long.
+    Awaited(Awaited, Duration),
+    /// It is new.
+    New(RunId),
+    /// It began with an earlier request.
+    Before(RunId),
+}
+
+/// Starts the run; a client that goes away in the middle does not leave it half begun. Only a run that is waited for is driven
+/// in this process at once.
 async fn begin(
-    api: &Api,
-    workflow: Arc<Workflow>,
-    input: Json,
-    run_id: Option<RunId>,
-) -> Result<Result<Awaited, StartError>, Problem> {
+    api: &Shared,
+    request: StartRequest,
+    patience: Option<Duration>,
+) -> Result<Result<Begun, StartError>, Problem> {
     let bound = api.options.start_timeout;
     let engine = api.engine.clone();
-    let request = StartRequest {
-        workflow,
-        input,
-        run_id,
-    };
-    let start = Detached::new(bound, async move { engine.start_awaited(request).await });
-    tokio::time::timeout(bound, start).await.map_err(|_| {
-        Problem::unavailable(
-            "the run could not be recorded in time; ask again with the same Idempotency-Key",
-        )
-    })
+    let start = Detached::new(bound, async move {
+        Ok(match patience {
+            Some(patience) => Begun::Awaited(engine.start_awaited(request).await?, patience),
+            None => match engine.start(request).await? {
+                (run_id, true) => Begun::New(run_id),
+                (run_id, false) => Begun::Before(run_id),
+            },
+        })
+    });
+    let late = "the run could not be recorded in time; ask again with the same Idempotency-Key";
+    tokio::time::timeout(bound, start)
+        .await
+        .map_err(|_| Problem::unavailable(late))
 }
 
 /// Whether a run that exists is nevertheless what is asked for: the workflow may have got a new version since.
@@ -290,21 +314,6 @@ async fn repeated(
     } else {
         Err(Problem::other_run(run_id))
     }
-}
-
-/// The answer to a start that nobody waits for.
-async fn begun(api: &Shared, awaited: &Awaited) -> Result<Response, Problem> {
-    let run_id = awaited.run_id();
-    if awaited.is_new() {
-        return Ok(answer::json(
-            StatusCode::CREATED,
-            &RunBegun {
-                run_id: run_id.clone(),
-                status: RunStatus::Running,
-            },
-        ));
-    }
-    Ok(answer::json(StatusCode::OK, &status_of(api, run_id).await?))
 }
 
 async fn status_of(api: &Shared, run_id: &RunId) -> Result<RunBegun, Problem> {
