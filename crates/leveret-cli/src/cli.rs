@@ -71,7 +71,7 @@ pub(crate) enum Command {
     Demo(DemoArgs),
 
     /// Measure: runs per second and latencies on a real engine in this process
-    #[command(subcommand, after_help = BENCH_EXAMPLES)]
+    #[command(subcommand)]
     Bench(BenchCommand),
 
     /// Bring the store's schema up to date
@@ -100,6 +100,7 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
     /// Runs of a chain of nodes that are not pure: each step is committed before the next starts
+    #[command(after_help = BENCH_EXAMPLES)]
     Chain(ChainArgs),
 }
 

@@ -3,7 +3,7 @@
 //! - **Accepted means durable**: an answer that names a run is sent after the run is recorded. A client that goes away
 //!   takes back nothing.
 //! - **Everything is bounded**: bodies, pages, streams, connections, waits; see [`ApiOptions`] and [`serve()`].
-//! - **Errors are `application/problem+json`**, and one file ([`problem`]) decides which error is which status.
+//! - **Errors are `application/problem+json`**, and one file (`problem`) decides which error is which status.
 //!
 //! [`router`] makes the routes, [`serve()`] listens. Each route comes with its entry in the document, from one macro, so that
 //! there is none without.

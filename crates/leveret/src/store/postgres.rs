@@ -1,6 +1,6 @@
 //! The store on PostgreSQL, for workers on several machines.
 //!
-//! Everything lives in one schema of its own. Batches are set-based: a commit of any size is one or two round trips, see [`commit`].
+//! Everything lives in one schema of its own. Batches are set-based: a commit of any size is one or two round trips, see `commit`.
 //! Connections are made when they are needed; when the server goes away, calls fail with [`StoreError::Unavailable`], and the next ones
 //! connect again. Whatever a call that failed so did or did not do, it may be repeated.
 
