@@ -117,8 +117,14 @@ impl Running {
 
     /// Drains and closes.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        self.stop_after(async |_| ()).await
+    }
+
+    /// Drains, does something with the engine at rest, and closes.
+    pub(crate) async fn stop_after(self, last: impl AsyncFnOnce(&Engine)) -> anyhow::Result<()> {
         self.stop.send_replace(true);
         let served = self.serving.await.context("the engine panicked")?;
+        last(&self.engine).await;
         self.engine.close().await;
         served.context("the engine could not work")
     }

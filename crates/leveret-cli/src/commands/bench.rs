@@ -118,8 +118,7 @@ async fn chain(args: &ChainArgs, settings: &Settings) -> anyhow::Result<Report> 
     let begun = Instant::now();
     let mut latencies = load(engine, &workflow, &input, runs, concurrency, progress).await?;
     let elapsed = begun.elapsed();
-    clean_up(engine).await;
-    running.stop().await?;
+    running.stop_after(clean_up).await?;
     latencies.sort_unstable();
     let at = |share: f64| {
         let index = ((latencies.len() as f64 * share) as usize).min(latencies.len() - 1);

@@ -25,6 +25,9 @@ use crate::{
     store::{ErrorCode, Outcome, StepError},
 };
 
+/// Longer error messages are cut.
+const ERROR_CHARS_MAX: usize = 2000;
+
 /// What an attempt works with.
 pub(crate) struct Attempt<'a> {
     pub(crate) plan: &'a Plan,
@@ -198,6 +201,10 @@ impl Attempt<'_> {
     }
 
     fn failure(&self, code: ErrorCode, message: String) -> Failure {
+        let message = match message.char_indices().nth(ERROR_CHARS_MAX) {
+            Some((end, _)) => format!("{}…", &message[..end]),
+            None => message,
+        };
         let error = StepError {
             message,
             code,

@@ -368,3 +368,26 @@ impl Store for SqliteStore {
         self.database.close().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        sqlite::{DatabaseOptions, tests::TempPath},
+        store::conformance,
+    };
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn conforms() {
+        let path = TempPath::new();
+        let database = Database::open(DatabaseOptions::new(&path.0)).expect("opens");
+        let store = SqliteStore::open(database).expect("migrates");
+        conformance::exercise(move || {
+            let store = store.clone();
+            async move { Arc::new(store) as Arc<dyn Store> }
+        })
+        .await;
+    }
+}

@@ -31,23 +31,26 @@ pub(super) fn start(connection: &Connection, new: &NewRun) -> Result<Started, St
     } else {
         RunStatus::Running
     };
+    let (short, long) = text_in_row(connection, json_text(input))?;
     let inserted = execute(
         connection,
-        "INSERT INTO runs (run_id, workflow_id, workflow_hash, status, input, created_at_ms, ended_at_ms, reconcile_at_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+        "INSERT INTO runs (run_id, workflow_id, workflow_hash, status, input, created_at_ms, ended_at_ms, reconcile_at_ms, input_text_id)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
          ON CONFLICT (run_id) DO NOTHING",
         params![
             run_id.as_str(),
             workflow.id.as_str(),
             workflow.hash.as_bytes(),
             status.as_str(),
-            input.text(),
+            short,
             created_at.0,
             empty.then_some(created_at.0),
             reconcile_at.0,
+            long,
         ],
     )?;
     if inserted == 0 {
+        forget_text(connection, long)?;
         let status = status_of_run(connection, run_id)?;
         return status
             .map(Started::Exists)
@@ -55,6 +58,35 @@ pub(super) fn start(connection: &Connection, new: &NewRun) -> Result<Started, St
     }
     define(connection, workflow)?;
     Ok(Started::New)
+}
+
+/// Texts up to this many bytes stand in their rows.
+const SHORT_BYTES_MAX: usize = 512;
+
+/// A text as a row holds it: itself if it is short, else the id under which it is stored.
+fn text_in_row<'a>(
+    connection: &Connection,
+    text: Option<&'a str>,
+) -> Result<(Option<&'a str>, Option<i64>), StoreError> {
+    match text {
+        Some(long) if long.len() > SHORT_BYTES_MAX => {
+            execute(connection, "INSERT INTO texts (text) VALUES (?1)", [long])?;
+            Ok((None, Some(connection.last_insert_rowid())))
+        }
+        short => Ok((short, None)),
+    }
+}
+
+/// Removes a text whose row was not written after all.
+fn forget_text(connection: &Connection, text_id: Option<i64>) -> Result<(), StoreError> {
+    if let Some(text_id) = text_id {
+        execute(
+            connection,
+            "DELETE FROM texts WHERE text_id = ?1",
+            [text_id],
+        )?;
+    }
+    Ok(())
 }
 
 /// Stores a definition, if it is new.
@@ -161,13 +193,15 @@ fn record_step(connection: &Connection, finished: &Finished) -> Result<bool, Sto
         Outcome::Waiting { error, .. } => (None, None, error.as_ref().map(error_text)),
         Outcome::Failed { error, .. } => (None, None, Some(error_text(error))),
     };
+    let (short, long) = text_in_row(connection, output)?;
     let recorded = execute(
         connection,
-        "INSERT INTO steps (run_id, node_id, scope, status, attempts, via, started_at_ms, finished_at_ms, action, error, output)
-         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 FROM runs WHERE run_id = ?1 AND status = 'running'
+        "INSERT INTO steps (run_id, node_id, scope, status, attempts, via, started_at_ms, finished_at_ms, action, error, output, output_text_id)
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12 FROM runs WHERE run_id = ?1 AND status = 'running'
          ON CONFLICT (run_id, node_id, scope) DO UPDATE SET
              status = excluded.status, attempts = excluded.attempts, finished_at_ms = excluded.finished_at_ms,
-             action = excluded.action, error = excluded.error, output = excluded.output
+             action = excluded.action, error = excluded.error, output = excluded.output,
+             output_text_id = excluded.output_text_id
          WHERE steps.status = 'waiting' AND (excluded.attempts > steps.attempts
              OR excluded.attempts = steps.attempts AND excluded.status <> 'waiting')",
         params![
@@ -181,9 +215,13 @@ fn record_step(connection: &Connection, finished: &Finished) -> Result<bool, Sto
             finished.finished_at.0,
             action,
             error,
-            output,
+            short,
+            long,
         ],
     )?;
+    if recorded == 0 {
+        forget_text(connection, long)?;
+    }
     Ok(recorded > 0)
 }
 

@@ -17,7 +17,7 @@ pub(super) fn load(
 ) -> Result<Option<Loaded>, StoreError> {
     let run = row(
         connection,
-        "SELECT workflow_hash, status, created_at_ms, CASE WHEN ?2 THEN input END FROM runs WHERE run_id = ?1",
+        "SELECT workflow_hash, status, created_at_ms, CASE WHEN ?2 THEN coalesce(input, (SELECT text FROM texts WHERE text_id = input_text_id)) END FROM runs WHERE run_id = ?1",
         (run_id.as_str(), load.input),
         |row| Ok((hash(row, 0)?, parsed(row, 1)?, time(row, 2)?, json(row, 3)?)),
     )?;
@@ -77,7 +77,7 @@ fn node_value(
 ) -> Result<Option<NodeValue>, StoreError> {
     row(
         connection,
-        "SELECT status, output, action, error, via FROM steps WHERE run_id = ?1 AND node_id = ?2 AND scope = ''",
+        "SELECT status, coalesce(output, (SELECT text FROM texts WHERE text_id = output_text_id)), action, error, via FROM steps WHERE run_id = ?1 AND node_id = ?2 AND scope = ''",
         (run_id.as_str(), node.as_str()),
         |row| {
             Ok(NodeValue {
@@ -124,8 +124,7 @@ pub(super) fn progress(
     }))
 }
 
-const RUN_COLUMNS: &str =
-    "run_id, workflow_id, workflow_hash, status, input, error, created_at_ms, ended_at_ms";
+const RUN_COLUMNS: &str = "run_id, workflow_id, workflow_hash, status, coalesce(input, (SELECT text FROM texts WHERE text_id = input_text_id)), error, created_at_ms, ended_at_ms";
 
 pub(super) fn run(
     connection: &Connection,
@@ -156,7 +155,8 @@ pub(super) fn steps(
 ) -> Result<Vec<StepRecord>, StoreError> {
     rows(
         connection,
-        "SELECT node_id, scope, status, attempts, output, action, via, error, started_at_ms, finished_at_ms
+        "SELECT node_id, scope, status, attempts, coalesce(output, (SELECT text FROM texts WHERE text_id = output_text_id)),
+                action, via, error, started_at_ms, finished_at_ms
          FROM steps WHERE run_id = ?1 ORDER BY started_at_ms, node_id, scope",
         [run_id.as_str()],
         |row| {

@@ -21,7 +21,8 @@ CREATE TABLE runs (
     created_at_ms INTEGER NOT NULL,
     ended_at_ms INTEGER,
     reconcile_at_ms INTEGER NOT NULL,
-    input TEXT NOT NULL
+    input TEXT,
+    input_text_id INTEGER
 ) WITHOUT ROWID;
 
 CREATE INDEX runs_by_age ON runs (created_at_ms, run_id);
@@ -41,8 +42,15 @@ CREATE TABLE steps (
     action TEXT,
     error TEXT,
     output TEXT,
+    output_text_id INTEGER,
     PRIMARY KEY (run_id, node_id, scope)
 ) WITHOUT ROWID;
+
+-- Long texts. They are not in the rows that name them: SQLite reads whole rows to compare keys.
+CREATE TABLE texts (
+    text_id INTEGER PRIMARY KEY,
+    text TEXT NOT NULL
+);
 
 CREATE TABLE joins (
     run_id TEXT NOT NULL,
