@@ -38,7 +38,7 @@ const COUNT: &str = "
 
 const STALLED: &str = "
     WITH due AS (
-        SELECT run_id FROM runs WHERE status = 'running' AND reconcile_at_ms <= $1
+        SELECT run_id FROM runs WHERE ended_at_ms IS NULL AND reconcile_at_ms <= $1
         ORDER BY reconcile_at_ms LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
     ), looked_at AS (
         SELECT d.run_id,
