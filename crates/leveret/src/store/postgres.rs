@@ -58,12 +58,12 @@ pub struct PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// The defaults: schema `leveret`, 4 connections for writing and 4 for reading, migrations applied.
+    /// The defaults: schema `leveret`, 6 connections for writing and 4 for reading, migrations applied.
     pub fn new(url: impl Into<String>) -> PostgresOptions {
         PostgresOptions {
             url: url.into(),
             schema: "leveret".to_owned(),
-            write_connections_max: 4,
+            write_connections_max: 6,
             read_connections_max: 4,
             connect_timeout: Duration::from_secs(5),
             silence_max: Duration::from_secs(15),
@@ -158,9 +158,9 @@ impl PostgresStore {
 
 #[async_trait]
 impl Store for PostgresStore {
-    /// While one transaction waits for the disk, the next one works.
+    /// While some transactions wait for the disk, the next ones work. The other connections are for timers and starts.
     fn commits_in_flight(&self) -> usize {
-        2
+        4
     }
 
     async fn put_workflow(
