@@ -19,6 +19,7 @@ use crate::{
     one_file::OneFile,
     store::{
         Committed, Finished, Load, Loaded, NewRun, Progress, RunRecord, Started, Store, StoreError,
+        commit_each,
     },
 };
 
@@ -385,7 +386,7 @@ fn commits(
     Batcher::new(max, calls, move |batch: Vec<Finished>| {
         metrics.commit_steps.observe(batch.len() as u64);
         let store = store.clone();
-        async move { each(store.commit(&batch).await, batch.len()) }
+        async move { commit_each(&*store, &batch).await }
     })
 }
 

@@ -128,6 +128,9 @@ pub(super) fn commit(
             over => Committed::Over(over),
         });
     }
+    if !matches!(finished.outcome, Outcome::Waiting { .. }) {
+        remove_timer(connection, finished)?;
+    }
     let mut joins = Joins::new();
     let decision = decide_finished(finished, &mut joins, |missing| {
         load_joins(connection, finished, missing)
@@ -258,6 +261,20 @@ fn save_join(
         "INSERT INTO joins (run_id, node_id, state) VALUES (?1, ?2, ?3)
          ON CONFLICT (run_id, node_id) DO UPDATE SET state = excluded.state",
         params![finished.run_id.as_str(), &*key.0, state.to_string()],
+    )?;
+    Ok(())
+}
+
+/// A step that waits no more has no timer.
+fn remove_timer(connection: &Connection, finished: &Finished) -> Result<(), StoreError> {
+    execute(
+        connection,
+        "DELETE FROM timers WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3",
+        params![
+            finished.run_id.as_str(),
+            node_id(&finished.workflow, finished.node),
+            finished.scope.as_str(),
+        ],
     )?;
     Ok(())
 }
