@@ -7,6 +7,8 @@ mod support;
 mod check;
 // Every workflow under examples/workflows/, with its output.
 mod examples;
+// Workers that are killed in the middle of their work. Needs `LEVERET_TEST_AMQP_URL` and `LEVERET_TEST_POSTGRES_URL`.
+mod kill;
 // `leveret run`: exit codes, inputs, --each.
 mod run;
 // `leveret up`, `workflows`, `runs`: a server, its clients, and how it drains.
