@@ -13,7 +13,7 @@ use std::{
 };
 
 use leveret::{
-    broker::ConsumeOptions,
+    broker::{ConsumeOptions, Header, Message, Publication},
     connect,
     core::{ids::RunId, json::Json, parse::workflow_from_json, workflow::Workflow},
     runtime::{Engine, EngineParts, Names, Publish, Roles, StartRequest, StatusMessages},
@@ -225,6 +225,103 @@ async fn every_accepted_run_ends_once_whichever_worker_is_killed() {
     engine
         .broker()
         .delete_exchange(exchange)
+        .await
+        .expect("deletes");
+    engine.close().await;
+}
+
+/// Messages that are no jobs are dead-lettered with the reason, and the consumer goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn malformed_messages_are_dead_lettered_with_the_reason() {
+    let (Ok(amqp), Ok(postgres)) = (
+        std::env::var("LEVERET_TEST_AMQP_URL"),
+        std::env::var("LEVERET_TEST_POSTGRES_URL"),
+    ) else {
+        println!("skipped: LEVERET_TEST_AMQP_URL and LEVERET_TEST_POSTGRES_URL are not set");
+        return;
+    };
+    let prefix = format!("malformed-{}.", std::process::id());
+    let connected = connect(&postgres, &amqp).await.expect("connects");
+    let engine = Engine::new(EngineParts {
+        names: Names::with_prefix(&prefix),
+        publish: Publish {
+            status: StatusMessages::Off,
+            completion: true,
+        },
+        ..EngineParts::new(connected.store, connected.broker)
+    })
+    .await
+    .expect("declares");
+    let names = engine.names().clone();
+    let bad = [
+        ("not json", "not a job"),
+        (r#"{"workflow_id":"w","execution_id":"e"}"#, "node_id"),
+        (
+            r#"{"workflow_id":"w","execution_id":"no-such-run","node_id":"a"}"#,
+            "is not recorded",
+        ),
+        (
+            r#"{"workflow_id":"w","execution_id":"e","node_id":"a","workflow":{"id":"w","nodes":[{"uses":"log"}]}}"#,
+            "not valid",
+        ),
+    ];
+    let publish =
+        |body: String| Publication::to_queue(names.execution.clone(), Message::json(body));
+    let mut batch: Vec<Publication> = bad
+        .iter()
+        .map(|(body, _)| publish((*body).to_owned()))
+        .collect();
+    batch.push(publish(format!("\"{}\"", "x".repeat((16 << 20) - 2))));
+    for result in engine.broker().publish(batch).await {
+        result.expect("publishes");
+    }
+    let _worker = Worker::start(&amqp, &postgres, &prefix);
+    let workflow = Arc::new(workflow());
+    let request = StartRequest {
+        workflow,
+        input: Json::null(),
+        run_id: None,
+    };
+    let result = engine
+        .start_and_wait(request)
+        .await
+        .expect("the run starts");
+    assert_eq!(result.status, RunStatus::Completed, "the consumer goes on");
+
+    let mut letters = engine
+        .broker()
+        .consume(ConsumeOptions::queue(names.dead_letters.clone()))
+        .await
+        .expect("consumes");
+    let mut reasons = Vec::new();
+    while reasons.len() < bad.len() + 1 {
+        let letter = tokio::time::timeout(Duration::from_secs(30), letters.next()).await;
+        let letter = letter
+            .expect("the letters come")
+            .expect("the consumer lives");
+        match letter.message.headers.get("x-leveret-reason") {
+            Some(Header::Text(reason)) => reasons.push(reason.clone()),
+            other => panic!("no reason: {other:?}"),
+        }
+        letter.receipt.ack();
+    }
+    for (_, expect) in bad {
+        assert!(
+            reasons.iter().any(|reason| reason.contains(expect)),
+            "{expect} is not in {reasons:?}"
+        );
+    }
+    for queue in [
+        &names.execution,
+        &names.status,
+        &names.completion,
+        &names.dead_letters,
+    ] {
+        engine.broker().delete_queue(queue).await.expect("deletes");
+    }
+    engine
+        .broker()
+        .delete_exchange(&names.exchange)
         .await
         .expect("deletes");
     engine.close().await;
