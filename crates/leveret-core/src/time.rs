@@ -34,11 +34,32 @@ impl fmt::Display for Timestamp {
         let ms = self.0.rem_euclid(86_400_000);
         let (year, month, day) = civil_from_days(days);
         let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z",
-            ms % 1000
-        )
+        if !(0..=9999).contains(&year) {
+            write!(f, "{year:04}")?;
+        }
+        // Many are printed, and `write!` of seven numbers takes ten times as long.
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        let fields = [
+            (0, 4, year),
+            (5, 2, month),
+            (8, 2, day),
+            (11, 2, hour),
+            (14, 2, minute),
+            (17, 2, second),
+            (20, 3, ms % 1000),
+        ];
+        for (at, width, mut number) in fields {
+            for place in (at..at + width).rev() {
+                text[place] = b'0' + number.rem_euclid(10) as u8;
+                number /= 10;
+            }
+        }
+        let text = str::from_utf8(&text).map_err(|_| fmt::Error)?;
+        f.write_str(if (0..=9999).contains(&year) {
+            text
+        } else {
+            &text[4..]
+        })
     }
 }
 
@@ -87,6 +108,7 @@ mod tests {
         check(951_782_400_000, "2000-02-29T00:00:00.000Z");
         check(1_795_141_463_755, "2026-11-20T02:24:23.755Z");
         check(-1, "1969-12-31T23:59:59.999Z");
+        check(253_402_300_800_000, "10000-01-01T00:00:00.000Z");
     }
 
     #[test]
