@@ -20,6 +20,10 @@ use clap::Parser;
 
 use crate::cli::Cli;
 
+/// Many small values are made in one thread and dropped in another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match commands::execute(cli) {

@@ -5,12 +5,16 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use leveret_core::{
     ids::{RunId, StepKey},
     parse::NodeCatalog,
     workflow::WorkflowHash,
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
 
 use crate::{
     broker::{Broker, BrokerError},
@@ -18,8 +22,8 @@ use crate::{
     nodes::Registry,
     one_file::OneFile,
     store::{
-        Committed, Finished, Load, Loaded, NewRun, Progress, RunRecord, Started, Store, StoreError,
-        commit_each,
+        Batching, Committed, Finished, Load, Loaded, NewRun, Progress, RunRecord, Started, Store,
+        StoreError, commit_each,
     },
 };
 
@@ -76,8 +80,6 @@ pub struct EngineOptions {
     pub deliveries_max: u32,
     /// A run in which nothing was recorded for so long, and which has no timer, is taken up by the reconciler. Default 60 s.
     pub quiet: Duration,
-    /// How many steps are recorded in one transaction at most. Default 512.
-    pub commit_batch_max: usize,
     /// How long starting a run may wait for a broker that is away. Default 10 s.
     pub start_timeout: Duration,
 }
@@ -92,7 +94,6 @@ impl Default for EngineOptions {
             inline_time_max: Duration::from_secs(5),
             deliveries_max: 5,
             quiet: Duration::from_secs(60),
-            commit_batch_max: 512,
             start_timeout: Duration::from_secs(10),
         }
     }
@@ -245,12 +246,11 @@ impl Engine {
         let (observer, publishing) =
             Observer::new(publish.status, names.clone(), hub.clone(), broker.clone());
         tokio::spawn(publishing);
-        let calls = store.commits_in_flight();
         let metrics = Arc::new(Metrics::new(registry.names()));
         let inner = Inner {
-            commits: commits(&store, options.commit_batch_max, calls, metrics.clone()),
-            starts: starts(&store, options.commit_batch_max, calls),
-            loads: loads(&store, options.commit_batch_max, calls),
+            commits: commits(&store, metrics.clone()),
+            starts: starts(&store),
+            loads: loads(&store),
             store,
             broker,
             one_file,
@@ -281,24 +281,25 @@ impl Engine {
         shutdown: watch::Receiver<bool>,
     ) -> Result<(), BrokerError> {
         let inner = &self.inner;
-        let timers = async {
-            if roles.timers {
-                timers::run(inner.clone(), shutdown.clone()).await;
+        // Tasks of their own, which the runtime's threads poll: the caller may be outside of these, in `block_on`.
+        let mut playing = JoinSet::new();
+        if roles.timers {
+            playing.spawn(timers::run(inner.clone(), shutdown.clone()).map(Ok));
+        }
+        if roles.reconciler {
+            playing.spawn(reconciler::run(inner.clone(), shutdown.clone()).map(Ok));
+        }
+        if let Some(options) = roles.worker {
+            playing.spawn(worker::work(inner.clone(), options, shutdown));
+        }
+        while let Some(played) = playing.join_next().await {
+            match played {
+                Ok(result) => result?,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => return Err(BrokerError::Closed),
             }
-        };
-        let reconciler = async {
-            if roles.reconciler {
-                reconciler::run(inner.clone(), shutdown.clone()).await;
-            }
-        };
-        let worker = async {
-            match roles.worker {
-                Some(options) => worker::work(inner.clone(), options, shutdown.clone()).await,
-                None => Ok(()),
-            }
-        };
-        let ((), (), result) = tokio::join!(timers, reconciler, worker);
-        result
+        }
+        Ok(())
     }
 
     /// Fires the timers that are due; returns how many. [`serve`](Self::serve) does this by itself.
@@ -378,37 +379,35 @@ fn store_error(error: timers::FireError) -> StoreError {
 
 fn commits(
     store: &Arc<dyn Store>,
-    max: usize,
-    calls: usize,
     metrics: Arc<Metrics>,
 ) -> Batcher<Finished, Result<Committed, StoreError>> {
     let store = store.clone();
-    Batcher::new(max, calls, move |batch: Vec<Finished>| {
+    let Batching {
+        steps_max,
+        calls_max,
+    } = store.batching();
+    Batcher::new(steps_max, calls_max, move |batch: Vec<Finished>| {
         metrics.commit_steps.observe(batch.len() as u64);
         let store = store.clone();
         async move { commit_each(&*store, &batch).await }
     })
 }
 
-fn starts(
-    store: &Arc<dyn Store>,
-    max: usize,
-    calls: usize,
-) -> Batcher<NewRun, Result<Started, StoreError>> {
+/// The most starts or loads in one call of the store, and the most of these calls at the same time.
+const CALL_MAX: usize = 512;
+const CALLS_MAX: usize = 4;
+
+fn starts(store: &Arc<dyn Store>) -> Batcher<NewRun, Result<Started, StoreError>> {
     let store = store.clone();
-    Batcher::new(max, calls, move |batch: Vec<NewRun>| {
+    Batcher::new(CALL_MAX, CALLS_MAX, move |batch: Vec<NewRun>| {
         let store = store.clone();
         async move { each(store.start(&batch).await, batch.len()) }
     })
 }
 
-fn loads(
-    store: &Arc<dyn Store>,
-    max: usize,
-    calls: usize,
-) -> Batcher<(RunId, Load), Result<Option<Loaded>, StoreError>> {
+fn loads(store: &Arc<dyn Store>) -> Batcher<(RunId, Load), Result<Option<Loaded>, StoreError>> {
     let store = store.clone();
-    Batcher::new(max, calls, move |batch: Vec<(RunId, Load)>| {
+    Batcher::new(CALL_MAX, CALLS_MAX, move |batch: Vec<(RunId, Load)>| {
         let store = store.clone();
         async move { each(store.load(&batch).await, batch.len()) }
     })

@@ -78,7 +78,7 @@ impl Database {
         let connection = connection::open_writer(&options)?;
         schema::prepare(&connection)?;
         Ok(Database(Arc::new(Handle {
-            writer: Writer::start(connection, lock),
+            writer: Writer::start(connection, options.path.clone(), lock)?,
             readers: Readers::new(&options),
             path: options.path,
         })))
@@ -96,11 +96,12 @@ impl Database {
     /// [`Uncertain`](DatabaseError::Uncertain) it may be. A crash before it resolves leaves all of the job or nothing. Dropping the
     /// future does not take the job back.
     ///
-    /// The job runs on the writer thread while everyone waits: statements only, and no transaction of its own.
+    /// The job runs on the writer thread while everyone waits: statements only, and no transaction of its own. It runs again when another
+    /// job of the same transaction failed: what it wrote before is rolled back then, and what else it did must not matter.
     pub fn write<T, F>(&self, job: F) -> Written<T>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, DatabaseError> + Send + 'static,
+        F: FnMut(&Connection) -> Result<T, DatabaseError> + Send + 'static,
     {
         let (sender, receiver) = oneshot::channel();
         self.write_then(job, move |result| drop(sender.send(result)));
@@ -112,7 +113,7 @@ impl Database {
     pub fn write_then<T, F, A>(&self, job: F, after: A)
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, DatabaseError> + Send + 'static,
+        F: FnMut(&Connection) -> Result<T, DatabaseError> + Send + 'static,
         A: FnOnce(Result<T, DatabaseError>) + Send + 'static,
     {
         self.0.writer.queue(job, after, writer::Urgency::Now);
@@ -123,7 +124,7 @@ impl Database {
     pub fn write_soon<T, F, A>(&self, job: F, after: A)
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, DatabaseError> + Send + 'static,
+        F: FnMut(&Connection) -> Result<T, DatabaseError> + Send + 'static,
         A: FnOnce(Result<T, DatabaseError>) + Send + 'static,
     {
         self.0.writer.queue(job, after, writer::Urgency::Soon);
@@ -133,7 +134,7 @@ impl Database {
     pub fn write_blocking<T, F>(&self, job: F) -> Result<T, DatabaseError>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, DatabaseError> + Send + 'static,
+        F: FnMut(&Connection) -> Result<T, DatabaseError> + Send + 'static,
     {
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         self.write_then(job, move |result| drop(sender.send(result)));

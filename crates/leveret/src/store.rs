@@ -418,12 +418,24 @@ pub struct RunFilter {
     pub limit: u32,
 }
 
+/// How the steps of many runs are best recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batching {
+    /// Steps in one call.
+    pub steps_max: usize,
+    /// Calls at the same time.
+    pub calls_max: usize,
+}
+
 /// A store. Cheap to share behind an `Arc`.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// How many [`commit`](Self::commit) calls at once are worth it.
-    fn commits_in_flight(&self) -> usize {
-        1
+    /// How calls of [`commit`](Self::commit) are best made.
+    fn batching(&self) -> Batching {
+        Batching {
+            steps_max: 512,
+            calls_max: 1,
+        }
     }
 
     /// Stores a definition as the newest version of its workflow, unless it is that already. Returns the record and whether it is new.

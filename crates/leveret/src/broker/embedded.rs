@@ -118,7 +118,7 @@ impl EmbeddedBroker {
     ) -> Result<oneshot::Receiver<Result<T, DatabaseError>>, BrokerError>
     where
         T: Send + 'static,
-        F: FnOnce(&rusqlite::Connection) -> Result<(T, bool), DatabaseError> + Send + 'static,
+        F: FnMut(&rusqlite::Connection) -> Result<(T, bool), DatabaseError> + Send + 'static,
     {
         let routed = self
             .route(batch)

@@ -7,7 +7,7 @@
 //! A step with exactly one ready successor goes on here, on the same delivery, after its own commit. The unacknowledged delivery is the outbox:
 //! what must be published follows from what is committed, so that a redelivery publishes it again.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use leveret_core::{
     decide::{Decision, Joins, Ready, decide, decide_start, unfinished},
@@ -639,20 +639,15 @@ impl Drive<'_> {
     /// What executing `ready` needs that is not at hand.
     fn wanted(&self, ready: Ready, first: bool) -> Load {
         let needs = self.plan.needs(ready.node);
-        let mut nodes: HashSet<NodeIx> = needs.nodes.iter().copied().collect();
-        nodes.extend(
-            ready
-                .via
-                .map(|edge| self.plan.workflow.graph.edge(edge).source),
-        );
-        if first {
-            nodes.insert(ready.node);
-        }
-        let graph_nodes = self.with_fallbacks(nodes);
+        let source = ready
+            .via
+            .map(|edge| self.plan.workflow.graph.edge(edge).source);
+        let own = first.then_some(ready.node);
+        let nodes = self.with_fallbacks(needs.nodes.iter().copied().chain(source).chain(own));
         let handed_run_input = ready.via.is_none();
         Load {
             input: (needs.run_input || handed_run_input) && self.known.run_input.is_none(),
-            nodes: graph_nodes
+            nodes: nodes
                 .into_iter()
                 .map(|node| self.plan.node_id(node).clone())
                 .collect(),

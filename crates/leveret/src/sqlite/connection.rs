@@ -6,16 +6,12 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use super::{DatabaseError, DatabaseOptions};
 
 /// Statements kept prepared by each connection.
 const STATEMENTS_CACHED: usize = 256;
-
-/// The WAL is copied into the file whenever it is this many pages of 4 KiB (16 MiB) long: often enough to keep it and recovery short,
-/// seldom enough that a page written many times is copied once.
-const WAL_PAGES: u32 = 4096;
 
 /// A WAL that a long reader let grow shrinks to this size afterwards.
 const WAL_BYTES_KEPT: u32 = 64 << 20;
@@ -65,7 +61,6 @@ pub(super) fn open_writer(options: &DatabaseOptions) -> Result<Connection, Datab
     connection.execute_batch(&format!(
         "PRAGMA journal_mode=WAL;
          PRAGMA synchronous={synchronous};
-         PRAGMA wal_autocheckpoint={WAL_PAGES};
          PRAGMA journal_size_limit={WAL_BYTES_KEPT};"
     ))?;
     Ok(connection)
@@ -82,8 +77,18 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, DatabaseError> {
     Ok(connection)
 }
 
+/// The connection that copies the WAL into the file.
+pub(super) fn open_copier(path: &Path) -> Result<Connection, DatabaseError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    common(&connection, 0)?;
+    Ok(connection)
+}
+
 fn common(connection: &Connection, cache_kib: u32) -> Result<(), DatabaseError> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    // Plans stay as they are when a parameter changes.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
     connection.execute_batch(&format!(
         "PRAGMA cache_size=-{cache_kib}; PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY;"

@@ -220,3 +220,32 @@ async fn newer_schema_is_refused() {
     );
     database.close().await;
 }
+
+/// The WAL is copied while the writer goes on, and begins anew although there is always more to write.
+#[tokio::test]
+async fn the_wal_stays_short_behind_a_busy_writer() {
+    let path = TempPath::new();
+    let database = with_table(&path);
+    let megabyte = |id: i64| {
+        database.write(move |connection| {
+            let sql = "INSERT INTO t VALUES (?1, hex(zeroblob(500000)))";
+            Ok(connection.prepare_cached(sql)?.execute([id])?)
+        })
+    };
+    let mut waiting = std::collections::VecDeque::new();
+    for id in 0..160 {
+        waiting.push_back(megabyte(id));
+        if waiting.len() > 4 {
+            waiting.pop_front().unwrap().await.unwrap();
+        }
+    }
+    for written in waiting {
+        written.await.unwrap();
+    }
+    let mut wal = path.0.clone().into_os_string();
+    wal.push("-wal");
+    let bytes = std::fs::metadata(wal).unwrap().len();
+    assert!(bytes < 80 << 20, "{bytes}");
+    assert_eq!(database.read(ids).await.unwrap().len(), 160);
+    database.close().await;
+}

@@ -1,10 +1,12 @@
 //! The writer thread: jobs in order, many to a transaction.
 
+mod checkpoint;
 mod queue;
 mod transaction;
 
 use std::{
     collections::VecDeque,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,6 +19,7 @@ use tokio::sync::watch;
 
 pub(super) use self::queue::Urgency;
 use self::{
+    checkpoint::Checkpoints,
     queue::{JobQueue, Task},
     transaction::Transactions,
 };
@@ -25,8 +28,9 @@ use super::{DatabaseError, connection::ProcessLock};
 /// The most jobs in one transaction, so that the first of them does not wait long for the last.
 pub const BATCH_JOBS_MAX: usize = 1024;
 
-/// The longest that jobs run before their transaction is committed with those that had their turn.
-const BATCH_TIME_MAX: Duration = Duration::from_millis(20);
+/// After so long in a transaction, no further job joins it: their callers go on with those that are committed while the next ones run.
+/// Where the disk is slower than that, it is as long as the last commit took.
+const BATCH_TIME: Duration = Duration::from_micros(1000);
 
 /// The most jobs that may wait; further ones fail with [`DatabaseError::Overloaded`]. Callers that wait for their results never
 /// come near.
@@ -44,7 +48,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, lock: ProcessLock) -> Writer {
+    pub(super) fn start(
+        mut connection: Connection,
+        path: PathBuf,
+        lock: ProcessLock,
+    ) -> Result<Writer, DatabaseError> {
+        let mut checkpoints = Checkpoints::start(&mut connection, path)?;
         let jobs = Arc::new(JobQueue::default());
         let open = Arc::new(AtomicBool::new(true));
         let (end, ended) = watch::channel(false);
@@ -54,19 +63,20 @@ impl Writer {
             .spawn(move || {
                 let (jobs, open) = thread;
                 let mut transactions = Transactions::new(connection, open);
-                run(&jobs, &mut transactions);
+                run(&jobs, &mut transactions, &mut checkpoints);
+                drop(checkpoints);
                 drop(transactions);
                 drop(lock);
                 end.send_replace(true);
             })
             .expect("the system starts a thread");
-        Writer { jobs, open, ended }
+        Ok(Writer { jobs, open, ended })
     }
 
     pub(super) fn queue<T, F, A>(&self, job: F, after: A, urgency: Urgency)
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, DatabaseError> + Send + 'static,
+        F: FnMut(&Connection) -> Result<T, DatabaseError> + Send + 'static,
         A: FnOnce(Result<T, DatabaseError>) + Send + 'static,
     {
         if let Err((task, error)) = self.jobs.push(Box::new(Task::new(job, after)), urgency) {
@@ -91,15 +101,17 @@ impl Drop for Writer {
     }
 }
 
-fn run(jobs: &JobQueue, transactions: &mut Transactions) {
+fn run(jobs: &JobQueue, transactions: &mut Transactions, checkpoints: &mut Checkpoints) {
     let mut backlog = VecDeque::new();
     while jobs.wait(&mut backlog) {
         while !backlog.is_empty() {
+            let time = transactions.commit_time.max(BATCH_TIME);
             transactions.run(Batch {
                 backlog: &mut backlog,
-                left: BATCH_JOBS_MAX,
-                until: Instant::now() + BATCH_TIME_MAX,
+                taken: 0,
+                until: Instant::now() + time,
             });
+            checkpoints.after_commit(transactions.connection());
             jobs.take_more(&mut backlog);
         }
     }
@@ -108,26 +120,19 @@ fn run(jobs: &JobQueue, transactions: &mut Transactions) {
 /// The jobs of one transaction: the first ones of the backlog, up to a number and a time.
 struct Batch<'a> {
     backlog: &'a mut VecDeque<Box<dyn queue::Job>>,
-    left: usize,
+    taken: usize,
     until: Instant,
-}
-
-impl Batch<'_> {
-    fn is_alone(&self) -> bool {
-        self.backlog.len() == 1
-    }
 }
 
 impl Iterator for Batch<'_> {
     type Item = Box<dyn queue::Job>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        // Looking at the clock costs as much as a small statement.
-        let look = self.left.is_multiple_of(32) && self.left < BATCH_JOBS_MAX;
-        if self.left == 0 || (look && Instant::now() >= self.until) {
+        let is_full = self.taken == BATCH_JOBS_MAX || Instant::now() >= self.until;
+        if is_full && self.taken > 0 {
             return None;
         }
-        self.left -= 1;
+        self.taken += 1;
         self.backlog.pop_front()
     }
 }

@@ -31,8 +31,8 @@ use self::{
     workflows::Known,
 };
 use super::{
-    Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunFilter, RunRecord, RunStatus,
-    Started, StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
+    Batching, Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunFilter, RunRecord,
+    RunStatus, Started, StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
 };
 
 /// How to reach PostgreSQL, and how much of it to use.
@@ -159,8 +159,11 @@ impl PostgresStore {
 #[async_trait]
 impl Store for PostgresStore {
     /// While some transactions wait for the disk, the next ones work. The other connections are for timers and starts.
-    fn commits_in_flight(&self) -> usize {
-        4
+    fn batching(&self) -> Batching {
+        Batching {
+            steps_max: 512,
+            calls_max: 4,
+        }
     }
 
     async fn put_workflow(

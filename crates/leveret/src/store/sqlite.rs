@@ -20,8 +20,8 @@ use leveret_core::{
 use rusqlite::{Connection, Row, types::FromSql};
 
 use super::{
-    Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunFilter, RunRecord, RunStatus,
-    Started, StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
+    Batching, Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunFilter, RunRecord,
+    RunStatus, Started, StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
 };
 use crate::sqlite::{Database, DatabaseError};
 
@@ -48,7 +48,7 @@ impl SqliteStore {
 
     async fn write<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+        mut job: impl FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         Ok(self
             .database
@@ -137,11 +137,13 @@ fn json_text(json: &Json) -> Option<&str> {
 fn step_error(row: &Row<'_>, column: usize) -> Result<Option<StepError>, StoreError> {
     match row.get_ref(column)?.as_str_or_null() {
         Ok(None) => Ok(None),
-        Ok(Some(text)) => serde_json::from_str(text)
-            .map(Some)
-            .map_err(|error| StoreError::corrupt(error.to_string())),
+        Ok(Some(text)) => parse_error(text).map(Some),
         Err(error) => Err(StoreError::corrupt(error.to_string())),
     }
+}
+
+fn parse_error(text: &str) -> Result<StepError, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::corrupt(error.to_string()))
 }
 
 fn error_text(error: &StepError) -> String {
@@ -193,6 +195,14 @@ fn execute(
 
 #[async_trait]
 impl Store for SqliteStore {
+    /// Small ones: the writer makes transactions of what waits, and works on some while the runs of others go on.
+    fn batching(&self) -> Batching {
+        Batching {
+            steps_max: 16,
+            calls_max: 16,
+        }
+    }
+
     async fn put_workflow(
         &self,
         workflow: &Workflow,

@@ -108,7 +108,7 @@ impl Shared {
         let me = self.me();
         let job = move |connection: &Connection| {
             let arrived = insert_all(connection, &routed, now())?;
-            rows::delete(connection, remove)?;
+            rows::delete(connection, remove.iter().copied())?;
             Ok(arrived)
         };
         self.database.write_then(job, move |result| {
@@ -119,10 +119,10 @@ impl Shared {
 
     /// Runs a job, and writes messages if it says so, in one transaction; after the commit the messages are in their queues and
     /// sent, and then `then` runs.
-    pub(super) fn put_with<T, J, F>(&self, routed: Vec<Routed>, job: J, soon: bool, then: F)
+    pub(super) fn put_with<T, J, F>(&self, routed: Vec<Routed>, mut job: J, soon: bool, then: F)
     where
         T: Send + 'static,
-        J: FnOnce(&Connection) -> Result<(T, bool), DatabaseError> + Send + 'static,
+        J: FnMut(&Connection) -> Result<(T, bool), DatabaseError> + Send + 'static,
         F: FnOnce(Result<T, DatabaseError>) + Send + 'static,
     {
         let me = self.me();
@@ -290,8 +290,11 @@ impl Shared {
         self.database.write_soon(
             move |connection| {
                 let mut acks = me.acks();
-                let keys = mem::take(&mut acks.waiting);
-                acks.writing.clone_from(&keys);
+                let Acks {
+                    waiting, writing, ..
+                } = &mut *acks;
+                writing.append(waiting);
+                let keys = writing.clone();
                 drop(acks);
                 rows::delete(connection, keys)
             },
@@ -323,7 +326,7 @@ impl Shared {
     ) -> Result<(), BrokerError>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, DatabaseError> + Send + 'static,
+        F: FnMut(&Connection) -> Result<T, DatabaseError> + Send + 'static,
         A: FnOnce(&mut Hub, T) + Send + 'static,
     {
         let (sender, done) = oneshot::channel();
@@ -345,9 +348,9 @@ impl Shared {
         };
         let me = self.me();
         let written = self.database.write(move |connection| {
-            let keys = mem::take(&mut me.acks().waiting);
+            let keys = me.acks().waiting.clone();
             rows::delete(connection, keys)?;
-            for (queue, upto) in marks {
+            for &(queue, upto) in &marks {
                 rows::set_delivered(connection, queue, upto)?;
             }
             Ok(())

@@ -25,9 +25,9 @@ pub(in crate::sqlite) enum Urgency {
     Soon,
 }
 
-/// A job with its types erased: runs once, then learns how its transaction ended.
+/// A job with its types erased: runs, perhaps again after a rollback, then learns how its transaction ended.
 pub(super) trait Job: Send {
-    /// Runs it; whether it succeeded.
+    /// Runs it; whether it succeeded. What an earlier call wrote is rolled back.
     fn run(&mut self, connection: &Connection) -> bool;
     /// Its transaction was committed.
     fn committed(self: Box<Self>);
@@ -36,7 +36,7 @@ pub(super) trait Job: Send {
 }
 
 pub(super) struct Task<T, F, A> {
-    job: Option<F>,
+    job: F,
     result: Option<Result<T, DatabaseError>>,
     after: A,
 }
@@ -44,7 +44,7 @@ pub(super) struct Task<T, F, A> {
 impl<T, F, A> Task<T, F, A> {
     pub(super) fn new(job: F, after: A) -> Task<T, F, A> {
         Task {
-            job: Some(job),
+            job,
             result: None,
             after,
         }
@@ -54,12 +54,11 @@ impl<T, F, A> Task<T, F, A> {
 impl<T, F, A> Job for Task<T, F, A>
 where
     T: Send,
-    F: FnOnce(&Connection) -> Result<T, DatabaseError> + Send,
+    F: FnMut(&Connection) -> Result<T, DatabaseError> + Send,
     A: FnOnce(Result<T, DatabaseError>) + Send,
 {
     fn run(&mut self, connection: &Connection) -> bool {
-        let job = self.job.take().expect("a job runs once");
-        let result = catch_unwind(AssertUnwindSafe(|| job(connection)));
+        let result = catch_unwind(AssertUnwindSafe(|| (self.job)(connection)));
         let result = result.unwrap_or(Err(DatabaseError::Panicked));
         self.result.insert(result).is_ok()
     }

@@ -1,8 +1,11 @@
 //! One transaction for a batch of jobs, and what becomes of them when it fails.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, ErrorCode};
@@ -15,6 +18,8 @@ pub(super) struct Transactions {
     /// Cleared when the outcome of a commit is uncertain.
     open: Arc<AtomicBool>,
     uncertain: Option<Arc<str>>,
+    /// How long the last commit took.
+    pub(super) commit_time: Duration,
     done: Vec<Box<dyn Job>>,
 }
 
@@ -24,8 +29,13 @@ impl Transactions {
             connection,
             open,
             uncertain: None,
+            commit_time: Duration::ZERO,
             done: Vec::new(),
         }
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// Runs a batch in one transaction, commits, and tells each job how it ended, in their order.
@@ -39,12 +49,11 @@ impl Transactions {
             }
             return;
         }
-        let alone = batch.is_alone();
-        let outcome = match self.execute("BEGIN IMMEDIATE") {
-            Ok(()) => self.run_jobs(batch, alone),
-            Err(error) => {
+        let outcome = match self.begin() {
+            Ok(()) => self.run_jobs(batch),
+            Err(failure) => {
                 self.done.extend(batch);
-                Err(Failure::rolled_back(&error))
+                Err(failure)
             }
         };
         if let Err(failure) = &outcome {
@@ -58,55 +67,72 @@ impl Transactions {
         }
     }
 
-    fn run_jobs(&mut self, batch: Batch<'_>, alone: bool) -> Result<(), Failure> {
+    /// Jobs seldom fail. So none of them gets a savepoint, which would copy each page that it touches; if one fails, all run again.
+    fn run_jobs(&mut self, batch: Batch<'_>) -> Result<(), Failure> {
         for mut job in batch {
-            let ran = if alone {
-                Ok(job.run(&self.connection))
-            } else {
-                self.run_in_savepoint(job.as_mut())
-            };
+            let ran = job.run(&self.connection);
             self.done.push(job);
-            let ran = ran?;
             if self.connection.is_autocommit() {
                 return Err(Failure::lost());
             }
-            if alone && !ran {
-                // Its own error stands; there is nothing to commit.
-                return self
-                    .execute("ROLLBACK")
-                    .map_err(|error| Failure::uncertain(&error));
+            if !ran {
+                return self.run_again();
             }
         }
         self.commit()
     }
 
-    /// Whether the job succeeded; its writes are gone if not.
-    fn run_in_savepoint(&self, job: &mut dyn Job) -> Result<bool, Failure> {
-        self.execute("SAVEPOINT job")
-            .map_err(|error| Failure::rolled_back(&error))?;
-        let ran = job.run(&self.connection);
-        if self.connection.is_autocommit() {
-            return Ok(ran);
+    /// The last job failed: rolls back, and runs those before it again, each so that it fails alone.
+    fn run_again(&mut self) -> Result<(), Failure> {
+        self.execute("ROLLBACK")
+            .map_err(|error| Failure::uncertain(&error))?;
+        if self.done.len() == 1 {
+            // Its own error stands; there is nothing to commit.
+            return Ok(());
         }
-        let end = || {
-            if !ran {
-                self.execute("ROLLBACK TO job")?;
-            }
-            self.execute("RELEASE job")
-        };
-        end().map_err(|error| Failure::rolled_back(&error))?;
-        Ok(ran)
+        self.begin()?;
+        let mut jobs = std::mem::take(&mut self.done);
+        let ran = jobs
+            .iter_mut()
+            .try_for_each(|job| self.run_in_savepoint(job.as_mut()));
+        self.done = jobs;
+        ran?;
+        self.commit()
     }
 
-    fn commit(&self) -> Result<(), Failure> {
-        self.execute("COMMIT")
-            .map_err(|error| match error.sqlite_error_code() {
-                // The last frame of the transaction was not written, so that it does not count even after a crash.
-                Some(
-                    ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::ConstraintViolation,
-                ) => Failure::rolled_back(&error),
-                _ => Failure::uncertain(&error),
-            })
+    /// What the job wrote is gone if it failed.
+    fn run_in_savepoint(&self, job: &mut dyn Job) -> Result<(), Failure> {
+        let execute = |sql| {
+            self.execute(sql)
+                .map_err(|error| Failure::rolled_back(&error))
+        };
+        execute("SAVEPOINT job")?;
+        let ran = job.run(&self.connection);
+        if self.connection.is_autocommit() {
+            return Err(Failure::lost());
+        }
+        if !ran {
+            execute("ROLLBACK TO job")?;
+        }
+        execute("RELEASE job")
+    }
+
+    fn begin(&self) -> Result<(), Failure> {
+        self.execute("BEGIN IMMEDIATE")
+            .map_err(|error| Failure::rolled_back(&error))
+    }
+
+    fn commit(&mut self) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let result = self.execute("COMMIT");
+        self.commit_time = begun.elapsed();
+        result.map_err(|error| match error.sqlite_error_code() {
+            // The last frame of the transaction was not written, so that it does not count even after a crash.
+            Some(
+                ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::ConstraintViolation,
+            ) => Failure::rolled_back(&error),
+            _ => Failure::uncertain(&error),
+        })
     }
 
     fn fail(&mut self, failure: &Failure) {
@@ -170,7 +196,7 @@ impl Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::VecDeque, sync::mpsc, time::Instant};
+    use std::{collections::VecDeque, sync::mpsc};
 
     use super::{super::queue::Task, *};
 
@@ -193,7 +219,7 @@ mod tests {
         let mut backlog: VecDeque<Box<dyn Job>> = VecDeque::from([Box::new(task) as Box<dyn Job>]);
         transactions.run(Batch {
             backlog: &mut backlog,
-            left: 10,
+            taken: 0,
             until: Instant::now(),
         });
         let result = receiver.recv().unwrap();

@@ -8,7 +8,7 @@ use leveret_core::{
 };
 use rusqlite::{Connection, params};
 
-use super::{error_text, execute, json_text, parsed, row, step_error, time};
+use super::{error_text, execute, json_text, parse_error, parsed, row, step_error, time};
 use crate::store::{
     Committed, Finished, NewRun, Outcome, RunEnd, RunStatus, Started, StepError, StoreError,
     commit::{
@@ -118,18 +118,47 @@ fn status_of_run(connection: &Connection, run_id: &RunId) -> Result<Option<RunSt
     )
 }
 
+/// A run that is running.
+struct Running {
+    error: Option<String>,
+    created_at: Timestamp,
+}
+
+/// The run, if it is running; else where it stands, if it exists.
+fn running(
+    connection: &Connection,
+    run_id: &RunId,
+) -> Result<Result<Running, Option<RunStatus>>, StoreError> {
+    let found = row(
+        connection,
+        "SELECT status, error, created_at_ms FROM runs WHERE run_id = ?1",
+        [run_id.as_str()],
+        |row| {
+            let status: RunStatus = parsed(row, 0)?;
+            let run = Running {
+                error: row.get(1)?,
+                created_at: time(row, 2)?,
+            };
+            Ok((status, run))
+        },
+    )?;
+    Ok(match found {
+        Some((RunStatus::Running, run)) => Ok(run),
+        other => Err(other.map(|(status, _)| status)),
+    })
+}
+
 pub(super) fn commit(
     connection: &Connection,
     finished: &Finished,
 ) -> Result<Committed, StoreError> {
+    let run_id = &finished.run_id;
+    let mut run = match running(connection, run_id)? {
+        Ok(run) => run,
+        Err(over) => return Ok(Committed::Over(over)),
+    };
     if !record_step(connection, finished)? {
-        return Ok(match status_of_run(connection, &finished.run_id)? {
-            Some(RunStatus::Running) => Committed::Repeated,
-            over => Committed::Over(over),
-        });
-    }
-    if !matches!(finished.outcome, Outcome::Waiting { .. }) {
-        remove_timer(connection, finished)?;
+        return Ok(Committed::Repeated);
     }
     let mut joins = Joins::new();
     let decision = decide_finished(finished, &mut joins, |missing| {
@@ -145,7 +174,7 @@ pub(super) fn commit(
             "INSERT INTO steps (run_id, node_id, scope, status, attempts, via, started_at_ms, finished_at_ms)
              VALUES (?1, ?2, ?3, ?4, 0, -1, ?5, ?5) ON CONFLICT DO NOTHING",
             params![
-                finished.run_id.as_str(),
+                run_id.as_str(),
                 node_id(&finished.workflow, node),
                 finished.scope.as_str(),
                 status.as_str(),
@@ -154,11 +183,12 @@ pub(super) fn commit(
         )?;
     }
     match &finished.outcome {
-        Outcome::Failed { error, .. } if fails_run(finished) => {
+        Outcome::Failed { error, .. } if fails_run(finished) && run.error.is_none() => {
+            run.error = Some(error_text(error));
             execute(
                 connection,
-                "UPDATE runs SET error = ?2 WHERE run_id = ?1 AND error IS NULL",
-                params![finished.run_id.as_str(), error_text(error)],
+                "UPDATE runs SET error = ?2 WHERE run_id = ?1",
+                (run_id.as_str(), &run.error),
             )?;
         }
         Outcome::Waiting { until, .. } => set_timer(connection, finished, *until)?,
@@ -168,24 +198,16 @@ pub(super) fn commit(
                     connection,
                     "INSERT INTO context (run_id, key, value) VALUES (?1, ?2, ?3)
                      ON CONFLICT (run_id, key) DO UPDATE SET value = excluded.value",
-                    params![finished.run_id.as_str(), &**key, value.text()],
+                    params![run_id.as_str(), &**key, value.text()],
                 )?;
             }
         }
         Outcome::Failed { .. } => {}
     }
-    let end = if decision.ended {
-        end(
-            connection,
-            &finished.run_id,
-            None,
-            None,
-            finished.finished_at,
-        )?
-        .map(|(end, _)| end)
-    } else {
-        None
-    };
+    let end = decision
+        .ended
+        .then(|| end_running(connection, run_id, run, None, finished.finished_at))
+        .transpose()?;
     Ok(Committed::Recorded { decision, end })
 }
 
@@ -196,22 +218,22 @@ fn record_step(connection: &Connection, finished: &Finished) -> Result<bool, Sto
         Outcome::Waiting { error, .. } => (None, None, error.as_ref().map(error_text)),
         Outcome::Failed { error, .. } => (None, None, Some(error_text(error))),
     };
+    let (run_id, node_id, scope) = (
+        finished.run_id.as_str(),
+        node_id(&finished.workflow, finished.node),
+        finished.scope.as_str(),
+    );
+    let status = status_of(&finished.outcome).as_str();
     let (short, long) = text_in_row(connection, output)?;
-    let recorded = execute(
+    let is_first = execute(
         connection,
         "INSERT INTO steps (run_id, node_id, scope, status, attempts, via, started_at_ms, finished_at_ms, action, error, output, output_text_id)
-         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12 FROM runs WHERE run_id = ?1 AND status = 'running'
-         ON CONFLICT (run_id, node_id, scope) DO UPDATE SET
-             status = excluded.status, attempts = excluded.attempts, finished_at_ms = excluded.finished_at_ms,
-             action = excluded.action, error = excluded.error, output = excluded.output,
-             output_text_id = excluded.output_text_id
-         WHERE steps.status = 'waiting' AND (excluded.attempts > steps.attempts
-             OR excluded.attempts = steps.attempts AND excluded.status <> 'waiting')",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO NOTHING",
         params![
-            finished.run_id.as_str(),
-            node_id(&finished.workflow, finished.node),
-            finished.scope.as_str(),
-            status_of(&finished.outcome).as_str(),
+            run_id,
+            node_id,
+            scope,
+            status,
             finished.attempts,
             edge_to_i64(finished.via),
             finished.started_at.0,
@@ -222,10 +244,33 @@ fn record_step(connection: &Connection, finished: &Finished) -> Result<bool, Sto
             long,
         ],
     )?;
-    if recorded == 0 {
-        forget_text(connection, long)?;
+    if is_first == 1 {
+        return Ok(true);
     }
-    Ok(recorded > 0)
+    let overtaken = execute(
+        connection,
+        "UPDATE steps SET status = ?4, attempts = ?5, finished_at_ms = ?6, action = ?7, error = ?8, output = ?9, output_text_id = ?10
+         WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3 AND status = 'waiting'
+             AND (?5 > attempts OR ?5 = attempts AND ?4 <> 'waiting')",
+        params![
+            run_id,
+            node_id,
+            scope,
+            status,
+            finished.attempts,
+            finished.finished_at.0,
+            action,
+            error,
+            short,
+            long,
+        ],
+    )?;
+    if overtaken == 0 {
+        forget_text(connection, long)?;
+    } else if !matches!(finished.outcome, Outcome::Waiting { .. }) {
+        remove_timer(connection, (run_id, node_id, scope))?;
+    }
+    Ok(overtaken == 1)
 }
 
 fn load_joins(
@@ -266,15 +311,11 @@ fn save_join(
 }
 
 /// A step that waits no more has no timer.
-fn remove_timer(connection: &Connection, finished: &Finished) -> Result<(), StoreError> {
+fn remove_timer(connection: &Connection, key: (&str, &str, &str)) -> Result<(), StoreError> {
     execute(
         connection,
         "DELETE FROM timers WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3",
-        params![
-            finished.run_id.as_str(),
-            node_id(&finished.workflow, finished.node),
-            finished.scope.as_str(),
-        ],
+        key,
     )?;
     Ok(())
 }
@@ -300,41 +341,56 @@ fn set_timer(
     Ok(())
 }
 
-/// Ends a running run: with `status`, or as its error says. `None`: there is no such run; else its end, and whether by this call.
+/// Ends a run with `status`, unless it has ended. `None`: there is no such run; else its end, and whether by this call.
 pub(super) fn end(
     connection: &Connection,
     run_id: &RunId,
-    status: impl Into<Option<RunStatus>>,
+    status: RunStatus,
     error: Option<&StepError>,
     now: Timestamp,
 ) -> Result<Option<(RunEnd, bool)>, StoreError> {
-    let status: Option<RunStatus> = status.into();
-    let ended = row(
+    let mut run = match running(connection, run_id)? {
+        Ok(run) => run,
+        Err(None) => return Ok(None),
+        Err(Some(_)) => {
+            let before = row(
+                connection,
+                "SELECT status, error, created_at_ms, ended_at_ms FROM runs WHERE run_id = ?1",
+                [run_id.as_str()],
+                read_end,
+            )?;
+            return Ok(before.map(|end| (end, false)));
+        }
+    };
+    run.error = run.error.or_else(|| error.map(error_text));
+    let end = end_running(connection, run_id, run, Some(status), now)?;
+    Ok(Some((end, true)))
+}
+
+/// Ends a running run: with `status`, or as its error says.
+fn end_running(
+    connection: &Connection,
+    run_id: &RunId,
+    run: Running,
+    status: Option<RunStatus>,
+    now: Timestamp,
+) -> Result<RunEnd, StoreError> {
+    let Running { error, created_at } = run;
+    let status = status.unwrap_or(match error {
+        None => RunStatus::Completed,
+        Some(_) => RunStatus::Failed,
+    });
+    execute(
         connection,
-        "UPDATE runs SET
-             error = coalesce(error, ?3),
-             status = coalesce(?2, CASE WHEN error IS NULL THEN 'completed' ELSE 'failed' END),
-             ended_at_ms = ?4
-         WHERE run_id = ?1 AND status = 'running'
-         RETURNING status, error, created_at_ms, ended_at_ms",
-        params![
-            run_id.as_str(),
-            status.map(RunStatus::as_str),
-            error.map(error_text),
-            now.0
-        ],
-        read_end,
+        "UPDATE runs SET status = ?2, error = ?3, ended_at_ms = ?4 WHERE run_id = ?1",
+        (run_id.as_str(), status.as_str(), &error, now.0),
     )?;
-    if let Some(end) = ended {
-        return Ok(Some((end, true)));
-    }
-    let before = row(
-        connection,
-        "SELECT status, error, created_at_ms, ended_at_ms FROM runs WHERE run_id = ?1",
-        [run_id.as_str()],
-        read_end,
-    )?;
-    Ok(before.map(|end| (end, false)))
+    Ok(RunEnd {
+        status,
+        error: error.as_deref().map(parse_error).transpose()?,
+        created_at,
+        ended_at: now,
+    })
 }
 
 fn read_end(row: &rusqlite::Row<'_>) -> Result<RunEnd, StoreError> {
