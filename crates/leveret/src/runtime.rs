@@ -385,12 +385,18 @@ fn commits(
     let Batching {
         steps_max,
         calls_max,
+        gathers,
     } = store.batching();
-    Batcher::new(steps_max, calls_max, move |batch: Vec<Finished>| {
+    let batcher = Batcher::new(steps_max, calls_max, move |batch: Vec<Finished>| {
         metrics.commit_steps.observe(batch.len() as u64);
         let store = store.clone();
         async move { commit_each(&*store, &batch).await }
-    })
+    });
+    if gathers {
+        batcher
+    } else {
+        batcher.without_gathering()
+    }
 }
 
 /// The most starts or loads in one call of the store, and the most of these calls at the same time.

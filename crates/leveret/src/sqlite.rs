@@ -108,6 +108,19 @@ impl Database {
         Written(receiver)
     }
 
+    /// Like [`write`](Self::write), but if nobody else writes and the disk is quick, the job runs on this thread, within the call: that
+    /// saves waking the writer and being woken by it, about half of the time of a single commit. Blocks the thread for that long.
+    pub fn write_here<T, F>(&self, job: F) -> Written<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T, DatabaseError> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let after = move |result| drop(sender.send(result));
+        self.0.writer.queue(job, after, writer::Urgency::Here);
+        Written(receiver)
+    }
+
     /// Like [`write`](Self::write), but hands the result to `after` on the writer thread, right after the commit and in the
     /// order of the jobs. `after` must be short. It is always called, unless the writer died.
     pub fn write_then<T, F, A>(&self, job: F, after: A)

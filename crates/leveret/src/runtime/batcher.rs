@@ -25,6 +25,7 @@ struct Shared<T, R> {
     call: Box<Call<T, R>>,
     batch_max: usize,
     calls_max: usize,
+    gathers: bool,
     state: Mutex<State<T, R>>,
 }
 
@@ -67,9 +68,17 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
                 call: Box::new(move |batch| Box::pin(call(batch))),
                 batch_max,
                 calls_max,
+                gathers: true,
                 state: Mutex::new(state),
             }),
         }
+    }
+
+    /// The same, but a call takes what waits and lets no task run before.
+    pub(crate) fn without_gathering(mut self) -> Self {
+        let shared = Arc::get_mut(&mut self.shared).expect("a new batcher has no clones");
+        shared.gathers = false;
+        self
     }
 
     /// Queues the items at once, in order, and waits for their answers. Dropping the future does not take the items back.
@@ -182,7 +191,9 @@ impl<T, R> Shared<T, R> {
 
 /// Takes what waits, calls, and answers.
 async fn call_once<T: Send, R: Send>(shared: Arc<Shared<T, R>>) {
-    gather(&shared).await;
+    if shared.gathers {
+        gather(&shared).await;
+    }
     let (batch, answers): (Vec<T>, Vec<_>) = {
         let mut state = shared.lock();
         let take = state.waiting.len().min(shared.batch_max);

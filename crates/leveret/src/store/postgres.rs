@@ -163,6 +163,7 @@ impl Store for PostgresStore {
         Batching {
             steps_max: 512,
             calls_max: 4,
+            gathers: true,
         }
     }
 

@@ -193,6 +193,11 @@ fn execute(
     Ok(connection.prepare_cached(sql)?.execute(params)?)
 }
 
+/// Whether the runtime goes on while this thread is blocked for a moment.
+fn has_other_threads() -> bool {
+    tokio::runtime::Handle::try_current().is_ok_and(|runtime| runtime.metrics().num_workers() > 1)
+}
+
 #[async_trait]
 impl Store for SqliteStore {
     /// Small ones: the writer makes transactions of what waits, and works on some while the runs of others go on.
@@ -200,6 +205,7 @@ impl Store for SqliteStore {
         Batching {
             steps_max: 16,
             calls_max: 16,
+            gathers: false,
         }
     }
 
@@ -251,14 +257,22 @@ impl Store for SqliteStore {
     }
 
     async fn commit(&self, batch: &[Finished]) -> Result<Vec<Committed>, StoreError> {
+        let alone = batch.len() == 1;
         let batch = batch.to_vec();
-        self.write(move |connection| {
-            batch
+        let job = move |connection: &Connection| {
+            let committed = batch
                 .iter()
-                .map(|finished| commit::commit(connection, finished))
-                .collect()
-        })
-        .await
+                .map(|finished| commit::commit(connection, finished));
+            committed
+                .collect::<Result<_, StoreError>>()
+                .map_err(DatabaseError::refused)
+        };
+        let written = if alone && has_other_threads() {
+            self.database.write_here(job)
+        } else {
+            self.database.write(job)
+        };
+        Ok(written.await?)
     }
 
     async fn load(&self, batch: &[(RunId, Load)]) -> Result<Vec<Option<Loaded>>, StoreError> {

@@ -63,6 +63,11 @@ impl Checkpoints {
         })
     }
 
+    /// Whether there is something to do after the next transaction.
+    pub(super) fn are_due(&self) -> bool {
+        self.running || self.pages.load(Ordering::Relaxed) >= self.due
+    }
+
     /// For the writer, when everybody knows how the last transaction ended.
     pub(super) fn after_commit(&mut self, writer: &Connection) {
         let pages = self.pages.load(Ordering::Relaxed);

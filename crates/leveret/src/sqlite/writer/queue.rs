@@ -21,7 +21,11 @@ const SPIN: Duration = Duration::from_micros(20);
 /// Whether somebody waits for the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::sqlite) enum Urgency {
+    /// Somebody does.
     Now,
+    /// Somebody does, and sees to it that it runs: the writer is not woken.
+    Here,
+    /// Nobody does.
     Soon,
 }
 
@@ -126,13 +130,17 @@ impl JobQueue {
         waiting.jobs.push_back(job);
         let wake = match urgency {
             Urgency::Now => !std::mem::replace(&mut waiting.urgent, true),
+            Urgency::Here => {
+                waiting.urgent = true;
+                false
+            }
             Urgency::Soon if waiting.deadline.is_some() => false,
             Urgency::Soon => {
                 waiting.deadline = Some(Instant::now() + LINGER);
                 true
             }
         };
-        if waiting.urgent {
+        if urgency == Urgency::Now {
             self.urgent.store(true, Ordering::Release);
         }
         let wake = wake && waiting.parked;
@@ -152,15 +160,21 @@ impl JobQueue {
         self.wake.notify_one();
     }
 
+    /// Wakes the writer for what waits.
+    pub(super) fn wake(&self) {
+        if self.lock().parked {
+            self.wake.notify_one();
+        }
+    }
+
     /// For the writer: waits for jobs that should run now. False when the queue is closed and empty.
-    pub(super) fn wait(&self, backlog: &mut VecDeque<Box<dyn Job>>) -> bool {
+    pub(super) fn wait(&self) -> bool {
         self.spin();
         let mut waiting = self.lock();
         loop {
             let now = Instant::now();
             let due = waiting.deadline.is_some_and(|deadline| deadline <= now);
             if waiting.urgent || due || (waiting.closed && !waiting.jobs.is_empty()) {
-                self.take(&mut waiting, backlog);
                 return true;
             }
             if waiting.closed {
@@ -170,15 +184,20 @@ impl JobQueue {
         }
     }
 
-    /// For the writer: what came in meanwhile, if somebody waits for it or it has company.
+    /// For whoever writes: what waits.
+    pub(super) fn take(&self, backlog: &mut VecDeque<Box<dyn Job>>) {
+        self.take_from(&mut self.lock(), backlog);
+    }
+
+    /// For whoever writes: what came in meanwhile, if somebody waits for it or it has company.
     pub(super) fn take_more(&self, backlog: &mut VecDeque<Box<dyn Job>>) {
         let mut waiting = self.lock();
         if waiting.urgent || !backlog.is_empty() {
-            self.take(&mut waiting, backlog);
+            self.take_from(&mut waiting, backlog);
         }
     }
 
-    fn take(&self, waiting: &mut Waiting, backlog: &mut VecDeque<Box<dyn Job>>) {
+    fn take_from(&self, waiting: &mut Waiting, backlog: &mut VecDeque<Box<dyn Job>>) {
         if backlog.is_empty() {
             std::mem::swap(backlog, &mut waiting.jobs);
         } else {
