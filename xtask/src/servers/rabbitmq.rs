@@ -100,6 +100,13 @@ pub(crate) fn plan(dir: &Path, port: u16, distribution_port: u16) -> Result<Inst
     ))
 }
 
+/// A nearly full disk shall not block the publishers of a test. Classic queues are of version 2, as always from RabbitMQ 4.0 on.
+const CONFIGURATION: &str = "\
+disk_free_limit.absolute = 64MB
+log.console.level = info
+classic_queue.default_version = 2
+";
+
 /// Writes the configuration.
 pub(crate) fn initialise(program: &Program) -> Result<()> {
     let dir = &program.data_dir;
@@ -108,10 +115,6 @@ pub(crate) fn initialise(program: &Program) -> Result<()> {
     }
     fs::write(dir.join("enabled_plugins"), "[].\n")?;
     fs::write(dir.join("rabbitmq-env.conf"), "")?;
-    // A nearly full disk shall not block the publishers of a test.
-    fs::write(
-        dir.join("rabbitmq.conf"),
-        "disk_free_limit.absolute = 64MB\nlog.console.level = info\n",
-    )?;
+    fs::write(dir.join("rabbitmq.conf"), CONFIGURATION)?;
     Ok(())
 }
