@@ -1,0 +1,113 @@
+//! Servers stop, crash and come back while two workers work: what was accepted ends exactly once, nothing is dead-lettered, and no worker
+//! gives up.
+
+use std::time::{Duration, Instant};
+
+use leveret::runtime::EngineOptions;
+use serde_json::json;
+
+use super::{
+    rig::{Load, Rig, STEPS, Worker, workflow},
+    servers::{Place, Servers},
+};
+
+/// How many runs end before, between and after the outages.
+const RUNS_BETWEEN: usize = 200;
+
+/// What happens to a server.
+#[derive(Clone, Copy, Debug)]
+enum Outage {
+    /// It stops in order and is started again.
+    Restart,
+    /// `kill -9`, and started again.
+    Crash,
+    /// `kill -9`, and started again after this time.
+    Down(Duration),
+}
+
+impl Outage {
+    async fn happen(self, servers: &Servers, kinds: &[&str]) {
+        let all = async |order: &str| {
+            for kind in kinds {
+                servers.order(order, kind).await;
+            }
+        };
+        match self {
+            Outage::Restart => all("restart").await,
+            Outage::Crash => {
+                all("kill").await;
+                all("start").await;
+            }
+            Outage::Down(time) => {
+                all("kill").await;
+                tokio::time::sleep(time).await;
+                all("start").await;
+            }
+        }
+    }
+}
+
+/// Runs load through the outages of these servers, which are the test's own.
+async fn endure(name: &str, kinds: &[&str], outages: &[Outage]) {
+    let Some((place, servers)) = Place::private(name, kinds).await else {
+        return;
+    };
+    let options = EngineOptions {
+        quiet: Duration::from_secs(5),
+        start_timeout: Duration::from_millis(500),
+        ..EngineOptions::default()
+    };
+    let rig = Rig::start(place, options).await;
+    let begun = Instant::now();
+    let workflow = workflow("outage", &[("b", "sleep", json!({ "duration": "100ms" }))]);
+    let load = Load::start(&rig.engine, &workflow, 16);
+    let mut workers = [Worker::start(&rig.place), Worker::start(&rig.place)];
+    rig.until_ended(RUNS_BETWEEN).await;
+    for outage in outages {
+        outage.happen(&servers, kinds).await;
+        let back = Instant::now();
+        rig.until_ended(RUNS_BETWEEN).await;
+        println!(
+            "{outage:?} of {kinds:?}: {RUNS_BETWEEN} runs ended {:.1} s later",
+            back.elapsed().as_secs_f64()
+        );
+    }
+    let (accepted, refusals) = load.stop().await;
+    rig.until_completed(&accepted).await;
+    println!(
+        "{} runs, {:.1} s, {refusals:?}, {} taken up by the reconciler",
+        accepted.len(),
+        begun.elapsed().as_secs_f64(),
+        rig.engine.metrics().reconciled.get()
+    );
+    rig.assert_each_completed_once(&accepted, STEPS).await;
+    assert_eq!(rig.dead_letters().await, 0, "jobs were dead-lettered");
+    for worker in &mut workers {
+        assert!(worker.is_alive(), "a worker gave up");
+    }
+    drop(workers);
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_is_restarted() {
+    endure("kill-rabbitmq-stop", &["rabbitmq"], &[Outage::Restart]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_crashes() {
+    endure("kill-rabbitmq", &["rabbitmq"], &[Outage::Crash]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgresql_restarts_and_crashes() {
+    let away = Outage::Down(Duration::from_secs(3));
+    let outages = [Outage::Restart, Outage::Crash, Outage::Crash, away];
+    endure("kill-postgres", &["postgres"], &outages).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_are_away_for_a_while() {
+    let away = Outage::Down(Duration::from_secs(5));
+    endure("kill-both", &["rabbitmq", "postgres"], &[away]).await;
+}
