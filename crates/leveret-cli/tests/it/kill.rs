@@ -4,7 +4,11 @@
 //! What needs RabbitMQ and PostgreSQL finds them by `LEVERET_TEST_AMQP_URL` and `LEVERET_TEST_POSTGRES_URL`; what breaks servers starts
 //! its own with the program in `LEVERET_TEST_XTASK`.
 
-// An engine, worker processes, clients, and what came of the runs.
+// What completion messages told, and what must hold of every run in the end.
+mod completions;
+// Clients that start runs, and what they start.
+mod load;
+// An engine in this process, and workers in processes of their own.
 mod rig;
 // The servers that a test is given, a database of its own, and servers to break.
 mod servers;
@@ -13,5 +17,7 @@ mod servers;
 mod messages;
 // RabbitMQ and PostgreSQL stop, crash and come back.
 mod outages;
+// A step that ends its worker's process.
+mod poison;
 // Workers are killed.
 mod workers;

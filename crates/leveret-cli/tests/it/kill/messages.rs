@@ -8,7 +8,8 @@ use leveret::{
 };
 
 use super::{
-    rig::{PATIENCE, Rig, Worker, workflow},
+    load::workflow,
+    rig::{PATIENCE, Rig, Worker},
     servers::Place,
 };
 

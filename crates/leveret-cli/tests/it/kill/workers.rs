@@ -5,7 +5,8 @@ use std::time::Instant;
 use leveret::runtime::EngineOptions;
 
 use super::{
-    rig::{Load, Rig, STEPS, Worker, workflow},
+    load::{Load, workflow},
+    rig::{Rig, Worker},
     servers::Place,
 };
 
@@ -28,15 +29,14 @@ async fn every_accepted_run_ends_once_whichever_worker_is_killed() {
         rig.until_ended(RUNS_BETWEEN).await;
         workers[n % 2] = Worker::start(&rig.place);
     }
-    let (accepted, _) = load.stop().await;
-    rig.until_completed(&accepted).await;
+    let accepted = load.stop().await.runs;
+    rig.assert_each_once(&accepted).await;
     println!(
         "{KILLS} kills, {} runs, {:.1} s",
         accepted.len(),
         begun.elapsed().as_secs_f64()
     );
-    rig.assert_each_completed_once(&accepted, STEPS).await;
-    assert_eq!(rig.dead_letters().await, 0, "jobs were dead-lettered");
+    rig.assert_no_dead_letters().await;
     drop(workers);
     rig.end().await;
 }
