@@ -10,7 +10,7 @@ use leveret_core::{
     parse::NodeCatalog,
     workflow::WorkflowHash,
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::{
     broker::{Broker, BrokerError},
@@ -36,6 +36,7 @@ mod observer;
 mod plan;
 mod reconciler;
 mod result;
+mod suspects;
 mod timers;
 mod wire;
 mod worker;
@@ -47,6 +48,7 @@ use self::{
     local::LocalRuns,
     observer::Observer,
     plan::{Plan, Plans},
+    suspects::Suspects,
     timers::TimerHints,
 };
 pub use self::{
@@ -220,7 +222,7 @@ pub(crate) struct Inner {
     observer: Observer,
     timers: TimerHints,
     local: LocalRuns,
-    suspects: Semaphore,
+    suspects: Suspects,
     health: Health,
     metrics: Arc<Metrics>,
 }
@@ -265,7 +267,7 @@ impl Engine {
             observer,
             timers: TimerHints::default(),
             local: LocalRuns::default(),
-            suspects: Semaphore::new(1),
+            suspects: Suspects::default(),
             health: Health::default(),
             metrics,
         };
@@ -514,8 +516,9 @@ impl Inner {
         Ok(self.durably(|| self.store.run(run_id)).await?.0)
     }
 
-    async fn count_redelivery(&self, key: &StepKey) -> Result<u32, StoreError> {
-        Ok(self.durably(|| self.store.count_redelivery(key)).await?.0)
+    async fn set_redeliveries(&self, key: &StepKey, count: u32) -> Result<(), StoreError> {
+        let set = || self.store.set_redeliveries(key, count);
+        self.durably(set).await.map(drop)
     }
 
     /// The workflow of a hash: from the cache, else from the store.

@@ -13,3 +13,5 @@ mod postgres;
 mod rabbitmq;
 // Simulation by seed: crashes, lost answers, duplicates, delays.
 mod sim;
+// Steps that are delivered too often.
+mod suspects;
