@@ -13,6 +13,8 @@ mod rig;
 // The servers that a test is given, a database of its own, and servers to break.
 mod servers;
 
+// `leveret up` is killed. Needs nothing installed.
+mod embedded;
 // Messages that are no jobs.
 mod messages;
 // RabbitMQ and PostgreSQL stop, crash and come back.

@@ -25,21 +25,26 @@ pub(crate) const STEPS: usize = 6;
 
 /// A chain, a fan-out and a join; no node is pure. Nodes are `log`, but those of `special`: their `uses` and parameters.
 pub(crate) fn workflow(id: &str, special: &[(&str, &str, Value)]) -> Arc<Workflow> {
+    let workflow = workflow_from_json(&definition(id, special), None);
+    Arc::new(workflow.expect("the workflow is valid"))
+}
+
+/// The same as a client writes it.
+pub(crate) fn definition(id: &str, special: &[(&str, &str, Value)]) -> Value {
     let node = |id: &str| match special.iter().find(|(node, ..)| *node == id) {
         Some((_, uses, params)) => json!({ "id": id, "uses": uses, "params": params }),
         None => json!({ "id": id, "uses": "log", "params": { "message": id, "level": "debug" } }),
     };
     let edge = |source: &str, target: &str| json!({ "source": source, "target": target });
     let nodes: [_; STEPS] = ["a", "b", "c", "left", "right", "joined"].map(node);
-    let definition = json!({
+    json!({
         "id": id,
         "nodes": nodes,
         "edges": [
             edge("a", "b"), edge("b", "c"), edge("c", "left"), edge("c", "right"), edge("left", "joined"),
             edge("right", "joined"),
         ],
-    });
-    Arc::new(workflow_from_json(&definition, None).expect("the workflow is valid"))
+    })
 }
 
 /// Clients at work until they are told to stop.
@@ -53,8 +58,8 @@ pub(crate) struct Load {
 #[derive(Debug, Default)]
 pub(crate) struct Accepted {
     pub(crate) runs: BTreeSet<RunId>,
-    /// How often a start failed, after the run was recorded, because its jobs could not be published yet.
-    pub(crate) not_published: usize,
+    /// Those that were recorded at first, but their jobs could not be published: it is for the reconciler to begin them.
+    pub(crate) not_published: BTreeSet<RunId>,
 }
 
 impl Load {
@@ -72,7 +77,7 @@ impl Load {
         for client in self.clients {
             let one = client.await.expect("a client does not panic");
             all.runs.extend(one.runs);
-            all.not_published += one.not_published;
+            all.not_published.extend(one.not_published);
         }
         all
     }
@@ -92,7 +97,9 @@ async fn client(engine: Engine, workflow: Arc<Workflow>, loading: Arc<AtomicBool
         let awaited = loop {
             match engine.start_awaited(request.clone()).await {
                 Ok(awaited) => break awaited,
-                Err(StartError::NotPublished { .. }) => accepted.not_published += 1,
+                Err(StartError::NotPublished { run_id, .. }) => {
+                    accepted.not_published.insert(run_id);
+                }
                 Err(StartError::Store(error)) if error.is_retryable() => {}
                 Err(error) => panic!("{run_id}: {error}"),
             }

@@ -3,13 +3,13 @@
 use leveret::{
     broker::{ConsumeOptions, Header, Message, Publication},
     core::json::Json,
-    runtime::{EngineOptions, StartRequest},
+    runtime::StartRequest,
     store::RunStatus,
 };
 
 use super::{
     load::workflow,
-    rig::{PATIENCE, Rig, Worker},
+    rig::{NEVER, PATIENCE, Rig, Worker},
     servers::Place,
 };
 
@@ -19,7 +19,7 @@ async fn malformed_messages_are_dead_lettered_with_the_reason() {
     let Some(place) = Place::shared("kill-malformed").await else {
         return;
     };
-    let rig = Rig::start(place, EngineOptions::default()).await;
+    let rig = Rig::start(place, NEVER).await;
     let (engine, names) = (&rig.engine, rig.engine.names().clone());
     let bad = [
         ("not json", "not a job"),

@@ -3,12 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use leveret::runtime::EngineOptions;
 use serde_json::json;
 
 use super::{
-    load::{Load, workflow},
-    rig::{Rig, Worker},
+    load::{Accepted, Load, workflow},
+    rig::{NEVER, Rig, Worker},
     servers::{Place, Servers},
 };
 
@@ -48,17 +47,25 @@ impl Outage {
     }
 }
 
+/// What finds the runs whose jobs a client could not publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reconciler {
+    /// At work all the time, and impatient: it takes up what is only slow, too.
+    Always,
+    /// Not before all other runs have ended without it.
+    Afterwards,
+}
+
 /// Runs load through the outages of these servers, which are the test's own.
-async fn endure(name: &str, kinds: &[&str], outages: &[Outage]) {
+async fn endure(name: &str, kinds: &[&str], reconciler: Reconciler, outages: &[Outage]) {
     let Some((place, servers)) = Place::private(name, kinds).await else {
         return;
     };
-    let options = EngineOptions {
-        quiet: Duration::from_secs(5),
-        start_timeout: Duration::from_millis(500),
-        ..EngineOptions::default()
+    let quiet = match reconciler {
+        Reconciler::Always => Duration::from_secs(2),
+        Reconciler::Afterwards => NEVER,
     };
-    let rig = Rig::start(place, options).await;
+    let rig = Rig::start(place, quiet).await;
     let begun = Instant::now();
     let workflow = workflow("outage", &[("b", "sleep", json!({ "duration": "100ms" }))]);
     let load = Load::start(&rig.engine, &workflow, 16);
@@ -73,13 +80,22 @@ async fn endure(name: &str, kinds: &[&str], outages: &[Outage]) {
             back.elapsed().as_secs_f64()
         );
     }
-    let accepted = load.stop().await;
-    rig.assert_each_once(&accepted.runs).await;
+    let Accepted {
+        mut runs,
+        not_published,
+    } = load.stop().await;
+    if reconciler == Reconciler::Afterwards {
+        runs.retain(|run_id| !not_published.contains(run_id));
+        rig.assert_each_once(&runs).await;
+        rig.reconcile().await;
+        runs.extend(not_published.iter().cloned());
+    }
+    rig.assert_each_once(&runs).await;
     println!(
         "{} runs, {:.1} s; {} starts not published, {} runs taken up by the reconciler",
-        accepted.runs.len(),
+        runs.len(),
         begun.elapsed().as_secs_f64(),
-        accepted.not_published,
+        not_published.len(),
         rig.engine.metrics().reconciled.get()
     );
     rig.assert_no_dead_letters().await;
@@ -92,23 +108,47 @@ async fn endure(name: &str, kinds: &[&str], outages: &[Outage]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_is_restarted() {
-    endure("kill-rabbitmq-stop", &["rabbitmq"], &[Outage::Restart]).await;
+    endure(
+        "kill-rabbitmq-stop",
+        &["rabbitmq"],
+        Reconciler::Afterwards,
+        &[Outage::Restart],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_crashes() {
-    endure("kill-rabbitmq", &["rabbitmq"], &[Outage::Crash]).await;
+    endure(
+        "kill-rabbitmq",
+        &["rabbitmq"],
+        Reconciler::Afterwards,
+        &[Outage::Crash],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgresql_restarts_and_crashes() {
     let away = Outage::Down(Duration::from_secs(3));
     let outages = [Outage::Restart, Outage::Crash, Outage::Crash, away];
-    endure("kill-postgres", &["postgres"], &outages).await;
+    endure(
+        "kill-postgres",
+        &["postgres"],
+        Reconciler::Afterwards,
+        &outages,
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_are_away_for_a_while() {
     let away = Outage::Down(Duration::from_secs(5));
-    endure("kill-both", &["rabbitmq", "postgres"], &[away]).await;
+    endure(
+        "kill-both",
+        &["rabbitmq", "postgres"],
+        Reconciler::Always,
+        &[away],
+    )
+    .await;
 }

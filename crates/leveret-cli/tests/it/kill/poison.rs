@@ -11,7 +11,7 @@ use leveret::{
     connect,
     core::{ids::RunId, json::Json, workflow::Workflow},
     nodes::{NodeContext, Registry},
-    runtime::{Engine, EngineOptions, EngineParts, Names, Roles, StartRequest},
+    runtime::{Engine, EngineParts, Names, Roles, StartRequest},
     store::{RunFilter, RunStatus},
 };
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use super::{
     completions::Completions,
     load::{Load, workflow},
-    rig::{COMPLETIONS, PATIENCE, Rig, Worker, until},
+    rig::{COMPLETIONS, NEVER, PATIENCE, Rig, Worker, until},
     servers::Place,
 };
 use crate::support::Directory;
@@ -113,7 +113,7 @@ async fn a_step_that_ends_its_workers_is_given_up() {
     let Some(place) = Place::shared("kill-poison").await else {
         return;
     };
-    let rig = Rig::start(place, EngineOptions::default()).await;
+    let rig = Rig::start(place, NEVER).await;
     let begun = Instant::now();
     let settings = [
         (STORE, &*rig.place.postgres),

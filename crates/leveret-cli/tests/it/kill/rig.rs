@@ -13,8 +13,11 @@ use leveret::{
         BrokerError,
         rabbitmq::{RabbitMq, RabbitMqOptions},
     },
-    core::ids::RunId,
-    runtime::{Engine, EngineOptions, EngineParts, Names, Publish, Roles, StatusMessages},
+    core::{ids::RunId, time::Timestamp},
+    runtime::{
+        Clock, Engine, EngineOptions, EngineParts, Names, Publish, Roles, StatusMessages,
+        SystemClock,
+    },
     store::postgres::{PostgresOptions, PostgresStore},
 };
 use tokio::{sync::watch, task::JoinHandle};
@@ -73,6 +76,9 @@ impl Drop for Worker {
     }
 }
 
+/// So long nothing is taken up as stalled: what is lost stays lost, and is seen.
+pub(crate) const NEVER: Duration = Duration::from_secs(3600);
+
 /// An engine that starts runs, fires timers, reconciles and hears of completions.
 pub(crate) struct Rig {
     pub(crate) place: Place,
@@ -83,8 +89,9 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    pub(crate) async fn start(place: Place, options: EngineOptions) -> Rig {
-        let engine = engine(&place, options).await;
+    /// Runs that are `quiet` for so long are taken up by the reconciler.
+    pub(crate) async fn start(place: Place, quiet: Duration) -> Rig {
+        let engine = engine(&place, quiet).await;
         let (stop, stopped) = watch::channel(false);
         let serving = tokio::spawn({
             let engine = engine.clone();
@@ -112,6 +119,23 @@ impl Rig {
     /// Waits until these runs have completed, each once.
     pub(crate) async fn assert_each_once(&self, runs: &BTreeSet<RunId>) {
         self.completions.assert_each_once(&self.engine, runs).await;
+    }
+
+    /// Takes up the runs that stand still, as the reconciler will when they have done so for long enough.
+    pub(crate) async fn reconcile(&self) {
+        let (store, broker) = (self.engine.store().clone(), self.engine.broker().clone());
+        let parts = EngineParts {
+            names: self.engine.names().clone(),
+            publish: COMPLETIONS,
+            clock: Arc::new(Later(2 * NEVER)),
+            options: EngineOptions {
+                quiet: NEVER,
+                ..EngineOptions::default()
+            },
+            ..EngineParts::new(store, broker)
+        };
+        let later = Engine::new(parts).await.expect("declares");
+        while later.reconcile_once().await.expect("reconciles") > 0 {}
     }
 
     pub(crate) async fn assert_no_dead_letters(&self) {
@@ -143,7 +167,7 @@ impl Rig {
 }
 
 /// An engine that is told soon when its broker is away, so that this is seen, too.
-async fn engine(place: &Place, options: EngineOptions) -> Engine {
+async fn engine(place: &Place, quiet: Duration) -> Engine {
     let store = PostgresStore::connect(PostgresOptions::new(&place.postgres)).await;
     let store = store.expect("PostgreSQL answers");
     let mut rabbitmq = RabbitMqOptions::new(&place.amqp);
@@ -153,10 +177,32 @@ async fn engine(place: &Place, options: EngineOptions) -> Engine {
     let parts = EngineParts {
         names: Names::with_prefix(&place.prefix),
         publish: COMPLETIONS,
-        options,
+        options: EngineOptions {
+            quiet,
+            start_timeout: Duration::from_millis(500),
+            ..EngineOptions::default()
+        },
         ..EngineParts::new(Arc::new(store), Arc::new(broker))
     };
     Engine::new(parts).await.expect("declares")
+}
+
+/// The machine's clock, ahead by so much.
+#[derive(Debug)]
+struct Later(Duration);
+
+impl Clock for Later {
+    fn now(&self) -> Timestamp {
+        SystemClock.now() + self.0
+    }
+
+    fn random(&self) -> f64 {
+        SystemClock.random()
+    }
+
+    fn new_run_id(&self) -> RunId {
+        SystemClock.new_run_id()
+    }
 }
 
 /// Waits for a condition that another process brings about.

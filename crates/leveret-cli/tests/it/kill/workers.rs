@@ -2,11 +2,9 @@
 
 use std::time::Instant;
 
-use leveret::runtime::EngineOptions;
-
 use super::{
     load::{Load, workflow},
-    rig::{Rig, Worker},
+    rig::{NEVER, Rig, Worker},
     servers::Place,
 };
 
@@ -21,7 +19,7 @@ async fn every_accepted_run_ends_once_whichever_worker_is_killed() {
     let Some(place) = Place::shared("kill-workers").await else {
         return;
     };
-    let rig = Rig::start(place, EngineOptions::default()).await;
+    let rig = Rig::start(place, NEVER).await;
     let begun = Instant::now();
     let load = Load::start(&rig.engine, &workflow("kill", &[]), 16);
     let mut workers = [Worker::start(&rig.place), Worker::start(&rig.place)];
