@@ -97,6 +97,7 @@ impl Names {
             exchange: self.exchange.clone(),
             routing_key: key.clone(),
             message,
+            copied: false,
         }
     }
 }
