@@ -64,7 +64,7 @@ pub use self::{
 /// Bounds and policies of an engine.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// A larger job is dead-lettered. Default 16 MiB.
+    /// A larger job is dead-lettered; a completion message that would be larger leaves out the outputs. Default 16 MiB.
     pub message_bytes_max: usize,
     /// A step with a larger output fails. Default 8 MiB.
     pub output_bytes_max: usize,

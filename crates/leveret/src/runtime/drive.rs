@@ -660,8 +660,11 @@ impl Drive<'_> {
         });
         let final_context = Json::from(serde_json::Value::Object(outputs.collect()));
         let completion = Completion::new(&self.plan.workflow.id, &self.run_id, end, final_context);
-        self.publications
-            .push(self.inner.names.completion(&completion));
+        let mut publication = self.inner.names.completion(&completion);
+        if publication.message.body.len() > self.inner.options.message_bytes_max {
+            publication = self.inner.names.completion(&completion.without_context());
+        }
+        self.publications.push(publication);
         Ok(())
     }
 
