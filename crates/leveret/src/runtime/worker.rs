@@ -259,6 +259,11 @@ async fn settle(inner: &Arc<Inner>, publications: Vec<Publication>, receipt: Rec
                 if !error.is_retryable() {
                     tracing::error!(%error, "what follows from a job cannot be published; the job returns to its queue");
                     tokio::time::sleep(PAUSE).await;
+                    // Somebody may have deleted the queue it goes to.
+                    let topology = inner.names.topology(inner.publish);
+                    if let Err(error) = inner.broker.declare(&topology).await {
+                        tracing::error!(%error, "the exchange and the queues cannot be declared");
+                    }
                     inner.metrics.requeued.inc();
                     return receipts.into_iter().for_each(Receipt::requeue);
                 }
