@@ -46,7 +46,7 @@ impl Worker {
         command
             .args(["worker", "--broker", &place.amqp])
             .args(["--store", &place.postgres, "--prefix", &place.prefix])
-            .args(["--status", "off", "--log", "warn,lapin=off"]);
+            .args(["--status", "off", "--log", "error,lapin=off"]);
         Worker::spawn(command)
     }
 
