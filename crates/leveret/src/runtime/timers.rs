@@ -258,7 +258,7 @@ mod tests {
             };
             async move { engine.serve(roles, stopped).await }
         });
-        tokio::time::sleep(Duration::from_millis(2_000)).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
         let topology = Names::default().topology(Publish::NOTHING);
         inner.broker.declare(&topology).await.expect("declares");
         tokio::time::sleep(Duration::from_secs(1)).await;
