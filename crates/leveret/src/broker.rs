@@ -65,6 +65,16 @@ pub enum Header {
     Bool(bool),
 }
 
+/// What a header takes of a frame, about.
+fn header_bytes(name: &str, header: &Header) -> usize {
+    let value = match header {
+        Header::Text(text) => text.len() + 5,
+        Header::Int(_) => 9,
+        Header::Bool(_) => 2,
+    };
+    name.len() + 1 + value
+}
+
 impl Message {
     /// A JSON message without further properties.
     pub fn json(body: impl Into<Bytes>) -> Message {
@@ -85,6 +95,9 @@ pub struct Publication {
     pub routing_key: Arc<str>,
     /// What is sent.
     pub message: Message,
+    /// Whether this is a copy of a message that this broker delivered. It takes what it gave, however large: an adapter's own bound on sizes
+    /// is not for copies.
+    pub copied: bool,
 }
 
 impl Publication {
@@ -94,6 +107,7 @@ impl Publication {
             exchange: Arc::from(DEFAULT_EXCHANGE),
             routing_key: queue.into(),
             message,
+            copied: false,
         }
     }
 }
@@ -523,7 +537,7 @@ pub enum BrokerError {
         /// The largest that is taken.
         max_bytes: usize,
     },
-    /// A name or property can never be sent as it is: AMQP keeps each in at most 255 bytes.
+    /// A name or property can never be sent as it is: AMQP keeps each in at most 255 bytes, and all headers in one frame.
     #[error("the message cannot be sent: {detail}")]
     Invalid {
         /// What is wrong with it.

@@ -11,10 +11,7 @@ use leveret_core::{
     parse::NodeCatalog,
     workflow::WorkflowHash,
 };
-use tokio::{
-    sync::{Semaphore, watch},
-    task::JoinSet,
-};
+use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     broker::{Broker, BrokerError},
@@ -40,6 +37,7 @@ mod observer;
 mod plan;
 mod reconciler;
 mod result;
+mod suspects;
 mod timers;
 mod wire;
 mod worker;
@@ -51,6 +49,7 @@ use self::{
     local::LocalRuns,
     observer::Observer,
     plan::{Plan, Plans},
+    suspects::Suspects,
     timers::TimerHints,
 };
 pub use self::{
@@ -66,7 +65,7 @@ pub use self::{
 /// Bounds and policies of an engine.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// A larger job is dead-lettered. Default 16 MiB.
+    /// A larger job is dead-lettered; a completion message that would be larger leaves out the outputs. Default 16 MiB.
     pub message_bytes_max: usize,
     /// A step with a larger output fails. Default 8 MiB.
     pub output_bytes_max: usize,
@@ -221,7 +220,7 @@ pub(crate) struct Inner {
     observer: Observer,
     timers: TimerHints,
     local: LocalRuns,
-    suspects: Semaphore,
+    suspects: Suspects,
     health: Health,
     metrics: Arc<Metrics>,
 }
@@ -265,7 +264,7 @@ impl Engine {
             observer,
             timers: TimerHints::default(),
             local: LocalRuns::default(),
-            suspects: Semaphore::new(1),
+            suspects: Suspects::default(),
             health: Health::default(),
             metrics,
         };
@@ -519,8 +518,9 @@ impl Inner {
         Ok(self.durably(|| self.store.run(run_id)).await?.0)
     }
 
-    async fn count_redelivery(&self, key: &StepKey) -> Result<u32, StoreError> {
-        Ok(self.durably(|| self.store.count_redelivery(key)).await?.0)
+    async fn set_redeliveries(&self, key: &StepKey, count: u32) -> Result<(), StoreError> {
+        let set = || self.store.set_redeliveries(key, count);
+        self.durably(set).await.map(drop)
     }
 
     /// The workflow of a hash: from the cache, else from the store.

@@ -291,7 +291,7 @@ pub struct Loaded {
     pub nodes: Vec<Option<NodeValue>>,
     /// Per wanted context key its value.
     pub context: Vec<Option<Json>>,
-    /// The step's [redeliveries](Store::count_redelivery) so far, if wanted.
+    /// The step's [redeliveries](Store::set_redeliveries) so far, if wanted.
     pub redeliveries: u32,
 }
 
@@ -474,8 +474,9 @@ pub trait Store: Send + Sync + 'static {
     /// Loads what workers need; `None` for a run that is not recorded.
     async fn load(&self, batch: &[(RunId, Load)]) -> Result<Vec<Option<Loaded>>, StoreError>;
 
-    /// Counts a redelivery of a step before it is executed, durably; returns the count with this one.
-    async fn count_redelivery(&self, key: &StepKey) -> Result<u32, StoreError>;
+    /// Sets how many redeliveries of a step may have ended their worker's process, durably. To be called with one more before the step is
+    /// executed again. A count rather than a step of it, so that a call whose answer was lost counts once.
+    async fn set_redeliveries(&self, key: &StepKey, count: u32) -> Result<(), StoreError>;
 
     /// Claims up to `limit` timers that are due, until `now + claim`. A claim that ends makes them due again.
     async fn claim_timers(

@@ -119,6 +119,11 @@ impl Server {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
+    /// Kills the process, and waits until it is gone.
+    pub(crate) fn kill(self) {
+        drop(self);
+    }
+
     /// Waits for the end; the exit code, and what was printed after the first line.
     pub(crate) fn wait(mut self) -> (Option<i32>, String) {
         let mut rest = String::new();

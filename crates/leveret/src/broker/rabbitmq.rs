@@ -75,7 +75,8 @@ pub struct RabbitMqOptions {
     pub connection_name: String,
     /// The most messages that are sent and not yet confirmed; publishers wait beyond. 2048.
     pub publish_window: usize,
-    /// The largest body that is published, in bytes; larger ones are [`BrokerError::TooLarge`]. 16 MiB.
+    /// The largest body that is published, in bytes; larger ones are [`BrokerError::TooLarge`], unless they are
+    /// copies of what the broker delivered. 16 MiB.
     pub message_bytes_max: usize,
     /// How long opening a connection may take, TLS and login included. 10 s.
     pub connect_timeout: Duration,

@@ -224,6 +224,13 @@ impl Drive<'_> {
         let Some(loaded) = self.inner.load(&self.run_id, load.clone()).await? else {
             return Err(BadJob::UnknownRun(self.run_id.clone()).into());
         };
+        if self.redelivered
+            && loaded.redeliveries >= self.inner.options.deliveries_max
+            && matches!(loaded.step, Some((StepStatus::Failed, _)))
+        {
+            // It was given up; the dead letter may not have been published.
+            self.dead = Some(given_up(loaded.redeliveries));
+        }
         if loaded.status != RunStatus::Running {
             if self.redelivered {
                 self.repeat_completion().await?;
@@ -280,8 +287,8 @@ impl Drive<'_> {
         Ok(())
     }
 
-    /// Executes a step that may have ended its worker's process before. Each redelivery is counted, durably, before the step is executed; those
-    /// that were counted before are executed one at a time, so that only the step which is at fault comes to its bound.
+    /// Executes a step that may have ended its worker's process before. Each redelivery is counted, durably, before the step is executed, in
+    /// its [turn](super::suspects), so that only a step which is at fault comes to the bound.
     async fn suspected(
         &mut self,
         ready: Ready,
@@ -293,36 +300,62 @@ impl Drive<'_> {
             return self.chain(ready, attempts, woken).await;
         }
         let inner = self.inner;
-        let _alone = match counted {
-            0 => None,
-            _ => inner.suspects.acquire().await.ok(),
-        };
         let key = StepKey {
             run_id: self.run_id.clone(),
             node_id: self.plan.node_id(ready.node).clone(),
             scope: Scope::root(),
         };
-        let count = inner.count_redelivery(&key).await?;
-        if count < inner.options.deliveries_max {
+        let (_alone, counted) = if counted == 0 {
+            (None, 0)
+        } else {
+            let alone = inner.suspects.turn(counted).await;
+            (alone, self.redeliveries(&key).await?)
+        };
+        let _trial = inner.suspects.trial(key.clone(), counted);
+        inner.set_redeliveries(&key, counted + 1).await?;
+        if counted + 1 < inner.options.deliveries_max {
             return self.chain(ready, attempts, woken).await;
         }
-        let message = format!(
-            "the step was delivered {} times and ended its worker each time",
-            count + 1
-        );
-        self.dead = Some(message.clone());
-        let now = inner.clock.now();
+        self.give_up(ready, attempts, counted + 1).await
+    }
+
+    async fn redeliveries(&self, key: &StepKey) -> Result<u32, DriveError> {
+        let load = Load {
+            step: Some((key.node_id.clone(), key.scope.clone())),
+            redeliveries: true,
+            ..Load::default()
+        };
+        let loaded = self.inner.load(&self.run_id, load).await?;
+        Ok(loaded.map_or(0, |loaded| loaded.redeliveries))
+    }
+
+    /// Records a step as failed that ended its worker too often. Its job goes to the dead-letter queue, unless the step was recorded by another
+    /// in the meantime.
+    async fn give_up(
+        &mut self,
+        ready: Ready,
+        attempts: u32,
+        redeliveries: u32,
+    ) -> Result<(), DriveError> {
+        let message = given_up(redeliveries);
         let error = StepError {
-            message,
+            message: message.clone(),
             code: ErrorCode::Crashed,
-            node_id: key.node_id,
+            node_id: self.plan.node_id(ready.node).clone(),
         };
         let outcome = Outcome::Failed {
             error,
             fall_back: true,
         };
+        self.dead = Some(message);
+        let now = self.inner.clock.now();
         let finished = self.finished(ready, attempts, now, outcome);
-        self.record(vec![finished]).await.map(|_| ())
+        if let Some(decision) = self.record(vec![finished]).await? {
+            for next in decision.ready {
+                self.publish_job(next, 0);
+            }
+        }
+        Ok(())
     }
 
     /// Executes a step and, inline, its single successors.
@@ -530,13 +563,17 @@ impl Drive<'_> {
                     last = Some(decision);
                 }
                 Committed::Over(_) => {
+                    self.spare(ambiguous);
                     // Perhaps by this very step, in a call that lost its answer.
                     if ambiguous || self.redelivered {
                         self.repeat_completion().await?;
                     }
                     return Ok(None);
                 }
-                Committed::Repeated => self.trail.break_off(),
+                Committed::Repeated => {
+                    self.spare(ambiguous);
+                    self.trail.break_off();
+                }
             }
         }
         match last {
@@ -567,6 +604,13 @@ impl Drive<'_> {
                 inner.metrics.duplicates.inc();
                 Ok(None)
             }
+        }
+    }
+
+    /// Another was faster than this delivery, which is not to be dead-lettered then; in doubt, it was not another.
+    fn spare(&mut self, ambiguous: bool) {
+        if !ambiguous {
+            self.dead = None;
         }
     }
 
@@ -616,8 +660,11 @@ impl Drive<'_> {
         });
         let final_context = Json::from(serde_json::Value::Object(outputs.collect()));
         let completion = Completion::new(&self.plan.workflow.id, &self.run_id, end, final_context);
-        self.publications
-            .push(self.inner.names.completion(&completion));
+        let mut publication = self.inner.names.completion(&completion);
+        if publication.message.body.len() > self.inner.options.message_bytes_max {
+            publication = self.inner.names.completion(&completion.without_context());
+        }
+        self.publications.push(publication);
         Ok(())
     }
 
@@ -775,6 +822,13 @@ impl Drive<'_> {
             &handed,
         ))
     }
+}
+
+fn given_up(redeliveries: u32) -> String {
+    format!(
+        "the step was delivered {} times and ended its worker each time",
+        redeliveries + 1
+    )
 }
 
 /// How many pure steps share a commit at most.

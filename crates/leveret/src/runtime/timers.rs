@@ -1,7 +1,8 @@
 //! Durable timers: wakes steps that sleep or wait for their next attempt.
 //!
 //! A timer is a row in the store; memory holds only when the next one is due. Firing is claim, publish, confirm, remove: a crash in
-//! between fires again, and the step that was woken before makes that harmless.
+//! between fires again, and the step that was woken before makes that harmless. What is claimed and cannot be published is tried again for as
+//! long as the claim holds; then it is anybody's.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -12,12 +13,15 @@ use leveret_core::time::Timestamp;
 use tokio::sync::{Notify, watch};
 
 use super::{Inner, wire::Job};
-use crate::store::{StoreError, Timer};
+use crate::{
+    broker::BrokerError,
+    store::{StoreError, Timer},
+};
 
 /// How many timers are fired at once.
 const BATCH: u32 = 512;
-/// How long a claimed timer is nobody else's.
-const CLAIM: Duration = Duration::from_secs(30);
+/// How long a claimed timer is nobody else's; so late it fires if whoever claimed it died. Firing takes milliseconds, and twice does no harm.
+const CLAIM: Duration = Duration::from_secs(5);
 /// How often the store is asked for timers that other processes set.
 const POLL: Duration = Duration::from_millis(500);
 /// Pause after an error.
@@ -49,31 +53,43 @@ impl TimerHints {
 
 /// Fires the timers that are due now. Returns how many.
 ///
-/// After it returns, their jobs are confirmed by the broker and the timers are gone. A crash before repeats some of them.
+/// After it returns, their jobs are confirmed by the broker and the timers are gone. A crash before repeats some of them; after an error, what
+/// was not published is due again when the claim ends.
 pub(crate) async fn run_once(inner: &Inner, now: Timestamp) -> Result<usize, FireError> {
     let timers = inner.store.claim_timers(now, CLAIM, BATCH).await?;
+    let (fired, left) = fire(inner, timers).await?;
+    match left {
+        Some((_, error)) => Err(error.into()),
+        None => Ok(fired),
+    }
+}
+
+/// Publishes the jobs of claimed timers and removes these. Returns how many, and those that the broker did not take, with its last reason.
+async fn fire(
+    inner: &Inner,
+    timers: Vec<Timer>,
+) -> Result<(usize, Option<(Vec<Timer>, BrokerError)>), StoreError> {
     if timers.is_empty() {
-        return Ok(0);
+        return Ok((0, None));
     }
     let jobs = timers
         .iter()
         .map(|timer| inner.names.job(&job_of(timer)))
         .collect();
-    let mut published = Vec::new();
-    let mut failed = None;
-    for (timer, result) in timers.iter().zip(inner.broker.publish(jobs).await) {
+    let (mut published, mut left, mut refusal) = (Vec::new(), Vec::new(), None);
+    for (timer, result) in timers.into_iter().zip(inner.broker.publish(jobs).await) {
         match result {
-            Ok(()) => published.push(timer.clone()),
-            Err(error) => failed = Some(error),
+            Ok(()) => published.push(timer),
+            Err(error) => {
+                left.push(timer);
+                refusal = Some(error);
+            }
         }
     }
     inner.store.remove_timers(&published).await?;
     inner.metrics.timers_fired.add(published.len() as u64);
     inner.metrics.published.add(published.len() as u64);
-    match failed {
-        None => Ok(published.len()),
-        Some(error) => Err(error.into()),
-    }
+    Ok((published.len(), refusal.map(|error| (left, error))))
 }
 
 /// Why timers were not fired; they are due again later.
@@ -82,7 +98,7 @@ pub(crate) enum FireError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
-    Broker(#[from] crate::broker::BrokerError),
+    Broker(#[from] BrokerError),
 }
 
 fn job_of(timer: &Timer) -> Job {
@@ -101,8 +117,9 @@ fn job_of(timer: &Timer) -> Job {
 
 /// Fires timers until `shutdown` turns true.
 pub(crate) async fn run(inner: Arc<Inner>, mut shutdown: watch::Receiver<bool>) {
+    let mut held = Vec::new();
     loop {
-        let pause = match run_once(&inner, inner.clock.now()).await {
+        let pause = match fire_next(&inner, &mut held).await {
             Ok(0) => until_next(&inner).await,
             Ok(_) => Duration::ZERO,
             Err(error) => {
@@ -125,6 +142,23 @@ pub(crate) async fn run(inner: Arc<Inner>, mut shutdown: watch::Receiver<bool>) 
     }
 }
 
+/// Fires what is held of an earlier claim, else what is due now. What the broker does not take is held.
+async fn fire_next(inner: &Inner, held: &mut Vec<Timer>) -> Result<usize, FireError> {
+    let now = inner.clock.now();
+    held.retain(|timer| timer.claimed_until > now);
+    let timers = if held.is_empty() {
+        inner.store.claim_timers(now, CLAIM, BATCH).await?
+    } else {
+        std::mem::take(held)
+    };
+    let (fired, left) = fire(inner, timers).await?;
+    if let Some((left, error)) = left {
+        *held = left;
+        return Err(error.into());
+    }
+    Ok(fired)
+}
+
 /// How long nothing is due, as far as the store and the hints say.
 async fn until_next(inner: &Inner) -> Duration {
     let hinted = inner.timers.take();
@@ -134,4 +168,104 @@ async fn until_next(inner: &Inner) -> Duration {
     next.map_or(POLL, |due| {
         Duration::from_millis(due.ms_since(now).max(1)).min(POLL)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use leveret_core::{
+        ids::{RunId, Scope},
+        json::Json,
+        parse::workflow_from_json,
+    };
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        broker::memory::MemoryBroker,
+        runtime::{Engine, EngineParts, Names, Publish, Roles, clock::Clock},
+        store::{Finished, Outcome, memory::MemoryStore},
+    };
+
+    /// Time of the paused clock.
+    #[derive(Debug)]
+    struct PausedClock(tokio::time::Instant);
+
+    impl Clock for PausedClock {
+        fn now(&self) -> Timestamp {
+            Timestamp(0) + self.0.elapsed()
+        }
+
+        fn random(&self) -> f64 {
+            0.5
+        }
+
+        fn new_run_id(&self) -> RunId {
+            RunId::new("run").expect("an id")
+        }
+    }
+
+    async fn engine() -> Engine {
+        let (store, broker) = (MemoryStore::new(), MemoryBroker::new());
+        let parts = EngineParts {
+            clock: Arc::new(PausedClock(tokio::time::Instant::now())),
+            publish: Publish::NOTHING,
+            ..EngineParts::new(Arc::new(store), Arc::new(broker))
+        };
+        Engine::new(parts).await.expect("declares")
+    }
+
+    /// Records a run whose only step waits until that time.
+    async fn waiting_step(inner: &Inner, until: Timestamp) {
+        let definition = json!({ "id": "w", "nodes": [{ "id": "rest", "uses": "sleep", "params": { "duration": "1s" } }] });
+        let workflow = Arc::new(workflow_from_json(&definition, None).expect("valid"));
+        let now = inner.clock.now();
+        let new = inner.new_run(
+            inner.clock.new_run_id(),
+            workflow.clone(),
+            Json::null(),
+            now,
+        );
+        let finished = Finished {
+            run_id: new.run_id.clone(),
+            workflow,
+            node: 0,
+            scope: Scope::root(),
+            via: None,
+            attempts: 1,
+            started_at: now,
+            finished_at: now,
+            outcome: Outcome::Waiting { until, error: None },
+        };
+        inner.store.start(&[new]).await.expect("starts");
+        inner.store.commit(&[finished]).await.expect("commits");
+    }
+
+    /// A timer whose job the broker refuses for a while is fired soon after the broker takes it, and not only when its claim has ended.
+    #[tokio::test(start_paused = true)]
+    async fn what_the_broker_refused_is_fired_when_it_takes_it() {
+        let engine = engine().await;
+        let inner = &engine.inner;
+        waiting_step(inner, Timestamp(1_000)).await;
+        let queue = &inner.names.execution;
+        inner.broker.delete_queue(queue).await.expect("deletes");
+        let (stop, stopped) = watch::channel(false);
+        let serving = tokio::spawn({
+            let engine = engine.clone();
+            let roles = Roles {
+                worker: None,
+                timers: true,
+                reconciler: false,
+            };
+            async move { engine.serve(roles, stopped).await }
+        });
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let topology = Names::default().topology(Publish::NOTHING);
+        inner.broker.declare(&topology).await.expect("declares");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let stats = inner.broker.queue_stats(queue).await.expect("counts");
+        assert_eq!(stats.ready, 1, "the job is in the queue");
+        assert_eq!(inner.store.next_timer().await.expect("answers"), None);
+        stop.send_replace(true);
+        serving.await.expect("no panic").expect("serves");
+    }
 }

@@ -97,6 +97,7 @@ impl Names {
             exchange: self.exchange.clone(),
             routing_key: key.clone(),
             message,
+            copied: false,
         }
     }
 }
@@ -280,6 +281,9 @@ pub(crate) struct Completion<'a> {
     pub(crate) execution_id: &'a str,
     pub(crate) status: &'static str,
     pub(crate) final_context: Json,
+    /// The outputs would have made the message too large.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) final_context_left_out: bool,
     pub(crate) completed_at: String,
     pub(crate) total_duration_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -303,12 +307,22 @@ impl<'a> Completion<'a> {
                 RunStatus::Failed | RunStatus::Running => "failed",
             },
             final_context,
+            final_context_left_out: false,
             completed_at: end.ended_at.to_string(),
             total_duration_ms: end.ended_at.ms_since(end.created_at),
             failure_reason: match end.status {
                 RunStatus::Cancelled => Some("cancelled"),
                 _ => end.error.as_ref().map(|error| error.message.as_str()),
             },
+        }
+    }
+
+    /// The same without the outputs.
+    pub(crate) fn without_context(self) -> Completion<'a> {
+        Completion {
+            final_context: Json::from(serde_json::json!({})),
+            final_context_left_out: true,
+            ..self
         }
     }
 }

@@ -8,6 +8,7 @@ use super::{
     Inner,
     drive::{Disposal, DriveError, drive},
     health::Part,
+    suspects::acquit,
     wire::Job,
 };
 use crate::broker::{
@@ -39,6 +40,9 @@ impl Default for WorkerOptions {
 /// Pause before something that this process cannot do now is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// How long a worker that stops may take to tell the store that it does so by itself.
+const ACQUIT_TIME_MAX: Duration = Duration::from_secs(1);
+
 /// Works until `shutdown` turns true (or its sender is gone), then drains: takes no more jobs, finishes what runs within
 /// `drain_timeout`, and returns the rest to the queue. Nothing is lost either way.
 pub(crate) async fn work(
@@ -56,6 +60,7 @@ pub(crate) async fn work(
         .await?;
     let mut state = consumer.state();
     tell(&inner, *state.borrow_and_update());
+    let mut lost = false;
     let mut jobs = JoinSet::new();
     let places = usize::from(options.concurrency);
     inner.local.open(places);
@@ -67,6 +72,11 @@ pub(crate) async fn work(
             Ok(()) = state.changed() => {
                 let now = *state.borrow_and_update();
                 tell(&inner, now);
+                // Live once more: it was lost in between, unseen.
+                if now == ConsumerState::Lost || (now == ConsumerState::Live && !lost) {
+                    tokio::spawn(acquit(&inner));
+                }
+                lost = now == ConsumerState::Lost;
             }
             Some(ended) = jobs.join_next(), if !jobs.is_empty() => report(ended),
             delivery = consumer.next(), if room => match delivery {
@@ -90,7 +100,7 @@ pub(crate) async fn work(
         () = inner.local.drain(places, options.drain_timeout) => {}
         () = hand_over_all(&inner, &mut consumer) => {}
     }
-    drain(consumer, jobs, options.drain_timeout).await;
+    drain(&inner, consumer, jobs, options.drain_timeout).await;
     inner.metrics.consumer.clear();
     Ok(())
 }
@@ -159,7 +169,12 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 }
 
 /// Waits for what runs; what is not done in time is dropped, which returns its deliveries.
-async fn drain(mut consumer: Consumer, mut jobs: JoinSet<()>, timeout: Duration) {
+async fn drain(
+    inner: &Arc<Inner>,
+    mut consumer: Consumer,
+    mut jobs: JoinSet<()>,
+    timeout: Duration,
+) {
     consumer.cancel();
     let finished = tokio::time::timeout(timeout, async {
         while let Some(ended) = jobs.join_next().await {
@@ -171,7 +186,9 @@ async fn drain(mut consumer: Consumer, mut jobs: JoinSet<()>, timeout: Duration)
             jobs = jobs.len(),
             "jobs did not finish within the drain timeout and return to their queue"
         );
+        let acquitted = acquit(inner);
         jobs.shutdown().await;
+        drop(tokio::time::timeout(ACQUIT_TIME_MAX, acquitted).await);
     }
 }
 
@@ -242,6 +259,11 @@ async fn settle(inner: &Arc<Inner>, publications: Vec<Publication>, receipt: Rec
                 if !error.is_retryable() {
                     tracing::error!(%error, "what follows from a job cannot be published; the job returns to its queue");
                     tokio::time::sleep(PAUSE).await;
+                    // Somebody may have deleted the queue it goes to.
+                    let topology = inner.names.topology(inner.publish);
+                    if let Err(error) = inner.broker.declare(&topology).await {
+                        tracing::error!(%error, "the exchange and the queues cannot be declared");
+                    }
                     inner.metrics.requeued.inc();
                     return receipts.into_iter().for_each(Receipt::requeue);
                 }

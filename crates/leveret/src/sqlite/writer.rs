@@ -31,7 +31,7 @@ pub const BATCH_JOBS_MAX: usize = 1024;
 
 /// After so long in a transaction, no further job joins it: their callers go on with those that are committed while the next ones run.
 /// Where the disk is slower than that, it is as long as the last commit took.
-const BATCH_TIME: Duration = Duration::from_micros(1000);
+const BATCH_TIME: Duration = Duration::from_millis(1);
 
 /// The most jobs that may wait; further ones fail with [`DatabaseError::Overloaded`]. Callers that wait for their results never
 /// come near.

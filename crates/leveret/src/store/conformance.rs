@@ -106,7 +106,7 @@ pub const CASES: &[Case] = cases![
     loading::everything,
     loading::missing,
     loading::many_at_once,
-    loading::redeliveries_are_counted,
+    loading::redeliveries_are_kept,
     loading::progress_resolves,
     stalled::quiet_runs_are_found,
     stalled::timers_postpone,
@@ -123,7 +123,6 @@ pub const CASES: &[Case] = cases![
     concurrent::overlapping_batches,
     concurrent::same_run_is_started_once,
     concurrent::timers_are_claimed_once,
-    concurrent::redeliveries_add_up,
     concurrent::cancel_against_the_last_step,
 ];
 

@@ -362,11 +362,9 @@ impl Store for MemoryStore {
         Ok(batch.iter().map(loaded).collect())
     }
 
-    async fn count_redelivery(&self, key: &StepKey) -> Result<u32, StoreError> {
-        let mut state = self.state();
-        let count = state.redeliveries.entry(key.clone()).or_default();
-        *count += 1;
-        Ok(*count)
+    async fn set_redeliveries(&self, key: &StepKey, count: u32) -> Result<(), StoreError> {
+        self.state().redeliveries.insert(key.clone(), count);
+        Ok(())
     }
 
     async fn claim_timers(

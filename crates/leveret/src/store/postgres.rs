@@ -203,8 +203,8 @@ impl Store for PostgresStore {
         Ok(read::load(&self.0.reads, batch).await?)
     }
 
-    async fn count_redelivery(&self, key: &StepKey) -> Result<u32, StoreError> {
-        Ok(timers::count_redelivery(&self.0.writes, key).await?)
+    async fn set_redeliveries(&self, key: &StepKey, count: u32) -> Result<(), StoreError> {
+        Ok(timers::set_redeliveries(&self.0.writes, key, count).await?)
     }
 
     async fn claim_timers(

@@ -286,9 +286,9 @@ impl Store for SqliteStore {
         .await
     }
 
-    async fn count_redelivery(&self, key: &StepKey) -> Result<u32, StoreError> {
+    async fn set_redeliveries(&self, key: &StepKey, count: u32) -> Result<(), StoreError> {
         let key = key.clone();
-        self.write(move |connection| commit::count_redelivery(connection, &key))
+        self.write(move |connection| commit::set_redeliveries(connection, &key, count))
             .await
     }
 

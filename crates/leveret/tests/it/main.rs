@@ -3,6 +3,8 @@
 // An engine for tests, and short texts for blueprints.
 mod harness;
 
+// The messages that tell how runs ended.
+mod completion;
 // flowcraft's conformance cases, each a run on a real engine.
 mod flowcraft;
 // The store on PostgreSQL: conformance, reconnecting, migrations, and a measurement. Needs `LEVERET_TEST_POSTGRES_URL`.
@@ -13,3 +15,5 @@ mod postgres;
 mod rabbitmq;
 // Simulation by seed: crashes, lost answers, duplicates, delays.
 mod sim;
+// Steps that are delivered too often.
+mod suspects;

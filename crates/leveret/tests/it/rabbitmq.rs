@@ -3,6 +3,7 @@
 mod bench;
 mod chaos;
 mod errors;
+mod lives;
 mod proxy;
 
 use std::{sync::Arc, time::Duration};

@@ -127,7 +127,6 @@ impl Simulation {
             }),
             options: EngineOptions {
                 quiet: Duration::from_secs(20),
-                deliveries_max: 50,
                 ..EngineOptions::default()
             },
             ..EngineParts::new(store, broker)

@@ -34,6 +34,7 @@ pub(super) async fn properties_and_headers_round_trip(world: &mut World) {
             exchange: exchange.clone(),
             routing_key: "the.key".into(),
             message: message.clone(),
+            copied: false,
         };
         world.broker.publish(vec![publication]).await[0]
             .clone()

@@ -103,6 +103,7 @@ pub(super) async fn unroutable_is_an_error_and_the_rest_succeeds(world: &mut Wor
         exchange: exchange.clone(),
         routing_key: "nobody".into(),
         message: text("unbound"),
+        copied: false,
     };
     let batch = vec![
         to(&queue, "0"),

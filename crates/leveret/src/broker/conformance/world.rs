@@ -104,6 +104,7 @@ impl World {
             exchange: exchange.into(),
             routing_key: key.into(),
             message: text(body),
+            copied: false,
         };
         let mut results = self.broker.publish(vec![publication]).await;
         assert_eq!(results.len(), 1, "one result for each publication");

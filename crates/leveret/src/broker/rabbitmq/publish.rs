@@ -103,7 +103,7 @@ impl Publisher {
 /// Whether a message can be sent at all.
 fn check(publication: &Publication, bytes_max: usize) -> Outcome {
     let size_bytes = publication.message.body.len();
-    if size_bytes > bytes_max {
+    if size_bytes > bytes_max && !publication.copied {
         return Err(BrokerError::TooLarge {
             size_bytes,
             max_bytes: bytes_max,

@@ -8,9 +8,12 @@ use lapin::{
 };
 use leveret_core::time::Timestamp;
 
-use crate::broker::{BrokerError, Header, Message};
+use crate::broker::{BrokerError, Header, Message, header_bytes};
 
 const PERSISTENT: u8 = 2;
+/// The most that headers may have together, in bytes. They go in one frame, of 128 KiB unless a broker is set up otherwise; one that is larger
+/// ends the connection.
+const HEADERS_BYTES_MAX: usize = 120 * 1024;
 
 /// A name or property that AMQP keeps in at most 255 bytes.
 pub(super) fn short(text: &str) -> Result<ShortString, BrokerError> {
@@ -46,6 +49,13 @@ pub(super) fn properties(message: &Message) -> Result<BasicProperties, BrokerErr
         properties = properties.with_timestamp(seconds);
     }
     if !message.headers.is_empty() {
+        let sizes = message.headers.iter();
+        let bytes: usize = sizes.map(|(name, header)| header_bytes(name, header)).sum();
+        if bytes > HEADERS_BYTES_MAX {
+            return Err(BrokerError::Invalid {
+                detail: format!("its headers have {bytes} bytes, more than {HEADERS_BYTES_MAX}"),
+            });
+        }
         let mut table = FieldTable::default();
         for (name, header) in &message.headers {
             table.insert(short(name)?, value(header));
@@ -180,5 +190,10 @@ mod tests {
         let error = properties(&message).unwrap_err();
         assert!(matches!(error, BrokerError::Invalid { .. }), "{error}");
         assert!(!error.is_retryable());
+        let mut message = Message::default();
+        let text = Header::Text("x".repeat(HEADERS_BYTES_MAX));
+        message.headers.insert("much".to_owned(), text);
+        let error = properties(&message).unwrap_err();
+        assert!(matches!(error, BrokerError::Invalid { .. }), "{error}");
     }
 }

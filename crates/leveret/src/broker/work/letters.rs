@@ -1,14 +1,14 @@
 //! Copies of a delivery for a delay queue or the dead letter queue: pure.
 //!
 //! A copy keeps the body and all properties, `message_id` among them, and says in headers what happened to it. The header
-//! names are stored in queues: they do not change.
+//! names are stored in queues: they do not change. Of headers that leave no room for that, the largest are left out.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use leveret_core::time::Timestamp;
 
 use crate::broker::{
-    Delivery, Header, Message, Publication, dead_letter_queue_name, retry_queue_name,
+    Delivery, Header, Message, Publication, dead_letter_queue_name, header_bytes, retry_queue_name,
 };
 
 /// How many attempts were made; a whole number.
@@ -24,6 +24,11 @@ pub const HEADER_ROUTING_KEY: &str = "x-leveret-routing-key";
 /// When it became a dead letter; text, RFC 3339.
 pub const HEADER_DEAD_AT: &str = "x-leveret-dead-at";
 
+/// How many headers were left out, if any; a whole number.
+pub const HEADER_LEFT_OUT: &str = "x-leveret-headers-left-out";
+
+/// The most that the headers of others keep of a frame, which has 128 KiB, in bytes.
+const FOREIGN_HEADERS_BYTES_MAX: usize = 64 * 1024;
 /// A reason is cut to so many bytes, to keep a header frame small.
 const REASON_BYTES_MAX: usize = 4096;
 
@@ -38,7 +43,10 @@ pub fn attempts(message: &Message) -> u32 {
 /// The copy of a delivery that comes back to `queue` after `delay`. `attempts` were made, the last one included.
 pub fn retry(delivery: &Delivery, queue: &str, delay: Duration, attempts: u32) -> Publication {
     let message = copy(delivery, attempts);
-    Publication::to_queue(retry_queue_name(queue, delay), message)
+    Publication {
+        copied: true,
+        ..Publication::to_queue(retry_queue_name(queue, delay), message)
+    }
 }
 
 /// The dead letter of a delivery that was consumed from `queue`, for `<queue>.dlq`. `attempts` were made, the last one included.
@@ -58,12 +66,16 @@ pub fn dead_letter(
     ] {
         message.headers.insert(name.to_owned(), Header::Text(text));
     }
-    Publication::to_queue(dead_letter_queue_name(queue), message)
+    Publication {
+        copied: true,
+        ..Publication::to_queue(dead_letter_queue_name(queue), message)
+    }
 }
 
 fn copy(delivery: &Delivery, attempts: u32) -> Message {
     let mut message = delivery.message.clone();
     let headers = &mut message.headers;
+    leave_room(headers);
     headers.insert(HEADER_ATTEMPTS.to_owned(), Header::Int(attempts.into()));
     // A copy that comes through a delay queue arrives through the default exchange: the first origin counts.
     let mut origin = |name: &str, value: &Arc<str>| {
@@ -73,6 +85,28 @@ fn copy(delivery: &Delivery, attempts: u32) -> Message {
     origin(HEADER_EXCHANGE, &delivery.exchange);
     origin(HEADER_ROUTING_KEY, &delivery.routing_key);
     message
+}
+
+/// Leaves out the largest foreign headers until there is room for ours.
+fn leave_room(headers: &mut BTreeMap<String, Header>) {
+    let mut foreign: Vec<(usize, String)> = headers
+        .iter()
+        .filter(|(name, _)| !name.starts_with("x-leveret-"))
+        .map(|(name, header)| (header_bytes(name, header), name.clone()))
+        .collect();
+    foreign.sort_unstable();
+    let mut bytes: usize = foreign.iter().map(|(bytes, _)| bytes).sum();
+    let mut left_out = 0;
+    while bytes > FOREIGN_HEADERS_BYTES_MAX
+        && let Some((largest, name)) = foreign.pop()
+    {
+        headers.remove(&name);
+        bytes -= largest;
+        left_out += 1;
+    }
+    if left_out > 0 {
+        headers.insert(HEADER_LEFT_OUT.to_owned(), Header::Int(left_out));
+    }
 }
 
 fn cut(reason: &str) -> &str {
@@ -143,6 +177,29 @@ mod tests {
         );
         assert_eq!(letter.message.body, second.message.body);
         assert_eq!(letter.message.message_id.as_deref(), Some("m"));
+    }
+
+    #[test]
+    fn the_largest_headers_make_room() {
+        let mut message = Message::json("{}");
+        for (name, bytes) in [
+            ("a", 40_000),
+            ("b", 50_000),
+            ("c", 10),
+            ("x-leveret-reason", 10),
+        ] {
+            let text = Header::Text("x".repeat(bytes));
+            message.headers.insert(name.to_owned(), text);
+        }
+        let letter = dead_letter(&delivery(message, "", "q"), "q", "new", 1, Timestamp(0));
+        let headers = letter.message.headers;
+        let names: Vec<_> = headers
+            .keys()
+            .filter(|name| !name.starts_with("x-leveret-"))
+            .collect();
+        assert_eq!(names, ["a", "c"]);
+        assert_eq!(headers[HEADER_LEFT_OUT], Header::Int(1));
+        assert_eq!(headers[HEADER_REASON], Header::Text("new".to_owned()));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! then does the WAL begin anew, which it never would behind a writer that always has work.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -107,13 +107,13 @@ impl Drop for Checkpoints {
     }
 }
 
-fn copy_when_asked(path: &PathBuf, asked: &Receiver<()>, done: &SyncSender<()>) {
+fn copy_when_asked(path: &Path, asked: &Receiver<()>, done: &SyncSender<()>) {
     let mut connection = None;
     while asked.recv().is_ok() {
         if connection.is_none() {
             connection = connection::open_copier(path)
                 .inspect_err(|error| {
-                    tracing::warn!(error = error.chain(), "no thread copies the WAL")
+                    tracing::warn!(error = error.chain(), "no thread copies the WAL");
                 })
                 .ok();
         }

@@ -209,26 +209,6 @@ pub(super) async fn timers_are_claimed_once(world: &mut World) {
     assert_eq!((claimed.len(), keys.len()), (RUNS, RUNS));
 }
 
-pub(super) async fn redeliveries_add_up(world: &mut World) {
-    let run = world.run("r", &world.flow("a", &json!({}))).await;
-    let mut tasks = Vec::new();
-    for _ in 0..8 {
-        let (store, key): (Arc<dyn Store>, _) = (world.handle().await, run.done("a").key());
-        tasks.push(tokio::spawn(async move {
-            store
-                .count_redelivery(&key)
-                .await
-                .expect("count_redelivery")
-        }));
-    }
-    let mut counts = Vec::new();
-    for task in tasks {
-        counts.push(task.await.expect("a counting task"));
-    }
-    counts.sort_unstable();
-    assert_eq!(counts, (1..=8).collect::<Vec<u32>>());
-}
-
 /// A run ends either by its last step or from outside, and both sides learn the same.
 pub(super) async fn cancel_against_the_last_step(world: &mut World) {
     let (runs, store) = (many(world, "a").await, world.handle().await);

@@ -32,9 +32,9 @@ const REMOVE: &str = "
     DELETE FROM timers t USING unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS n (run_id, node_id, scope, due_at_ms)
     WHERE t.run_id = n.run_id AND t.node_id = n.node_id AND t.scope = n.scope AND t.due_at_ms = n.due_at_ms";
 
-const COUNT: &str = "
-    INSERT INTO redeliveries AS r (run_id, node_id, scope, count) VALUES ($1, $2, $3, 1)
-    ON CONFLICT (run_id, node_id, scope) DO UPDATE SET count = r.count + 1 RETURNING count";
+const SET_REDELIVERIES: &str = "
+    INSERT INTO redeliveries (run_id, node_id, scope, count) VALUES ($1, $2, $3, $4)
+    ON CONFLICT (run_id, node_id, scope) DO UPDATE SET count = excluded.count";
 
 const STALLED: &str = "
     WITH due AS (
@@ -114,21 +114,24 @@ pub(super) async fn next(pool: &Pool) -> Result<Option<Timestamp>, Failure> {
     Ok(rows.first().map(|row| time_at(row, 0)).transpose()?)
 }
 
-pub(super) async fn count_redelivery(pool: &Pool, key: &StepKey) -> Result<u32, Failure> {
+pub(super) async fn set_redeliveries(
+    pool: &Pool,
+    key: &StepKey,
+    count: u32,
+) -> Result<(), Failure> {
     let (run_id, node_id, scope) = (
         key.run_id.as_str(),
         key.node_id.as_str(),
         key.scope.as_str(),
     );
-    let rows = pool
-        .lease()
-        .await?
-        .query(COUNT, &[&run_id, &node_id, &scope])
+    let mut lease = pool.lease().await?;
+    lease
+        .query(
+            SET_REDELIVERIES,
+            &[&run_id, &node_id, &scope, &i64::from(count)],
+        )
         .await?;
-    let row = rows
-        .first()
-        .ok_or_else(|| StoreError::corrupt("a count was not returned"))?;
-    Ok(count_at(row, 0)?)
+    Ok(())
 }
 
 pub(super) async fn claim_stalled(

@@ -402,18 +402,21 @@ fn read_end(row: &rusqlite::Row<'_>) -> Result<RunEnd, StoreError> {
     })
 }
 
-pub(super) fn count_redelivery(connection: &Connection, key: &StepKey) -> Result<u32, StoreError> {
-    let count = row(
+pub(super) fn set_redeliveries(
+    connection: &Connection,
+    key: &StepKey,
+    count: u32,
+) -> Result<(), StoreError> {
+    execute(
         connection,
-        "INSERT INTO redeliveries (run_id, node_id, scope, count) VALUES (?1, ?2, ?3, 1)
-         ON CONFLICT (run_id, node_id, scope) DO UPDATE SET count = count + 1
-         RETURNING count",
+        "INSERT INTO redeliveries (run_id, node_id, scope, count) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (run_id, node_id, scope) DO UPDATE SET count = excluded.count",
         (
             key.run_id.as_str(),
             key.node_id.as_str(),
             key.scope.as_str(),
+            count,
         ),
-        |row| Ok(row.get(0)?),
     )?;
-    Ok(count.unwrap_or(1))
+    Ok(())
 }

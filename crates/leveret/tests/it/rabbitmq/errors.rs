@@ -124,6 +124,7 @@ async fn a_missing_exchange_is_not_found() {
         exchange: "leveret-test.missing".into(),
         routing_key: "k".into(),
         message: Message::json("1"),
+        copied: false,
     };
     let results = broker
         .publish(vec![to(&queue, "1"), lost, to(&queue, "2")])

@@ -244,10 +244,9 @@ impl Store for ChaosStore {
     async fn load(&self, batch: &[(RunId, Load)]) -> Result<Vec<Option<Loaded>>, StoreError> {
         self.life.store("load", self.inner.load(batch)).await
     }
-    async fn count_redelivery(&self, key: &StepKey) -> Result<u32, StoreError> {
-        self.life
-            .store("count_redelivery", self.inner.count_redelivery(key))
-            .await
+    async fn set_redeliveries(&self, key: &StepKey, count: u32) -> Result<(), StoreError> {
+        let set = self.inner.set_redeliveries(key, count);
+        self.life.store("set_redeliveries", set).await
     }
     async fn claim_timers(
         &self,

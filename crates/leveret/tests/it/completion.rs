@@ -1,0 +1,100 @@
+//! What a completion message tells.
+
+use std::{sync::Arc, time::Duration};
+
+use leveret::{
+    broker::{ConsumeOptions, memory::MemoryBroker},
+    core::{json::Json, parse::workflow_from_json},
+    runtime::{
+        Engine, EngineOptions, EngineParts, Publish, Roles, RunResult, StartRequest, StatusMessages,
+    },
+    store::memory::MemoryStore,
+};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::harness::{blueprint, registry};
+
+/// A serving engine whose messages have 1000 bytes at most.
+async fn engine() -> Engine {
+    let engine = Engine::new(EngineParts {
+        registry: registry(),
+        publish: Publish {
+            status: StatusMessages::Off,
+            completion: true,
+        },
+        options: EngineOptions {
+            message_bytes_max: 1000,
+            ..EngineOptions::default()
+        },
+        ..EngineParts::new(Arc::new(MemoryStore::new()), Arc::new(MemoryBroker::new()))
+    });
+    let engine = engine.await.expect("declares");
+    let (stop, stopped) = watch::channel(false);
+    let serving = engine.clone();
+    tokio::spawn(async move {
+        let _never = stop;
+        serving.serve(Roles::all(), stopped).await
+    });
+    engine
+}
+
+/// Runs a workflow of two terminal nodes that echo the input; its result.
+async fn run(engine: &Engine, input: &str) -> RunResult {
+    let workflow = workflow_from_json(&blueprint("A>B A>C"), None).expect("valid");
+    let request = StartRequest {
+        workflow: Arc::new(workflow),
+        input: Json::from(json!(input)),
+        run_id: None,
+    };
+    engine.start_and_wait(request).await.expect("starts")
+}
+
+/// The next completion message.
+async fn completion(engine: &Engine) -> Value {
+    let queue = ConsumeOptions::queue(engine.names().completion.clone());
+    let mut completions = engine.broker().consume(queue).await.expect("consumes");
+    let delivery = completions.next().await.expect("the completion comes");
+    let body = serde_json::from_slice(&delivery.message.body).expect("JSON");
+    delivery.receipt.ack();
+    body
+}
+
+#[tokio::test]
+async fn it_has_the_outputs_of_the_terminal_nodes() {
+    let engine = engine().await;
+    run(&engine, "x").await;
+    let completion = completion(&engine).await;
+    assert_eq!(completion["final_context"], json!({ "$B": "x", "$C": "x" }));
+    assert_eq!(completion.get("final_context_left_out"), None);
+}
+
+/// Two outputs that fit each, and not together: without them the end is told all the same.
+#[tokio::test]
+async fn it_leaves_out_outputs_that_make_it_too_large() {
+    let input = "x".repeat(600);
+    let engine = engine().await;
+    let result = run(&engine, &input).await;
+    let completion = completion(&engine).await;
+    assert_eq!(result.output.value()["B"], json!(input));
+    assert_eq!(completion["status"], "completed");
+    assert_eq!(completion["final_context"], json!({}));
+    assert_eq!(completion["final_context_left_out"], json!(true));
+}
+
+/// Somebody deleted its queue: it comes back, and so does the message.
+#[tokio::test(start_paused = true)]
+async fn it_is_not_lost_with_its_queue() {
+    let engine = engine().await;
+    let queue = engine.names().completion.clone();
+    engine.broker().delete_queue(&queue).await.expect("deletes");
+    run(&engine, "x").await;
+    let declared = async {
+        while !matches!(engine.broker().queue_stats(&queue).await, Ok(stats) if stats.ready == 1) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let declared = tokio::time::timeout(Duration::from_secs(30), declared).await;
+    declared.expect("the queue comes back");
+    assert_eq!(completion(&engine).await["status"], "completed");
+}

@@ -1,0 +1,113 @@
+//! A step that was delivered too often is given up: what follows from that, and what does not.
+
+use std::{sync::Arc, time::Duration};
+
+use leveret::{
+    broker::{ConsumeOptions, Header, memory::MemoryBroker},
+    core::{
+        ids::{NodeId, RunId, Scope, StepKey},
+        json::Json,
+        parse::workflow_from_json,
+    },
+    runtime::{Engine, EngineOptions, EngineParts, Publish, Roles, StartRequest, StatusMessages},
+    store::memory::MemoryStore,
+};
+use tokio::sync::watch;
+
+use crate::harness::{blueprint, registry, summary};
+
+async fn engine() -> Engine {
+    let parts = EngineParts {
+        registry: registry(),
+        publish: Publish {
+            status: StatusMessages::Off,
+            completion: true,
+        },
+        ..EngineParts::new(Arc::new(MemoryStore::new()), Arc::new(MemoryBroker::new()))
+    };
+    Engine::new(parts).await.expect("declares")
+}
+
+/// Starts a run whose first step, `A`, was redelivered so often.
+async fn redelivered(engine: &Engine, text: &str, count: u32) -> RunId {
+    let workflow = workflow_from_json(&blueprint(text), None).expect("valid");
+    let request = StartRequest {
+        workflow: Arc::new(workflow),
+        input: Json::null(),
+        run_id: None,
+    };
+    let (run_id, _) = engine.start(request).await.expect("starts");
+    let key = StepKey {
+        run_id: run_id.clone(),
+        node_id: NodeId::new("A").expect("an id"),
+        scope: Scope::root(),
+    };
+    let set = engine.store().set_redeliveries(&key, count).await;
+    set.expect("the store answers");
+    // Dropped without being settled, the job comes again.
+    let queue = ConsumeOptions::queue(engine.names().execution.clone());
+    let mut consumer = engine.broker().consume(queue).await.expect("consumes");
+    drop(consumer.next().await.expect("the job is there"));
+    run_id
+}
+
+/// Works until the run ends; its summary and the reasons of the dead letters.
+async fn work(engine: &Engine, run_id: &RunId) -> (String, Vec<String>) {
+    let (_stop, stopped) = watch::channel(false);
+    let serving = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.serve(Roles::all(), stopped).await }
+    });
+    // In paused time: less than it takes the reconciler to look.
+    let ended = tokio::time::timeout(Duration::from_secs(30), engine.wait(run_id)).await;
+    let result = ended.expect("the run ends").expect("the store answers");
+    let result = result.expect("the run is recorded");
+    // What follows from the end is published after it is recorded.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    serving.abort();
+    let queue = ConsumeOptions::queue(engine.names().dead_letters.clone());
+    let mut letters = engine.broker().consume(queue).await.expect("consumes");
+    let mut reasons = Vec::new();
+    while let Some(letter) = letters.try_next() {
+        match &letter.message.headers["x-leveret-reason"] {
+            Header::Text(reason) => reasons.push(reason.clone()),
+            other => panic!("{other:?}"),
+        }
+        letter.receipt.ack();
+    }
+    (summary(&result), reasons)
+}
+
+const GIVEN_UP: &str = "the step was delivered 6 times and ended its worker each time";
+
+#[tokio::test(start_paused = true)]
+async fn a_step_within_the_bound_is_executed() {
+    let engine = engine().await;
+    let last = EngineOptions::default().deliveries_max - 2;
+    let run_id = redelivered(&engine, "A>B; A = const 7", last).await;
+    let (summary, letters) = work(&engine, &run_id).await;
+    assert_eq!((&*summary, letters.len()), ("completed 7 | A B |", 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_at_the_bound_is_given_up() {
+    let engine = engine().await;
+    let run_id = redelivered(&engine, "A>B; A = const 7", 4).await;
+    let (summary, letters) = work(&engine, &run_id).await;
+    assert_eq!(
+        summary,
+        format!("failed {GIVEN_UP} | | A:failed B:cancelled")
+    );
+    assert_eq!(letters, [GIVEN_UP]);
+}
+
+/// The fallback runs at once, and not when the reconciler finds the run.
+#[tokio::test(start_paused = true)]
+async fn the_fallback_of_a_step_that_is_given_up_runs() {
+    let engine = engine().await;
+    let text = r#"A>B; A = const 7; A.config = {"fallback":"F"}; F = const 8"#;
+    let run_id = redelivered(&engine, text, 4).await;
+    let (summary, letters) = work(&engine, &run_id).await;
+    assert_eq!(summary, "completed 8 | B F | A:failed");
+    assert_eq!(letters, [GIVEN_UP]);
+}
