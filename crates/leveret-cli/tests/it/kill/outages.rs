@@ -12,7 +12,7 @@ use super::{
 };
 
 /// How many runs end before, between and after the outages.
-const RUNS_BETWEEN: usize = 200;
+const RUNS_BETWEEN: usize = 100;
 
 /// What happens to a server.
 #[derive(Clone, Copy, Debug)]

@@ -25,7 +25,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{completions::Completions, servers::Place};
 
 /// How long anything may take that must happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// How often a condition is looked at that another process brings about.
 pub(crate) const POLL: Duration = Duration::from_millis(5);
 
