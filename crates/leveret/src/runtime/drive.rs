@@ -258,15 +258,23 @@ impl Drive<'_> {
 
     /// Goes on from what is committed: publishes what should be running, or goes on with it here if it is a single step.
     async fn resume(&mut self, from: impl IntoIterator<Item = Ready>) -> Result<(), DriveError> {
-        let Some(progress) = self.inner.progress(&self.run_id).await? else {
-            return Ok(());
-        };
-        if progress.status != RunStatus::Running {
-            return self.repeat_completion().await;
-        }
-        let (marks, joins) = progress.resolve(&self.plan.workflow)?;
-        let ready = unfinished(&self.plan.workflow.graph, from, &marks, &joins);
-        if let [single] = ready[..] {
+        let from: Vec<Ready> = from.into_iter().collect();
+        loop {
+            let Some(progress) = self.inner.progress(&self.run_id).await? else {
+                return Ok(());
+            };
+            if progress.status != RunStatus::Running {
+                return self.repeat_completion().await;
+            }
+            let (marks, joins) = progress.resolve(&self.plan.workflow)?;
+            let graph = &self.plan.workflow.graph;
+            let ready = unfinished(graph, from.iter().copied(), &marks, &joins);
+            let [single] = ready[..] else {
+                for ready in ready {
+                    self.publish_job(ready, 0);
+                }
+                return Ok(());
+            };
             let load = Load {
                 step: Some((self.plan.node_id(single.node).clone(), Scope::root())),
                 redeliveries: true,
@@ -276,15 +284,13 @@ impl Drive<'_> {
                 return Ok(());
             };
             self.learn(&load, &loaded);
-            return match loaded.step {
-                None => self.suspected(single, 0, false, loaded.redeliveries).await,
-                Some(_) => Ok(()),
-            };
+            match loaded.step {
+                None => return self.suspected(single, 0, false, loaded.redeliveries).await,
+                Some((StepStatus::Waiting, _)) => return Ok(()),
+                // Recorded just now: the last commit of a worker that died arrived after it. There is nobody else to go on from there.
+                Some(_) => {}
+            }
         }
-        for ready in ready {
-            self.publish_job(ready, 0);
-        }
-        Ok(())
     }
 
     /// Executes a step that may have ended its worker's process before. Each redelivery is counted, durably, before the step is executed, in

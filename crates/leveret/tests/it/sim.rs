@@ -97,6 +97,7 @@ struct Simulation {
     broker: Arc<dyn Broker>,
     world: Arc<Mutex<World>>,
     begun: Instant,
+    quiet: Duration,
 }
 
 impl Simulation {
@@ -126,7 +127,7 @@ impl Simulation {
                 name: name.to_owned(),
             }),
             options: EngineOptions {
-                quiet: Duration::from_secs(20),
+                quiet: self.quiet,
                 ..EngineOptions::default()
             },
             ..EngineParts::new(store, broker)
@@ -175,6 +176,8 @@ async fn simulate_async(seed: u64) -> Vec<String> {
         broker: Arc::new(MemoryBroker::new()),
         world: world.clone(),
         begun: Instant::now(),
+        // Every other world does without the reconciler's help: deliveries alone must bring every run to its end.
+        quiet: Duration::from_secs(if seed.is_multiple_of(2) { 20 } else { 1 << 30 }),
     });
     let client = simulation.engine("client", None).await;
     let mut completions = client

@@ -122,6 +122,19 @@ impl Life {
         (fate, delay)
     }
 
+    /// Whether the process crashes in the middle of a call that it has sent, and then how much later the call takes effect.
+    fn dies_before_its_last_words_arrive(&self, call: &str) -> Option<Duration> {
+        let mut world = self.world.lock().unwrap();
+        if *self.dead.borrow() || world.crashes_left == 0 || world.below(30) > 0 {
+            return None;
+        }
+        world.crashes_left -= 1;
+        let delay = Duration::from_millis(u64::from(world.below(150)));
+        let line = format!("{} {call} crashes and takes effect later", self.name);
+        world.trace.push(line);
+        Some(delay)
+    }
+
     async fn die(&self) -> ! {
         self.dead.send_replace(true);
         std::future::pending().await
@@ -181,6 +194,7 @@ impl Life {
 }
 
 /// A store as one life of a process sees it.
+#[derive(Clone)]
 pub(crate) struct ChaosStore {
     pub(crate) inner: Arc<dyn Store>,
     pub(crate) life: Life,
@@ -239,6 +253,15 @@ impl Store for ChaosStore {
         self.life.store("start", self.inner.start(batch)).await
     }
     async fn commit(&self, batch: &[Finished]) -> Result<Vec<Committed>, StoreError> {
+        if let Some(delay) = self.life.dies_before_its_last_words_arrive("commit") {
+            let (store, batch) = (self.clone(), batch.to_vec());
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                // Nobody is there to hear it.
+                drop(store.commit_and_note(&batch).await);
+            });
+            self.life.die().await;
+        }
         self.life.store("commit", self.commit_and_note(batch)).await
     }
     async fn load(&self, batch: &[(RunId, Load)]) -> Result<Vec<Option<Loaded>>, StoreError> {
