@@ -33,7 +33,8 @@ pub use self::{
 /// How a database file is opened.
 #[derive(Clone, Debug)]
 pub struct DatabaseOptions {
-    /// The file; made if it does not exist. Beside it stand `…-wal`, `…-shm` and `….lock`.
+    /// The file; made if it does not exist. Beside it stand `…-wal` and `….lock`. While it is open here, no other process reads or writes
+    /// it: another leveret says so, and the `sqlite3` shell that the database is locked.
     pub path: PathBuf,
     /// Whether a commit waits for the disk. Without, a power failure may take the last commits (a killed process does not);
     /// the file stays consistent either way.

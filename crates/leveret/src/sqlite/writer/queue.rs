@@ -103,6 +103,8 @@ struct Waiting {
     /// When the jobs that nobody waits for must run.
     deadline: Option<Instant>,
     parked: bool,
+    /// It wakes by itself before a deadline that is set now.
+    timed: bool,
     closed: bool,
 }
 
@@ -137,7 +139,7 @@ impl JobQueue {
             Urgency::Soon if waiting.deadline.is_some() => false,
             Urgency::Soon => {
                 waiting.deadline = Some(Instant::now() + LINGER);
-                true
+                !waiting.timed
             }
         };
         if urgency == Urgency::Now {
@@ -214,6 +216,7 @@ impl JobQueue {
         now: Instant,
     ) -> MutexGuard<'a, Waiting> {
         waiting.parked = true;
+        waiting.timed = waiting.deadline.is_some();
         let mut waiting = match waiting.deadline {
             None => self
                 .wake
@@ -226,6 +229,7 @@ impl JobQueue {
             }
         };
         waiting.parked = false;
+        waiting.timed = false;
         waiting
     }
 
