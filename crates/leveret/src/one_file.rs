@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::{
-    broker::{Publication, embedded::EmbeddedBroker},
+    broker::{Delivery, Publication, embedded::EmbeddedBroker},
     sqlite::DatabaseError,
     store::{NewRun, Started, StoreError, sqlite::SqliteStore},
 };
@@ -28,20 +28,22 @@ impl OneFile {
         OneFile { store, broker }
     }
 
-    /// Records a run and, if it is new, publishes its first jobs: both or neither. Queued at the call, in front of every later write. With
-    /// `soon` it waits for the next write, [`LINGER`](crate::sqlite::LINGER) at most, and shares its commit.
+    /// Records a run and, if it is new, publishes its first jobs: both or neither. Queued at the call, in front of every later write.
+    ///
+    /// With `hold` it waits for the next write, [`LINGER`](crate::sqlite::LINGER) at most, and shares its commit; and the jobs are handed
+    /// to the caller, but for those that others are in front of.
     pub(crate) fn begin(
         &self,
         new: NewRun,
         jobs: Vec<Publication>,
-        soon: bool,
-    ) -> impl Future<Output = Result<Started, StoreError>> + Send + 'static {
+        hold: bool,
+    ) -> impl Future<Output = Result<(Started, Vec<Delivery>), StoreError>> + Send + 'static {
         let job = move |connection: &rusqlite::Connection| {
             let started =
                 SqliteStore::start_in(connection, &new).map_err(DatabaseError::refused)?;
             Ok((started, started == Started::New))
         };
-        let queued = self.broker.publish_with(jobs, job, soon);
+        let queued = self.broker.publish_with(jobs, job, hold);
         async move {
             let written = queued.map_err(|error| StoreError::Refused {
                 detail: error.to_string(),

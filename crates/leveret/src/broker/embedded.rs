@@ -26,8 +26,8 @@ use self::{
     shared::{Routed, Shared},
 };
 use super::{
-    Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Publication, QueueStats, Receipt,
-    Topology, local, routes::QueueId,
+    Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Delivery, Publication, QueueStats,
+    Receipt, Topology, local, routes::QueueId,
 };
 use crate::sqlite::{Database, DatabaseError};
 
@@ -96,6 +96,9 @@ impl EmbeddedBroker {
     }
 }
 
+/// How [`EmbeddedBroker::publish_with`] ended: what the job returned, and the messages that are handed over.
+type PublishedWith<T> = Result<(T, Vec<Delivery>), DatabaseError>;
+
 fn check_size(publication: &Publication) -> Result<(), BrokerError> {
     let size_bytes = publication.message.body.len();
     if size_bytes > MESSAGE_BYTES_MAX {
@@ -109,13 +112,16 @@ fn check_size(publication: &Publication) -> Result<(), BrokerError> {
 
 impl EmbeddedBroker {
     /// Runs a job and, if it says so, publishes a batch, in one transaction: both happen or neither. Queued at the call, as
-    /// [`Database::write`] is; with `soon`, as [`Database::write_soon`].
+    /// [`Database::write`] is.
+    ///
+    /// With `hold` it is queued as [`Database::write_soon`], and messages that are first in line are handed to the caller instead of a
+    /// consumer. Those that are not take the ordinary way.
     pub(crate) fn publish_with<T, F>(
         &self,
         batch: Vec<Publication>,
         job: F,
-        soon: bool,
-    ) -> Result<oneshot::Receiver<Result<T, DatabaseError>>, BrokerError>
+        hold: bool,
+    ) -> Result<oneshot::Receiver<PublishedWith<T>>, BrokerError>
     where
         T: Send + 'static,
         F: FnMut(&rusqlite::Connection) -> Result<(T, bool), DatabaseError> + Send + 'static,
@@ -125,7 +131,7 @@ impl EmbeddedBroker {
             .into_iter()
             .collect::<Result<Vec<_>, _>>()?;
         let (sender, written) = oneshot::channel();
-        self.0.put_with(routed, job, soon, |result| {
+        self.0.put_with(routed, job, hold, |result| {
             // Whoever asked may have gone.
             drop(sender.send(result));
         });

@@ -194,6 +194,17 @@ impl Hub {
         true
     }
 
+    /// Adds a message that is handed to its publisher; gives it back if it cannot be, for [`arrive`](Self::arrive).
+    pub(super) fn hold(&mut self, queue: QueueId, waiting: Waiting) -> Result<Delivery, Waiting> {
+        match self.queues.get_mut(&queue) {
+            Some(live) if !self.closed => {
+                live.state.hold(waiting.clone())?;
+                Ok(live.delivery(&waiting))
+            }
+            _ => Err(waiting),
+        }
+    }
+
     /// Sends what can be delivered; says what the queue needs for more.
     pub(super) fn dispatch(&mut self, queue: QueueId) -> Vec<(QueueId, Need)> {
         let Some(live) = self.queues.get_mut(&queue) else {
@@ -356,14 +367,7 @@ impl Hub {
 impl Live {
     fn dispatch(&mut self) {
         while let Some((consumer, waiting)) = self.state.deliver() {
-            let stored = &waiting.stored;
-            let delivery = Delivery {
-                message: stored.message.clone(),
-                exchange: stored.exchange.clone(),
-                routing_key: stored.routing_key.clone(),
-                redelivered: waiting.redelivered,
-                receipt: Receipt::new(self.channel.clone(), waiting.seq),
-            };
+            let delivery = self.delivery(&waiting);
             let port = self.ports.get(&consumer).expect("a consumer has a port");
             if let Err(refused) = port.sender.try_send(delivery) {
                 // Settled here: the receipt would come back for the lock that is held now.
@@ -371,6 +375,17 @@ impl Live {
                 self.unsubscribe(consumer);
                 self.state.settle(waiting.seq, Settlement::Requeue);
             }
+        }
+    }
+
+    fn delivery(&self, waiting: &Waiting) -> Delivery {
+        let stored = &waiting.stored;
+        Delivery {
+            message: stored.message.clone(),
+            exchange: stored.exchange.clone(),
+            routing_key: stored.routing_key.clone(),
+            redelivered: waiting.redelivered,
+            receipt: Receipt::new(self.channel.clone(), waiting.seq),
         }
     }
 

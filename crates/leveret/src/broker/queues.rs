@@ -75,7 +75,8 @@ pub(super) struct Purged {
 }
 
 struct Held {
-    consumer: ConsumerId,
+    /// `None`: whoever published it.
+    consumer: Option<ConsumerId>,
     waiting: Waiting,
 }
 
@@ -150,6 +151,24 @@ impl QueueState {
         } else {
             self.push(waiting);
         }
+    }
+
+    /// Adds a message that its publisher holds from the start, as if it had just been delivered; gives it back if others are in front of it.
+    pub(super) fn hold(&mut self, waiting: Waiting) -> Result<(), Waiting> {
+        let first = self.returned.is_empty() && self.window.is_empty() && self.paged == 0;
+        if !first || waiting.seq > self.allowed {
+            return Err(waiting);
+        }
+        assert!(waiting.seq > self.tail, "messages arrive in order");
+        self.tail = waiting.seq;
+        self.paged_after = waiting.seq;
+        self.delivered = waiting.seq;
+        let held = Held {
+            consumer: None,
+            waiting,
+        };
+        self.held.insert(self.tail, held);
+        Ok(())
     }
 
     fn has_room(&self) -> bool {
@@ -260,7 +279,7 @@ impl QueueState {
         let slot = &mut self.consumers[index];
         slot.held += 1;
         let held = Held {
-            consumer: slot.id,
+            consumer: Some(slot.id),
             waiting: waiting.clone(),
         };
         let before = self.held.insert(waiting.seq, held);
@@ -289,7 +308,7 @@ impl QueueState {
         let slot = self
             .consumers
             .iter_mut()
-            .find(|slot| slot.id == held.consumer);
+            .find(|slot| Some(slot.id) == held.consumer);
         if let Some(slot) = slot {
             slot.held -= 1;
         }
@@ -452,6 +471,27 @@ mod tests {
         queue.allow(11);
         assert_eq!(deliver(&mut queue), "1:3");
         assert_eq!(queue.need(false), None);
+    }
+
+    #[test]
+    fn publishers_hold_only_what_is_next() {
+        let mut queue = queue(SMALL, 0);
+        assert!(queue.hold(waiting(1)).is_err(), "not allowed yet");
+        queue.arrive(waiting(1));
+        queue.allow(9);
+        assert!(queue.hold(waiting(2)).is_err(), "1 is in front of it");
+        queue.subscribe(ConsumerId(1), 1);
+        assert_eq!(deliver(&mut queue), "1:1");
+        assert!(queue.hold(waiting(2)).is_ok());
+        assert!(queue.hold(waiting(3)).is_ok());
+        assert_eq!(queue.delivered(), 3);
+        queue.arrive(waiting(4));
+        assert!(queue.hold(waiting(5)).is_err());
+        assert!(queue.settle(2, Settlement::Ack));
+        assert!(queue.settle(3, Settlement::Requeue));
+        assert!(queue.settle(1, Settlement::Ack));
+        assert_eq!(deliver(&mut queue), "1:3!");
+        assert_eq!(queue.stats().ready, 1);
     }
 
     #[test]

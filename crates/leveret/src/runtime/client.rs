@@ -336,7 +336,8 @@ impl Inner {
             None
         };
         let Some((place, node)) = place else {
-            return file.begin(new, jobs, false).await;
+            let (started, _) = file.begin(new, jobs, false).await?;
+            return Ok(started);
         };
         let written = file.begin(new.clone(), jobs, true);
         let (sender, started) = oneshot::channel();

@@ -1,8 +1,9 @@
 //! Runs that the process which starts them drives itself, at once, while their start is on its way to the disk.
 //!
 //! Only where store and broker share a file, and somebody waits for the run: the start and the run's first job are written in the same
-//! transaction as the first step, or before it, and nothing is answered before that. The job is in the queue all the same; its delivery is handed to the drive, which acks
-//! it at the end. So a crash leaves no run, or one whose job comes again.
+//! transaction as the first step, or before it, and nothing is answered before that. The job is in the queue all the same; the drive holds it
+//! from the start, or if others are in front of it gets its delivery from the worker, and acks it at the end. So a crash leaves no run, or one
+//! whose job comes again.
 
 use std::{
     collections::HashMap,
@@ -108,22 +109,33 @@ pub(crate) async fn drive_here(
     plan: Arc<Plan>,
     (new, node): (NewRun, NodeIx),
     place: Place,
-    written: impl Future<Output = Result<Started, StoreError>>,
+    written: impl Future<Output = Result<(Started, Vec<Delivery>), StoreError>>,
     answer: oneshot::Sender<Result<Started, StoreError>>,
 ) {
     let run_id = new.run_id.clone();
     let start = async {
-        let result = written.await;
+        let (result, held) = match written.await {
+            Ok((started, deliveries)) => (Ok(started), deliveries),
+            Err(error) => (Err(error), Vec::new()),
+        };
         let is_new = matches!(result, Ok(Started::New));
         // Whoever asked may have gone.
         drop(answer.send(result));
-        is_new
+        (is_new, held)
     };
-    let (driven, is_new) = tokio::join!(drive_new(&inner, plan, new, node), start);
-    if !is_new {
+    let (driven, (is_new, mut held)) = tokio::join!(drive_new(&inner, plan, new, node), start);
+    let delivery = if let Some(delivery) = held.pop() {
+        inner.local.forget(&run_id);
+        inner.metrics.consumed.inc();
+        Some(delivery)
+    } else if is_new {
+        place.delivery.await.ok()
+    } else {
         // There is no run, and no job: nothing of what was executed was recorded.
         inner.local.forget(&run_id);
-    } else if let Ok(delivery) = place.delivery.await {
+        None
+    };
+    if let Some(delivery) = delivery {
         worker::finish(&inner, delivery, driven).await;
     }
 }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     broker::{
-        BrokerError, Receipt, Settlement,
+        BrokerError, Delivery, Receipt, Settlement,
         local::{self, Channel, Due, Home, Hub, Target},
         queues::{Bounds, ConsumerId, Need, Stored, Waiting},
         routes::QueueId,
@@ -113,17 +113,17 @@ impl Shared {
         };
         self.database.write_then(job, move |result| {
             let result = result.map_err(error);
-            then(&me, result.map(|arrived| me.arrive(arrived)));
+            then(&me, result.map(|arrived| drop(me.arrive(arrived, false))));
         });
     }
 
     /// Runs a job, and writes messages if it says so, in one transaction; after the commit the messages are in their queues and
-    /// sent, and then `then` runs.
-    pub(super) fn put_with<T, J, F>(&self, routed: Vec<Routed>, mut job: J, soon: bool, then: F)
+    /// sent, or with `hold` where possible given to `then`, which runs last.
+    pub(super) fn put_with<T, J, F>(&self, routed: Vec<Routed>, mut job: J, hold: bool, then: F)
     where
         T: Send + 'static,
         J: FnMut(&Connection) -> Result<(T, bool), DatabaseError> + Send + 'static,
-        F: FnOnce(Result<T, DatabaseError>) + Send + 'static,
+        F: FnOnce(Result<(T, Vec<Delivery>), DatabaseError>) + Send + 'static,
     {
         let me = self.me();
         let job = move |connection: &Connection| {
@@ -136,12 +136,9 @@ impl Shared {
             Ok((value, arrived))
         };
         let after = move |result: Result<(T, Arrived), DatabaseError>| {
-            then(result.map(|(value, arrived)| {
-                me.arrive(arrived);
-                value
-            }));
+            then(result.map(|(value, arrived)| (value, me.arrive(arrived, hold))));
         };
-        if soon {
+        if hold {
             self.database.write_soon(job, after);
         } else {
             self.database.write_then(job, after);
@@ -190,12 +187,24 @@ impl Shared {
         (own, foreign)
     }
 
-    /// After the commit: messages enter their queues and go out. Those whose queue was deleted meanwhile go with it.
-    fn arrive(&self, arrived: Arrived) {
+    /// After the commit: messages enter their queues and go out, or with `hold` are returned if nothing is in front of them. Those whose
+    /// queue was deleted meanwhile go with it.
+    fn arrive(&self, arrived: Arrived, hold: bool) -> Vec<Delivery> {
         let mut queues = Vec::new();
         let mut orphans = Vec::new();
+        let mut deliveries = Vec::new();
         let mut hub = self.hub();
-        for (queue, waiting) in arrived {
+        for (queue, mut waiting) in arrived {
+            if hold {
+                match hub.hold(queue, waiting) {
+                    Ok(delivery) => {
+                        deliveries.push(delivery);
+                        queues.push(queue);
+                        continue;
+                    }
+                    Err(refused) => waiting = refused,
+                }
+            }
             let key = rows::key(queue, waiting.seq);
             if !hub.arrive(queue, waiting) {
                 orphans.push(key);
@@ -212,6 +221,7 @@ impl Shared {
         for orphan in orphans {
             self.forget(orphan);
         }
+        deliveries
     }
 
     /// Sends what the queues have.
@@ -381,7 +391,7 @@ impl Shared {
         self.database.write_then(job, move |result| {
             let arrived = logged(result, "cannot move messages out of their delay queue");
             if let Some(arrived) = arrived {
-                me.arrive(arrived);
+                me.arrive(arrived, false);
             } else {
                 let mut hub = me.hub();
                 for due in &*due {

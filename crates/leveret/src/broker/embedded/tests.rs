@@ -95,6 +95,54 @@ async fn pages_from_disk_in_order() {
     database.close().await;
 }
 
+/// A message that its publisher holds goes to nobody else, and comes again with its mark after a crash.
+#[tokio::test]
+async fn a_publisher_may_hold_its_message() {
+    let path = TempPath::new();
+    let (database, broker) = with_queue(&path).await;
+    // Nothing is allowed to be delivered yet, so that the first one goes to the consumer.
+    let mut consumer = consume(&broker, 1).await;
+    let publish = async |number: u64| {
+        let message = Publication::to_queue("q", Message::json(number.to_string()));
+        let written = broker.publish_with(vec![message], |_| Ok(((), true)), true);
+        written.unwrap().await.unwrap().unwrap().1
+    };
+    let first = match publish(0).await.pop() {
+        Some(delivery) => delivery,
+        None => consumer.next().await.unwrap(),
+    };
+    let acked = publish(1).await.pop().unwrap();
+    let returned = publish(2).await.pop().unwrap();
+    let kept = publish(3).await.pop().unwrap();
+    assert_eq!((number(&acked), acked.redelivered), (1, false));
+    first.receipt.ack();
+    acked.receipt.ack();
+    returned.receipt.requeue();
+    let again = consumer.next().await.unwrap();
+    assert_eq!((number(&again), again.redelivered), (2, true));
+    assert!(
+        publish(4).await.pop().is_some(),
+        "nothing is in front of it"
+    );
+    again.receipt.requeue();
+    let again = consumer.next().await.unwrap();
+    fill(&broker, 5..6).await;
+    assert!(publish(6).await.is_empty(), "5 is");
+    // The file is taken away under the broker, as by a crash.
+    database.close().await;
+    drop((again, kept));
+
+    let (database, broker) = with_queue(&path).await;
+    let mut consumer = consume(&broker, 10).await;
+    for expect in 2..7 {
+        let delivery = consumer.next().await.unwrap();
+        assert_eq!((number(&delivery), delivery.redelivered), (expect, true));
+        delivery.receipt.ack();
+    }
+    broker.close().await;
+    database.close().await;
+}
+
 /// Without a close, as after a crash, what was delivered is marked, and at most the reserve more.
 #[tokio::test]
 async fn marks_what_was_delivered_before_a_crash() {
