@@ -76,8 +76,10 @@ impl Database {
     /// [`DatabaseError::InUse`] when another process (or another `Database`) has it open.
     pub fn open(options: DatabaseOptions) -> Result<Database, DatabaseError> {
         let lock = ProcessLock::take(&options.path)?;
-        let connection = connection::open_writer(&options)?;
-        schema::prepare(&connection)?;
+        // The lock file keeps other leverets away, SQLite's own lock other programs.
+        let connection = connection::open_writer(&options)
+            .and_then(|connection| schema::prepare(&connection).map(|()| connection))
+            .map_err(|error| error.or_in_use(&options.path))?;
         Ok(Database(Arc::new(Handle {
             writer: Writer::start(connection, options.path.clone(), lock)?,
             readers: Readers::new(&options),

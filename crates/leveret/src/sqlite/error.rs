@@ -1,6 +1,10 @@
 //! Why a database operation failed.
 
-use std::{error::Error, path::PathBuf, sync::Arc};
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// Why a database operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +94,20 @@ impl DatabaseError {
                 )
             ),
             _ => false,
+        }
+    }
+
+    /// What went wrong when the file was opened: if it is locked, then because it is in use.
+    pub(super) fn or_in_use(self, path: &Path) -> DatabaseError {
+        match &self {
+            DatabaseError::Sqlite(error)
+                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) =>
+            {
+                DatabaseError::InUse {
+                    path: path.to_owned(),
+                }
+            }
+            _ => self,
         }
     }
 
