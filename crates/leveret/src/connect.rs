@@ -54,10 +54,10 @@ pub enum ConnectError {
     #[error(transparent)]
     Broker(#[from] BrokerError),
     /// The SQLite file.
-    #[error("{}", .0.chain())]
+    #[error(transparent)]
     Database(#[from] DatabaseError),
     /// The file's directory cannot be made.
-    #[error("cannot make the directory of {path}: {source}")]
+    #[error("cannot make the directory of {path}")]
     Directory {
         /// The file.
         path: String,
