@@ -176,26 +176,32 @@ pub(super) fn steps(
     )
 }
 
-/// A page of runs. The conditions that are wanted are put together from constant texts; values are parameters.
+/// The workflows that have runs, by one look into the index for each.
+const WORKFLOWS: &str = "WITH RECURSIVE workflow(id) AS (
+        SELECT min(workflow_id) FROM runs
+        UNION ALL
+        SELECT (SELECT min(workflow_id) FROM runs WHERE workflow_id > id) FROM workflow WHERE id IS NOT NULL)";
+
+/// A page of runs, the latest first. The conditions that are wanted are put together from constant texts; values are parameters.
 pub(super) fn runs(
     connection: &Connection,
     filter: &RunFilter,
 ) -> Result<Vec<RunRecord>, StoreError> {
     let workflow_id = filter.workflow_id.as_ref().map(WorkflowId::as_str);
     let status = filter.status.map(RunStatus::as_str);
-    let mut sql = format!("SELECT {RUN_COLUMNS} FROM runs WHERE true");
+    let mut wanted = String::from("true");
     let mut values: Vec<&dyn ToSql> = Vec::new();
     if let Some(workflow_id) = &workflow_id {
         values.push(workflow_id);
-        sql.push_str(" AND workflow_id = ?");
+        wanted.push_str(" AND workflow_id = ?");
     }
     match filter.status {
         // Constant, so that the partial index serves them.
-        Some(RunStatus::Failed) => sql.push_str(" AND status = 'failed'"),
-        Some(RunStatus::Cancelled) => sql.push_str(" AND status = 'cancelled'"),
+        Some(RunStatus::Failed) => wanted.push_str(" AND status = 'failed'"),
+        Some(RunStatus::Cancelled) => wanted.push_str(" AND status = 'cancelled'"),
         Some(_) => {
             values.push(&status);
-            sql.push_str(" AND status = ?");
+            wanted.push_str(" AND status = ?");
         }
         None => {}
     }
@@ -204,9 +210,26 @@ pub(super) fn runs(
         (at, id) = (created_at.0, run_id.as_str());
         values.push(&at);
         values.push(&id);
-        sql.push_str(" AND (created_at_ms, run_id) < (?, ?)");
+        wanted.push_str(" AND (created_at_ms, run_id) < (?, ?)");
     }
     values.push(&filter.limit);
-    sql.push_str(" ORDER BY created_at_ms DESC, run_id DESC LIMIT ?");
+    let latest = "ORDER BY created_at_ms DESC, run_id DESC";
+    let indexed = matches!(
+        filter.status,
+        Some(RunStatus::Failed | RunStatus::Cancelled)
+    );
+    let sql = if workflow_id.is_some() || indexed {
+        format!("SELECT {RUN_COLUMNS} FROM runs WHERE {wanted} {latest} LIMIT ?")
+    } else {
+        // The latest ones of each workflow, and of these the latest.
+        values.push(&filter.limit);
+        format!(
+            "SELECT {RUN_COLUMNS} FROM runs WHERE run_id IN (
+                 {WORKFLOWS} SELECT run_id FROM workflow CROSS JOIN runs ON run_id IN (
+                     SELECT run_id FROM runs WHERE workflow_id = id AND {wanted} {latest} LIMIT ?)
+                 {latest} LIMIT ?)
+             {latest}"
+        )
+    };
     rows(connection, &sql, &values[..], run_record)
 }
