@@ -187,6 +187,12 @@ fn record_at(row: &Row) -> Result<RunRecord, StoreError> {
     })
 }
 
+/// The workflows that have runs, by one look into the index for each.
+const WORKFLOWS: &str = "WITH RECURSIVE workflow(id) AS (
+        SELECT min(workflow_id) FROM runs
+        UNION ALL
+        SELECT (SELECT min(workflow_id) FROM runs WHERE workflow_id > id) FROM workflow WHERE id IS NOT NULL)";
+
 /// Lists runs, newest first. Each set of filters is a statement of its own, so that each goes by its index.
 pub(super) async fn runs(pool: &Pool, filter: &RunFilter) -> Result<Vec<RunRecord>, Failure> {
     let limit = i64::from(filter.limit);
@@ -210,12 +216,26 @@ pub(super) async fn runs(pool: &Pool, filter: &RunFilter) -> Result<Vec<RunRecor
             params.len()
         ));
     }
-    let condition = if conditions.is_empty() {
-        String::new()
+    let latest = "ORDER BY created_at_ms DESC, run_id DESC";
+    let indexed = matches!(
+        filter.status,
+        Some(RunStatus::Failed | RunStatus::Cancelled)
+    );
+    let sql = if workflow_id.is_some() || indexed {
+        let wanted = conditions.join(" AND ");
+        format!("{RUN} WHERE {wanted} {latest} LIMIT $1")
     } else {
-        format!("WHERE {}", conditions.join(" AND "))
+        // The latest ones of each workflow, and of these the latest.
+        conditions.push("workflow_id = id".to_owned());
+        let wanted = conditions.join(" AND ");
+        format!(
+            "{WORKFLOWS} {RUN} WHERE run_id IN (
+                 SELECT run_id FROM workflow CROSS JOIN LATERAL (
+                     SELECT run_id, created_at_ms FROM runs WHERE {wanted} {latest} LIMIT $1) latest
+                 {latest} LIMIT $1)
+             {latest}"
+        )
     };
-    let sql = format!("{RUN} {condition} ORDER BY created_at_ms DESC, run_id DESC LIMIT $1");
     let rows = pool.lease().await?.query(sql, &params).await?;
     rows.iter().map(|row| Ok(record_at(row)?)).collect()
 }
