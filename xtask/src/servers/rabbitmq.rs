@@ -100,12 +100,33 @@ pub(crate) fn plan(dir: &Path, port: u16, distribution_port: u16) -> Result<Inst
     ))
 }
 
-/// A nearly full disk shall not block the publishers of a test. Classic queues are of version 2, as always from RabbitMQ 4.0 on.
+/// A nearly full disk shall not block the publishers of a test.
 const CONFIGURATION: &str = "\
 disk_free_limit.absolute = 64MB
 log.console.level = info
-classic_queue.default_version = 2
 ";
+
+/// Classic queues as they always are from RabbitMQ 4.0 on, by the policy that the README recommends before that. A broker that loads
+/// definitions makes no user of its own: the password is `guest`, after the salt `hare`.
+const DEFINITIONS: &str = r#"{
+  "vhosts": [{ "name": "/" }],
+  "users": [{
+    "name": "guest",
+    "password_hash": "aGFyZZ0XXC1KuzqeWVzLklr6D6OI9m/AZPNQ1hfOqzH8nh2n",
+    "hashing_algorithm": "rabbit_password_hashing_sha256",
+    "tags": "administrator"
+  }],
+  "permissions": [{ "user": "guest", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*" }],
+  "policies": [{
+    "vhost": "/",
+    "name": "classic-queues-on-disk",
+    "pattern": ".*",
+    "apply-to": "queues",
+    "definition": { "queue-version": 2, "queue-mode": "lazy" },
+    "priority": 0
+  }]
+}
+"#;
 
 /// Writes the configuration.
 pub(crate) fn initialise(program: &Program) -> Result<()> {
@@ -115,6 +136,12 @@ pub(crate) fn initialise(program: &Program) -> Result<()> {
     }
     fs::write(dir.join("enabled_plugins"), "[].\n")?;
     fs::write(dir.join("rabbitmq-env.conf"), "")?;
-    fs::write(dir.join("rabbitmq.conf"), CONFIGURATION)?;
+    let definitions = dir.join("definitions.json");
+    fs::write(&definitions, DEFINITIONS)?;
+    let configuration = format!(
+        "{CONFIGURATION}load_definitions = {}\n",
+        definitions.display()
+    );
+    fs::write(dir.join("rabbitmq.conf"), configuration)?;
     Ok(())
 }

@@ -11,8 +11,8 @@
 //! [`RabbitMqOptions`] has every bound. Messages are persistent, mandatory and confirmed; queues are durable and have no
 //! arguments, except delay queues and, if so set, `x-queue-type: quorum`.
 //!
-//! Before RabbitMQ 4.0, set `classic_queue.default_version = 2` in its configuration: a message then costs it a quarter less. It is not an
-//! argument of our queues, because others could not declare them then.
+//! Before RabbitMQ 4.0, give it a policy with `queue-version: 2` and `queue-mode: lazy`, which is how its classic queues work from then on:
+//! a message then costs it half. These are no arguments of our queues, because others could not declare them then.
 //!
 //! A classic delay queue passes its messages on inside the broker, without confirms of its own: a broker that crashes in that
 //! moment can lose the message. Quorum delay queues pass them on at least once.
