@@ -77,7 +77,8 @@ pub struct EngineOptions {
     pub inline_time_max: Duration,
     /// A step whose worker's process ended so many times is failed and its job dead-lettered. Default 5.
     pub deliveries_max: u32,
-    /// A run in which nothing was recorded for so long, and which has no timer, is taken up by the reconciler. Default 60 s.
+    /// A run in which nothing was recorded and nothing executed for so long, and which has no timer, is taken up by the reconciler. Default
+    /// 60 s; the same in all processes.
     pub quiet: Duration,
     /// How long starting a run may wait for a broker that is away. Default 10 s.
     pub start_timeout: Duration,

@@ -25,6 +25,7 @@ use super::{
     hub::{Ended, Trail},
     known::Known,
     plan::Plan,
+    reconciler::attended,
     wire::{BadJob, Completion, Job},
 };
 use crate::{
@@ -475,9 +476,8 @@ impl Drive<'_> {
             attempt.woken = false;
         }
         let begun = Instant::now();
-        let outcome = attempt
-            .run(&*inner.clock, inner.options.output_bytes_max)
-            .await;
+        let body = attempt.run(&*inner.clock, inner.options.output_bytes_max);
+        let outcome = attended(inner, &self.run_id, body).await;
         inner.metrics.executed(
             &self.plan.workflow.nodes[node].uses,
             begun.elapsed(),

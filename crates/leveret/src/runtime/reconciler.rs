@@ -1,9 +1,13 @@
 //! The reconciler: publishes again what should be running but is not.
 //!
 //! It finds running runs in which nothing was recorded for a while and no timer is set, and publishes the jobs that follow from what is
-//! recorded. A run that is only slow is executed twice at the step at hand; its result is still recorded once.
+//! recorded. Two kinds of runs are quiet and not stalled, and left alone: those in which a worker executes a step, which it says in the store
+//! from time to time ([`attended`]); and those whose jobs wait in the queue, as long as that was never empty since they became quiet.
+//!
+//! What is taken for stalled by mistake, such as a run whose job waits within a worker that has no room, may be executed twice at the step at
+//! hand; its result is still recorded once.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use leveret_core::{
     decide::{decide_start, unfinished},
@@ -77,21 +81,59 @@ async fn revive(inner: &Inner, run_id: &RunId) -> Result<(), FireError> {
     Ok(())
 }
 
+/// Waits for the body of a step. When that takes long, the reconciler is told every so often that the run is not stalled.
+pub(crate) async fn attended<T>(inner: &Inner, run_id: &RunId, body: impl Future<Output = T>) -> T {
+    let mut body = pin!(body);
+    loop {
+        if let Ok(result) = tokio::time::timeout(inner.options.quiet / 4, &mut body).await {
+            return result;
+        }
+        let until = inner.clock.now() + inner.options.quiet;
+        tokio::select! {
+            biased;
+            result = &mut body => return result,
+            told = inner.store.put_off(run_id, until) => {
+                if let Err(error) = told {
+                    tracing::warn!(%error, run_id = run_id.as_str(), "a long step may be taken for stalled");
+                }
+            }
+        }
+    }
+}
+
+/// Whether the queue of jobs is empty: all that were published before are with workers, or lost.
+async fn is_empty(inner: &Inner) -> bool {
+    let stats = inner.broker.queue_stats(&inner.names.execution).await;
+    stats.is_ok_and(|stats| stats.ready == 0)
+}
+
+/// How many times the queue is looked at between two looks at the runs: one that workers keep up with is seldom empty for long.
+const LOOKS: u32 = 15;
+
 /// Reconciles until `shutdown` turns true.
 pub(crate) async fn run(inner: Arc<Inner>, mut shutdown: watch::Receiver<bool>) {
-    let pause = (inner.options.quiet / 4).clamp(Duration::from_millis(50), Duration::from_secs(15));
+    let quiet = inner.options.quiet;
+    let pause = (quiet / 4).clamp(Duration::from_millis(50), Duration::from_secs(15));
+    let (mut empty_at, mut looks) = (None, 0);
     loop {
-        let looked_at = match run_once(&inner, inner.clock.now()).await {
-            Ok(looked_at) => looked_at,
-            Err(error) => {
-                tracing::warn!(%error, "stalled runs were not looked at; trying again");
-                0
+        let now = inner.clock.now();
+        if is_empty(&inner).await {
+            empty_at = Some(now);
+        }
+        let mut more = false;
+        if looks == 0 && empty_at.is_some_and(|at| at + quiet > now) {
+            match run_once(&inner, now).await {
+                Ok(looked_at) => more = looked_at == BATCH,
+                Err(error) => {
+                    tracing::warn!(%error, "stalled runs were not looked at; trying again");
+                }
             }
-        };
-        let pause = if looked_at == BATCH {
+        }
+        let pause = if more {
             Duration::from_millis(1)
         } else {
-            pause
+            looks = (looks + 1) % LOOKS;
+            pause / LOOKS
         };
         tokio::select! {
             biased;

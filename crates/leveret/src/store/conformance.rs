@@ -109,6 +109,7 @@ pub const CASES: &[Case] = cases![
     loading::redeliveries_are_kept,
     loading::progress_resolves,
     stalled::quiet_runs_are_found,
+    stalled::executing_runs_are_put_off,
     stalled::timers_postpone,
     stalled::claims_are_bounded,
     listing::run_and_steps,

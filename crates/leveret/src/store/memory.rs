@@ -441,6 +441,13 @@ impl Store for MemoryStore {
         Ok((stalled, looked_at))
     }
 
+    async fn put_off(&self, run_id: &RunId, until: Timestamp) -> Result<(), StoreError> {
+        if let Some(run) = self.state().runs.get_mut(run_id) {
+            run.reconcile_at = run.reconcile_at.max(until);
+        }
+        Ok(())
+    }
+
     async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError> {
         let state = self.state();
         Ok(state.runs.get(run_id).map(|run| Progress {

@@ -233,6 +233,10 @@ impl Store for PostgresStore {
         Ok(timers::claim_stalled(&self.0.writes, now, quiet, limit).await?)
     }
 
+    async fn put_off(&self, run_id: &RunId, until: Timestamp) -> Result<(), StoreError> {
+        Ok(timers::put_off(&self.0.writes, run_id, until).await?)
+    }
+
     async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError> {
         Ok(read::progress(&self.0.reads, run_id).await?)
     }

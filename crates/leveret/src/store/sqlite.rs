@@ -331,6 +331,12 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn put_off(&self, run_id: &RunId, until: Timestamp) -> Result<(), StoreError> {
+        let run_id = run_id.clone();
+        self.write(move |connection| timers::put_off(connection, &run_id, until))
+            .await
+    }
+
     async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError> {
         let run_id = run_id.clone();
         self.read(move |connection| read::progress(connection, &run_id))

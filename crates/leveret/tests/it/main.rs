@@ -15,5 +15,7 @@ mod postgres;
 mod rabbitmq;
 // Simulation by seed: crashes, lost answers, duplicates, delays.
 mod sim;
+// Runs that stand still, and runs that only look so.
+mod stalled;
 // Steps that are delivered too often.
 mod suspects;

@@ -81,6 +81,19 @@ pub(super) async fn quiet_runs_are_found(world: &mut World) {
     );
 }
 
+pub(super) async fn executing_runs_are_put_off(world: &mut World) {
+    let run = begin(world, "long", 500).await;
+    let ended = begin(world, "ended", 500).await;
+    world.store.cancel(&ended.id, world.at(1)).await.unwrap();
+    for (run, until) in [(&run, 3000), (&run, 2000), (&ended, 3000)] {
+        world.store.put_off(&run.id, world.at(until)).await.unwrap();
+    }
+    let unknown = world.run_id("unknown");
+    world.store.put_off(&unknown, world.at(1)).await.unwrap();
+    assert_eq!(claim(world, 2999).await, (vec![], 0));
+    assert_eq!(claim(world, 3000).await, (vec!["long".to_owned()], 1));
+}
+
 /// A run with a timer is not stalled; it is due again the quiet time after its last timer.
 pub(super) async fn timers_postpone(world: &mut World) {
     let run = begin(world, "waits", 500).await;

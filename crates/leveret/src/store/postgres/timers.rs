@@ -51,6 +51,9 @@ const STALLED: &str = "
     )
     SELECT run_id, last_timer IS NULL AND NOT active FROM looked_at";
 
+const PUT_OFF: &str = "
+    UPDATE runs SET reconcile_at_ms = $2 WHERE run_id = $1 AND ended_at_ms IS NULL AND reconcile_at_ms < $2";
+
 pub(super) async fn claim(
     pool: &Pool,
     now: Timestamp,
@@ -156,4 +159,10 @@ pub(super) async fn claim_stalled(
         }
     }
     Ok((stalled, rows.len() as u32))
+}
+
+pub(super) async fn put_off(pool: &Pool, run_id: &RunId, until: Timestamp) -> Result<(), Failure> {
+    let mut lease = pool.lease().await?;
+    lease.query(PUT_OFF, &[&run_id.as_str(), &until.0]).await?;
+    Ok(())
 }

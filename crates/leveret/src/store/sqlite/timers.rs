@@ -126,3 +126,16 @@ pub(super) fn claim_stalled(
     }
     Ok((stalled, due.len() as u32))
 }
+
+pub(super) fn put_off(
+    connection: &Connection,
+    run_id: &RunId,
+    until: Timestamp,
+) -> Result<(), StoreError> {
+    execute(
+        connection,
+        "UPDATE runs SET reconcile_at_ms = ?2 WHERE run_id = ?1 AND status = 'running' AND reconcile_at_ms < ?2",
+        params![run_id.as_str(), until.0],
+    )?;
+    Ok(())
+}

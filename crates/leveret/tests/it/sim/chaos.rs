@@ -299,6 +299,11 @@ impl Store for ChaosStore {
             .store("claim_stalled", self.inner.claim_stalled(now, quiet, limit))
             .await
     }
+    async fn put_off(&self, run_id: &RunId, until: Timestamp) -> Result<(), StoreError> {
+        self.life
+            .store("put_off", self.inner.put_off(run_id, until))
+            .await
+    }
     async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError> {
         self.life
             .store("progress", self.inner.progress(run_id))
