@@ -69,7 +69,7 @@ pub enum QueueType {
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct RabbitMqOptions {
-    /// `amqp://user:password@host:port/vhost`, or `amqps://` for TLS.
+    /// `amqp://user:password@host:port/vhost`, or `amqps://` for TLS; then `?cacertfile=PATH` may name the [`ca_file`](Self::ca_file).
     pub url: String,
     /// Shown in the broker's management. `leveret`.
     pub connection_name: String,
@@ -117,8 +117,9 @@ impl RabbitMqOptions {
         let mut uri = url::parse(&self.url)?;
         let heartbeat = self.heartbeat.as_secs().clamp(1, u64::from(u16::MAX));
         uri.query.heartbeat = Some(heartbeat as u16);
-        let cert_chain = self.ca_file.as_ref().map(|path| {
-            std::fs::read_to_string(path).map_err(|error| BrokerError::Url {
+        let ca_file = self.ca_file.clone().or_else(|| url::ca_file(&self.url));
+        let cert_chain = ca_file.map(|path| {
+            std::fs::read_to_string(&path).map_err(|error| BrokerError::Url {
                 detail: format!("certificate file {}: {error}", path.display()),
             })
         });

@@ -17,5 +17,8 @@ mod rabbitmq;
 mod sim;
 // Runs that stand still, and runs that only look so.
 mod stalled;
+// TLS to real servers.
+#[cfg(all(feature = "postgres", feature = "rabbitmq"))]
+mod tls;
 // Steps that are delivered too often.
 mod suspects;

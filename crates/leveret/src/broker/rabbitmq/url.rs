@@ -1,6 +1,9 @@
 //! Broker URLs: reading them, and showing them without their secrets.
 
+use std::path::PathBuf;
+
 use lapin::uri::AMQPUri;
+use reqwest::Url;
 
 use crate::broker::BrokerError;
 
@@ -41,6 +44,15 @@ fn names_a_secret(name: &str) -> bool {
     ["password", "secret", "token", "key"]
         .iter()
         .any(|word| name.contains(word))
+}
+
+/// The file that a URL names as `cacertfile`, as in RabbitMQ's own clients.
+/// Source: <https://www.rabbitmq.com/docs/uri-query-parameters>.
+pub(super) fn ca_file(url: &str) -> Option<PathBuf> {
+    let (_, query) = url.split_once('?')?;
+    let pairs = Url::parse(&format!("q:?{query}")).ok()?;
+    let file = pairs.query_pairs().find(|(name, _)| name == "cacertfile")?;
+    Some(PathBuf::from(&*file.1))
 }
 
 /// Reads `amqp://` and `amqps://` URLs. No path and the path `/` both mean the virtual host `/`.
@@ -99,6 +111,19 @@ mod tests {
         check("amqp://127.0.0.1:99/", ("127.0.0.1", 99, "/"));
         check("amqps://a.b/%2f", ("a.b", 5671, "/"));
         check("amqp://u:p@[::1]:7/jobs", ("::1", 7, "jobs"));
+    }
+
+    #[test]
+    fn certificates_are_named() {
+        let check = |url, expect: Option<&str>| {
+            assert!(parse(url).is_ok(), "{url}");
+            assert_eq!(ca_file(url), expect.map(PathBuf::from), "{url}");
+        };
+        check("amqps://a.b/%2f", None);
+        check(
+            "amqps://a.b/%2f?heartbeat=5&cacertfile=/c/a%20b.pem",
+            Some("/c/a b.pem"),
+        );
     }
 
     #[test]
