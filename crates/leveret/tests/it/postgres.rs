@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio_postgres::{Client, NoTls};
 
 /// Runs a test in a fresh schema, which is dropped also when the test fails.
-async fn in_schema<Fut>(test: impl FnOnce(PostgresOptions) -> Fut)
+pub(crate) async fn in_schema<Fut>(test: impl FnOnce(PostgresOptions) -> Fut)
 where
     Fut: Future<Output = ()> + Send + 'static,
 {

@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::harness::TempDir;
+use crate::{harness::TempDir, postgres::in_schema};
 
 /// How a client asks for TLS.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -154,25 +154,26 @@ async fn rabbitmq() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres() {
-    let Some((head, authority, database)) = server("LEVERET_TEST_POSTGRES_URL") else {
-        return;
-    };
-    let front = Front::start(&authority, Opening::AfterRequest).await;
-    let url = |host: &str, query: &str| format!("{head}{host}:{}{database}?{query}", front.port);
-    let trusted = format!("sslmode=verify-full&sslrootcert={}", front.ca_file);
-    let options = |url: String| PostgresOptions {
-        migrate: false,
-        ..PostgresOptions::new(url)
-    };
-    let store = PostgresStore::connect(options(url("localhost", &trusted)))
-        .await
-        .expect("the certificate is trusted");
-    store.ping().await.expect("answers");
-    store.close().await;
-    for (host, query) in [("localhost", "sslmode=require"), ("127.0.0.1", &*trusted)] {
-        let error = PostgresStore::connect(options(url(host, query)))
+    in_schema(|options| async move {
+        let Some((head, authority, database)) = server("LEVERET_TEST_POSTGRES_URL") else {
+            return;
+        };
+        let front = Front::start(&authority, Opening::AfterRequest).await;
+        let connect = async |host: &str, query: &str| {
+            PostgresStore::connect(PostgresOptions {
+                url: format!("{head}{host}:{}{database}?{query}", front.port),
+                ..options.clone()
+            })
             .await
-            .expect_err("is not trusted");
-        assert!(error.to_string().contains("certificate"), "{error}");
-    }
+        };
+        let trusted = format!("sslmode=verify-full&sslrootcert={}", front.ca_file);
+        let store = connect("localhost", &trusted).await.expect("is trusted");
+        store.ping().await.expect("answers");
+        store.close().await;
+        for (host, query) in [("localhost", "sslmode=require"), ("127.0.0.1", &*trusted)] {
+            let error = connect(host, query).await.expect_err("is not trusted");
+            assert!(error.to_string().contains("certificate"), "{error}");
+        }
+    })
+    .await;
 }
