@@ -23,7 +23,7 @@ use super::{
 use crate::{
     broker::{BrokerError, Publication},
     one_file::OneFile,
-    store::{NewRun, RunEnd, RunRecord, RunStatus, Started, StepRecord, StoreError},
+    store::{Load, NewRun, RunEnd, RunRecord, RunStatus, Started, StepRecord, StoreError},
 };
 
 /// A run to start.
@@ -139,18 +139,20 @@ impl Engine {
     pub async fn wait(&self, run_id: &RunId) -> Result<Option<RunResult>, StoreError> {
         let mut waiter = self.inner.hub.wait(run_id);
         loop {
-            match self.result(run_id).await? {
-                Some(result) if result.status == RunStatus::Running => {}
-                other => return Ok(other),
+            if !self.is_running(run_id).await? {
+                return self.result(run_id).await;
             }
             // Whether it was told or the time is up: look again.
             drop(tokio::time::timeout(POLL, waiter.ended()).await);
         }
     }
 
-    async fn ended_result(&self, run_id: &RunId) -> Result<Option<RunResult>, StoreError> {
-        let result = self.result(run_id).await?;
-        Ok(result.filter(|result| result.status != RunStatus::Running))
+    /// A look at the run's row: asked again and again, it must not grow with the run.
+    async fn is_running(&self, run_id: &RunId) -> Result<bool, StoreError> {
+        let looks = vec![(run_id.clone(), Load::default())];
+        let loaded = self.inner.loads.submit(looks).await?.pop();
+        let loaded = loaded.expect("one answer for one load")?;
+        Ok(loaded.is_some_and(|run| run.status == RunStatus::Running))
     }
 
     /// A run with its steps, as recorded now.
@@ -258,8 +260,8 @@ impl Awaited {
                 })) => return Ok(self.result_of(end, steps)),
                 Ok(_) => return self.recorded().await,
                 Err(_) => {
-                    if let Some(result) = self.engine.ended_result(&self.run_id).await? {
-                        return Ok(result);
+                    if !self.engine.is_running(&self.run_id).await? {
+                        return self.recorded().await;
                     }
                 }
             }
