@@ -17,9 +17,9 @@ use rusqlite::Connection;
 
 use crate::sqlite::{DatabaseError, connection};
 
-/// The WAL is copied whenever it is this many pages of 4 KiB (16 MiB) longer: often enough to keep it and recovery short, seldom enough
+/// The WAL is copied whenever it is this many pages (16 MiB) longer: often enough to keep it and recovery short, seldom enough
 /// that a page written many times is copied once.
-const WAL_PAGES: u32 = 4096;
+const WAL_PAGES: u32 = (16 << 20) / connection::PAGE_BYTES;
 
 pub(super) struct Checkpoints {
     /// The length of the WAL after the last commit.
