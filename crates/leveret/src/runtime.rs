@@ -19,8 +19,8 @@ use crate::{
     nodes::Registry,
     one_file::OneFile,
     store::{
-        Batching, Committed, Finished, Load, Loaded, NewRun, Progress, RunRecord, Started, Store,
-        StoreError, commit_each,
+        Batching, Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunRecord, Started,
+        Store, StoreError, commit_each,
     },
 };
 
@@ -53,7 +53,7 @@ use self::{
     timers::TimerHints,
 };
 pub use self::{
-    client::{Awaited, StartError, StartRequest},
+    client::{Awaited, CancelError, StartError, StartRequest},
     clock::{Clock, SystemClock},
     health::Part,
     hub::RunChanged,
@@ -517,6 +517,11 @@ impl Inner {
 
     async fn run(&self, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {
         Ok(self.durably(|| self.store.run(run_id)).await?.0)
+    }
+
+    async fn cancel(&self, run_id: &RunId) -> Result<Option<(RunEnd, bool)>, StoreError> {
+        let cancel = || self.store.cancel(run_id, self.clock.now());
+        Ok(self.durably(cancel).await?.0)
     }
 
     async fn set_redeliveries(&self, key: &StepKey, count: u32) -> Result<(), StoreError> {

@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 
 use crate::{
     broker::BrokerError,
-    runtime::StartError,
+    runtime::{CancelError, StartError},
     store::{RunStatus, StoreError},
 };
 
@@ -241,6 +241,15 @@ impl From<StartError> for Problem {
             StartError::Store(error) => error.into(),
             StartError::NotPublished { error, .. } => error.into(),
             StartError::Conflict { run_id } => Problem::other_run(&run_id),
+        }
+    }
+}
+
+impl From<CancelError> for Problem {
+    fn from(error: CancelError) -> Problem {
+        match error {
+            CancelError::Store(error) => error.into(),
+            CancelError::NotPublished(error) => error.into(),
         }
     }
 }

@@ -455,11 +455,11 @@ pub(super) async fn cancel(
     Id(run_id): Id<RunId>,
 ) -> Result<Response, Problem> {
     let (engine, id) = (api.engine.clone(), run_id.clone());
-    // Once recorded, its completion is published too, whether or not the client waits for it.
+    // It goes on when the client does not wait for it.
     let cancel = Detached::new(api.options.start_timeout, async move {
         engine.cancel(&id).await
     });
-    let (end, _) = cancel.await?.ok_or_else(|| Problem::no_run(&run_id))?;
+    let end = cancel.await?.ok_or_else(|| Problem::no_run(&run_id))?;
     if end.status != RunStatus::Cancelled {
         return Err(Problem::ended_before(&run_id, end.status));
     }

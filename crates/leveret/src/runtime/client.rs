@@ -18,12 +18,12 @@ use super::{
     local::drive_here,
     plan::Plan,
     result::RunResult,
-    wire::Completion,
+    wire::Job,
 };
 use crate::{
     broker::{BrokerError, Publication},
     one_file::OneFile,
-    store::{Load, NewRun, RunEnd, RunRecord, RunStatus, Started, StepRecord, StoreError},
+    store::{Load, Loaded, NewRun, RunEnd, RunRecord, RunStatus, Started, StepRecord, StoreError},
 };
 
 /// A run to start.
@@ -58,6 +58,18 @@ pub enum StartError {
         /// The run.
         run_id: RunId,
     },
+}
+
+/// Why a run was not cancelled.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CancelError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The broker did not take the job in time. The run goes on, unless the broker took it and its answer was lost.
+    #[error("the run is not cancelled, as its completion could not be published: {0}")]
+    NotPublished(#[from] BrokerError),
 }
 
 /// How often those who wait for a run ask the store, in case its end was seen by another process.
@@ -147,12 +159,16 @@ impl Engine {
         }
     }
 
-    /// A look at the run's row: asked again and again, it must not grow with the run.
     async fn is_running(&self, run_id: &RunId) -> Result<bool, StoreError> {
+        let run = self.look(run_id).await?;
+        Ok(run.is_some_and(|run| run.status == RunStatus::Running))
+    }
+
+    /// A look at the run's row: asked again and again, it must not grow with the run.
+    async fn look(&self, run_id: &RunId) -> Result<Option<Loaded>, StoreError> {
         let looks = vec![(run_id.clone(), Load::default())];
         let loaded = self.inner.loads.submit(looks).await?.pop();
-        let loaded = loaded.expect("one answer for one load")?;
-        Ok(loaded.is_some_and(|run| run.status == RunStatus::Running))
+        loaded.expect("one answer for one load")
     }
 
     /// A run with its steps, as recorded now.
@@ -173,30 +189,38 @@ impl Engine {
         )))
     }
 
-    /// Cancels a run: no further step of it is recorded, and its completion is published. `None`: there is no such run; else how it ended,
-    /// and whether by this call.
-    pub async fn cancel(&self, run_id: &RunId) -> Result<Option<(RunEnd, bool)>, StartError> {
+    /// Cancels a run that has not ended: no further step of it is recorded, and a worker publishes its completion. How the run ended; `None`:
+    /// there is no such run.
+    ///
+    /// When it returns, the end is durable and the job that publishes the completion is confirmed by the broker. After an error or a crash
+    /// the run may be cancelled later all the same; asking again is safe.
+    pub async fn cancel(&self, run_id: &RunId) -> Result<Option<RunEnd>, CancelError> {
         let inner = &self.inner;
+        if inner.publish.completion {
+            let Some(run) = self.look(run_id).await? else {
+                return Ok(None);
+            };
+            if run.status == RunStatus::Running {
+                // Before the end is recorded: nobody would tell of it if this process went away in between.
+                let plan = inner.plan_or_corrupt(&run.workflow_hash).await?;
+                let job = Job {
+                    cancel: true,
+                    ..plan.job(run_id, plan.workflow.graph.starts()[0])
+                };
+                inner.publish_within(vec![inner.names.job(&job)]).await?;
+            }
+        }
         let Some((end, ended)) = inner.store.cancel(run_id, inner.clock.now()).await? else {
             return Ok(None);
         };
         if ended {
             inner.metrics.run_ended(&end);
-            if inner.publish.completion
-                && let Some(run) = inner.store.run(run_id).await?
-            {
-                let empty = Json::from(serde_json::json!({}));
-                let completion = Completion::new(&run.workflow_id, run_id, &end, empty);
-                inner
-                    .publish_within(run_id, vec![inner.names.completion(&completion)])
-                    .await?;
-            }
             inner.hub.ended(run_id, || Ended {
                 end: end.clone(),
                 trail: None,
             });
         }
-        Ok(Some((end, ended)))
+        Ok(Some(end))
     }
 
     /// Hints about what happens to runs in this process. A listener that lags behind misses some.
@@ -318,7 +342,9 @@ impl Inner {
         }
         let started = self.start_durably(new).await?;
         if started == Started::New && !jobs.is_empty() {
-            self.publish_within(&run_id, jobs).await?;
+            self.publish_within(jobs)
+                .await
+                .map_err(|error| StartError::NotPublished { run_id, error })?;
         }
         Ok(started)
     }
@@ -356,11 +382,7 @@ impl Inner {
     }
 
     /// Publishes, again and again within the start timeout if the broker is away.
-    async fn publish_within(
-        &self,
-        run_id: &RunId,
-        publications: Vec<Publication>,
-    ) -> Result<(), StartError> {
+    async fn publish_within(&self, publications: Vec<Publication>) -> Result<(), BrokerError> {
         let deadline = Instant::now() + self.options.start_timeout;
         let mut left = publications;
         loop {
@@ -383,12 +405,7 @@ impl Inner {
                     self.metrics.broker_errors.inc();
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
-                Some(error) => {
-                    return Err(StartError::NotPublished {
-                        run_id: run_id.clone(),
-                        error,
-                    });
-                }
+                Some(error) => return Err(error),
             }
         }
     }

@@ -13,7 +13,7 @@ use leveret_core::{
     decide::{Decision, Joins, Ready, decide, decide_start, unfinished},
     expr::EvalError,
     graph::NodeIx,
-    ids::{NodeId, RunId, Scope, StepKey, WorkflowId},
+    ids::{RunId, Scope, StepKey},
     json::Json,
     time::Timestamp,
 };
@@ -68,6 +68,10 @@ pub(crate) async fn drive(
         ))
     })?;
     let mut drive = Drive::new(inner, plan, job.execution_id.clone(), redelivered);
+    if job.cancel {
+        drive.cancel().await?;
+        return Ok(drive.disposal());
+    }
     drive.known.run_input.clone_from(&job.input);
     let ready = Ready { node, via: job.via };
     if job.workflow.is_some() {
@@ -290,6 +294,20 @@ impl Drive<'_> {
                 Some((StepStatus::Waiting, _)) => return Ok(()),
                 // Recorded just now: the last commit of a worker that died arrived after it. There is nobody else to go on from there.
                 Some(_) => {}
+            }
+        }
+    }
+
+    /// Ends the run as cancelled, unless the client did so already, and tells of it. An end before that was told by whoever made it.
+    async fn cancel(&mut self) -> Result<(), DriveError> {
+        match self.inner.cancel(&self.run_id).await? {
+            None => Err(BadJob::UnknownRun(self.run_id.clone()).into()),
+            Some((end, true)) => self.end(&end).await,
+            Some((end, false)) => {
+                if self.inner.publish.completion && end.status == RunStatus::Cancelled {
+                    self.publish_completion(&end).await?;
+                }
+                Ok(())
             }
         }
     }
@@ -655,8 +673,7 @@ impl Drive<'_> {
 
     async fn publish_completion(&mut self, end: &RunEnd) -> Result<(), DriveError> {
         let terminals: Vec<NodeIx> = self.plan.workflow.graph.terminals().collect();
-        self.fetch_nodes(terminals.iter().copied(), false, false)
-            .await?;
+        self.fetch_nodes(terminals.iter().copied(), false).await?;
         let outputs = terminals.iter().filter_map(|&node| {
             let output = self.known.output(&self.plan, node)?;
             Some((
@@ -676,15 +693,9 @@ impl Drive<'_> {
 
     fn publish_job(&mut self, ready: Ready, attempts: u32) {
         let job = Job {
-            workflow_id: self.plan.workflow.id.clone(),
-            execution_id: self.run_id.clone(),
-            node_id: self.plan.node_id(ready.node).clone(),
-            workflow: None,
-            workflow_hash: Some(self.plan.workflow.hash.to_string()),
-            input: None,
             via: ready.via,
             attempts,
-            fresh: false,
+            ..self.plan.job(&self.run_id, ready.node)
         };
         self.publications.push(self.inner.names.job(&job));
     }
@@ -743,7 +754,6 @@ impl Drive<'_> {
         &mut self,
         nodes: impl IntoIterator<Item = NodeIx>,
         input: bool,
-        _context: bool,
     ) -> Result<(), DriveError> {
         let nodes = self.with_fallbacks(nodes);
         let load = Load {
@@ -797,7 +807,7 @@ impl Drive<'_> {
             if let Some(input) = self.known.input_of(node) {
                 return Ok(Ok(input.clone()));
             }
-            self.fetch_nodes([node], true, true).await?;
+            self.fetch_nodes([node], true).await?;
             via = self.known.node(node).and_then(|value| value.via);
             self.fetch(Ready { node, via }).await?;
         }
@@ -862,18 +872,17 @@ impl Inner {
         let input = (new.input.text().len() <= self.options.inline_input_bytes_max)
             .then(|| new.input.clone());
         let fresh = input.is_some();
-        let workflow_id: WorkflowId = new.workflow.id.clone();
-        let node_id: NodeId = new.workflow.nodes[node].id.clone();
+        let workflow = &new.workflow;
+        let node_id = workflow.nodes[node].id.clone();
         self.names.job(&Job {
-            workflow_id,
-            execution_id: new.run_id.clone(),
-            node_id,
-            workflow: None,
-            workflow_hash: Some(new.workflow.hash.to_string()),
             input,
-            via: None,
-            attempts: 0,
             fresh,
+            ..Job::new(
+                workflow.id.clone(),
+                &workflow.hash,
+                new.run_id.clone(),
+                node_id,
+            )
         })
     }
 }

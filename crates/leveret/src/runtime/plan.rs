@@ -8,12 +8,13 @@ use std::{
 use leveret_core::{
     expr::References,
     graph::NodeIx,
-    ids::NodeId,
+    ids::{NodeId, RunId},
     json::Json,
     parse::{Diagnostics, workflow_from_json},
     workflow::{InputRef, Inputs, Workflow, WorkflowHash},
 };
 
+use super::wire::Job;
 use crate::nodes::{NodeType, Registry};
 
 /// A workflow ready to be executed.
@@ -118,6 +119,12 @@ impl Plan {
 
     pub(crate) fn node_id(&self, node: NodeIx) -> &NodeId {
         &self.workflow.nodes[node].id
+    }
+
+    /// The first attempt at a node without an input.
+    pub(crate) fn job(&self, run_id: &RunId, node: NodeIx) -> Job {
+        let Workflow { id, hash, .. } = &*self.workflow;
+        Job::new(id.clone(), hash, run_id.clone(), self.node_id(node).clone())
     }
 
     /// The node whose result stands in for this one's when it failed.

@@ -62,15 +62,8 @@ async fn revive(inner: &Inner, run_id: &RunId) -> Result<(), FireError> {
         .into_iter()
         .map(|ready| {
             inner.names.job(&Job {
-                workflow_id: plan.workflow.id.clone(),
-                execution_id: run_id.clone(),
-                node_id: plan.node_id(ready.node).clone(),
-                workflow: None,
-                workflow_hash: Some(plan.workflow.hash.to_string()),
-                input: None,
                 via: ready.via,
-                attempts: 0,
-                fresh: false,
+                ..plan.job(run_id, ready.node)
             })
         })
         .collect();

@@ -102,16 +102,21 @@ pub(crate) enum FireError {
 }
 
 fn job_of(timer: &Timer) -> Job {
+    let Timer {
+        key,
+        workflow_id,
+        workflow_hash,
+        ..
+    } = timer;
     Job {
-        workflow_id: timer.workflow_id.clone(),
-        execution_id: timer.key.run_id.clone(),
-        node_id: timer.key.node_id.clone(),
-        workflow: None,
-        workflow_hash: Some(timer.workflow_hash.to_string()),
-        input: None,
         via: timer.via,
         attempts: timer.attempts,
-        fresh: false,
+        ..Job::new(
+            workflow_id.clone(),
+            workflow_hash,
+            key.run_id.clone(),
+            key.node_id.clone(),
+        )
     }
 }
 

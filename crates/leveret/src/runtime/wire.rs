@@ -7,6 +7,7 @@ use std::sync::Arc;
 use leveret_core::{
     ids::{IdError, NodeId, RunId, WorkflowId},
     json::Json,
+    workflow::WorkflowHash,
 };
 use serde::{Deserialize, Serialize};
 
@@ -175,6 +176,9 @@ pub struct Job {
     /// On the messages that begin a run whose start is recorded: nothing else of it is yet.
     #[serde(default, skip_serializing_if = "is_false")]
     pub fresh: bool,
+    /// Asks for the run to be cancelled instead; the node does not matter then.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub cancel: bool,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
@@ -216,6 +220,27 @@ pub enum BadJob {
 }
 
 impl Job {
+    /// The first attempt at a node without an input, of a recorded run.
+    pub(crate) fn new(
+        workflow_id: WorkflowId,
+        workflow_hash: &WorkflowHash,
+        execution_id: RunId,
+        node_id: NodeId,
+    ) -> Job {
+        Job {
+            workflow_id,
+            execution_id,
+            node_id,
+            workflow: None,
+            workflow_hash: Some(workflow_hash.to_string()),
+            input: None,
+            via: None,
+            attempts: 0,
+            fresh: false,
+            cancel: false,
+        }
+    }
+
     /// Decodes strictly: required fields, their types and bounds; unknown fields are ignored.
     pub fn decode(body: &[u8], bytes_max: usize) -> Result<Job, BadJob> {
         if body.len() > bytes_max {

@@ -1,6 +1,6 @@
 //! Simulation: two workers run a handful of workflows over a store and a broker that delay, fail, lose answers, duplicate and crash, by a seed.
 //!
-//! Checked for each seed: every accepted run ends exactly once and as it would without faults; each step is recorded once; every run has its completion;
+//! Checked for each seed: every accepted run ends exactly once and as it would without faults, or cancelled; each step is recorded once; every run has its completion;
 //! nothing is dead-lettered, nothing is left in the queue. The same seed gives the same trace.
 
 mod chaos;
@@ -23,7 +23,7 @@ use leveret::{
         Clock, Engine, EngineOptions, EngineParts, Publish, Roles, StartRequest, StatusMessages,
         WorkerOptions,
     },
-    store::{Store, memory::MemoryStore},
+    store::{RunStatus, Store, memory::MemoryStore},
 };
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::Instant};
@@ -136,6 +136,18 @@ impl Simulation {
         .expect("declares")
     }
 
+    /// A client that cancels a run after a while; it may crash in the middle, and then nobody asks again.
+    async fn cancel(self: Arc<Simulation>, run_id: RunId, after: Duration) {
+        let life = Life::new("canceller".to_owned(), self.world.clone());
+        let engine = self.engine("canceller", Some(&life)).await;
+        tokio::time::sleep(after).await;
+        tokio::select! {
+            biased;
+            () = life.crashed() => {}
+            cancelled = engine.cancel(&run_id) => drop(cancelled),
+        }
+    }
+
     /// A process: lives until it crashes, and then again.
     async fn process(self: Arc<Simulation>, name: &'static str) {
         for n in 0.. {
@@ -201,11 +213,25 @@ async fn simulate_async(seed: u64) -> Vec<String> {
         tokio::spawn(simulation.clone().process("left")),
         tokio::spawn(simulation.clone().process("right")),
     ];
+    // In every third world somebody cancels a run, perhaps before it began or after its end.
+    let unwanted = seed.is_multiple_of(3).then(|| {
+        let mut world = world.lock().unwrap();
+        let n = world.below(count);
+        let after = Duration::from_millis(u64::from(world.below(400)));
+        (RunId::new(format!("run-{n}")).expect("an id"), after)
+    });
+    if let Some((run_id, after)) = &unwanted {
+        tokio::spawn(simulation.clone().cancel(run_id.clone(), *after));
+    }
     for (run_id, outcome) in &expected {
         let ended =
             tokio::time::timeout(Duration::from_secs(3600), until_ended(&client, run_id)).await;
         let result = ended.unwrap_or_else(|_| panic!("seed {seed}: run {run_id} does not end"));
-        assert_eq!(summary(&result), *outcome, "seed {seed}: run {run_id}");
+        let cancelled = unwanted.as_ref().is_some_and(|(id, _)| id == run_id)
+            && result.status == RunStatus::Cancelled;
+        if !cancelled {
+            assert_eq!(summary(&result), *outcome, "seed {seed}: run {run_id}");
+        }
     }
     // What is still on its way comes to its end: copies of jobs, timers that were claimed before a crash.
     tokio::time::sleep(Duration::from_secs(120)).await;

@@ -314,9 +314,15 @@ impl Store for ChaosStore {
         run_id: &RunId,
         now: Timestamp,
     ) -> Result<Option<(RunEnd, bool)>, StoreError> {
-        self.life
-            .store("cancel", self.inner.cancel(run_id, now))
-            .await
+        let cancel = async {
+            let cancelled = self.inner.cancel(run_id, now).await?;
+            if let Some((_, true)) = cancelled {
+                self.life.note(&format!("cancelled {run_id}"));
+                self.life.world.lock().unwrap().ended.push(run_id.clone());
+            }
+            Ok(cancelled)
+        };
+        self.life.store("cancel", cancel).await
     }
     async fn fail(
         &self,
