@@ -502,8 +502,8 @@ pub trait Store: Send + Sync + 'static {
         limit: u32,
     ) -> Result<(Vec<RunId>, u32), StoreError>;
 
-    /// Keeps a running run from [`claim_stalled`](Self::claim_stalled) until then: a step of it is being executed. Nothing is brought forward.
-    async fn put_off(&self, run_id: &RunId, until: Timestamp) -> Result<(), StoreError>;
+    /// Keeps running runs from [`claim_stalled`](Self::claim_stalled) until then: a worker has a job of theirs. Nothing is brought forward.
+    async fn put_off(&self, runs: &[RunId], until: Timestamp) -> Result<(), StoreError>;
 
     /// What is recorded of a run's course.
     async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError>;

@@ -1,11 +1,11 @@
 //! The reconciler: publishes again what should be running but is not.
 //!
 //! It finds running runs in which nothing was recorded for a while and no timer is set, and publishes the jobs that follow from what is
-//! recorded. Two kinds of runs are quiet and not stalled, and left alone: those in which a worker executes a step, which it says in the store
-//! from time to time ([`attended`]); and those whose jobs wait in the queue, as long as that was never empty since they became quiet.
+//! recorded. Two kinds of runs are quiet and not stalled, and left alone: those of which a worker has a job, executed ([`attended`]) or waiting
+//! for a place, which it says in the store from time to time; and those whose jobs wait in the queue, as long as that was never empty since
+//! they became quiet.
 //!
-//! What is taken for stalled by mistake, such as a run whose job waits within a worker that has no room, may be executed twice at the step at
-//! hand; its result is still recorded once.
+//! What is taken for stalled by mistake may be executed twice at the step at hand; its result is still recorded once.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -85,7 +85,7 @@ pub(crate) async fn attended<T>(inner: &Inner, run_id: &RunId, body: impl Future
         tokio::select! {
             biased;
             result = &mut body => return result,
-            told = inner.store.put_off(run_id, until) => {
+            told = inner.store.put_off(std::slice::from_ref(run_id), until) => {
                 if let Err(error) = told {
                     tracing::warn!(%error, run_id = run_id.as_str(), "a long step may be taken for stalled");
                 }

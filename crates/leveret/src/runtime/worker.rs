@@ -1,8 +1,13 @@
 //! The worker: takes jobs from the queue, drives each to its end, drains on shutdown.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::JoinSet};
+use leveret_core::ids::RunId;
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
 
 use super::{
     Inner,
@@ -21,7 +26,7 @@ use crate::broker::{
 pub struct WorkerOptions {
     /// Jobs executed at once. Default 256.
     pub concurrency: u16,
-    /// Jobs taken from the broker at once; at least `concurrency`. Default 512.
+    /// Jobs taken from the broker at once, those that wait for a place included; at least `concurrency`. Default 512.
     pub prefetch: u16,
     /// On shutdown, how long running jobs may take before they go back to the queue. Default 30 s.
     pub drain_timeout: Duration,
@@ -50,7 +55,7 @@ pub(crate) async fn work(
     options: WorkerOptions,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), BrokerError> {
-    let mut consumer = inner
+    let consumer = inner
         .broker
         .consume(ConsumeOptions {
             queue: inner.names.execution.clone(),
@@ -59,6 +64,12 @@ pub(crate) async fn work(
         })
         .await?;
     let mut state = consumer.state();
+    let mut arrivals = Arrivals {
+        consumer,
+        waiting: VecDeque::new(),
+    };
+    let mut looks = interval((inner.options.quiet / 4).max(PAUSE));
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tell(&inner, *state.borrow_and_update());
     let mut lost = false;
     let mut jobs = JoinSet::new();
@@ -79,7 +90,8 @@ pub(crate) async fn work(
                 lost = now == ConsumerState::Lost;
             }
             Some(ended) = jobs.join_next(), if !jobs.is_empty() => report(ended),
-            delivery = consumer.next(), if room => match delivery {
+            _ = looks.tick(), if !room => arrivals.attend(&inner),
+            delivery = arrivals.next(), if room => match delivery {
                 Some(delivery) => take(&inner, &mut jobs, delivery),
                 None => break,
             },
@@ -90,7 +102,7 @@ pub(crate) async fn work(
         take_more(
             &inner,
             &mut jobs,
-            &mut consumer,
+            &mut arrivals,
             usize::from(options.concurrency),
         );
     }
@@ -98,17 +110,69 @@ pub(crate) async fn work(
     // Runs that are driven here may still wait for the deliveries of their first jobs.
     tokio::select! {
         () = inner.local.drain(places, options.drain_timeout) => {}
-        () = hand_over_all(&inner, &mut consumer) => {}
+        () = hand_over_all(&inner, &mut arrivals) => {}
     }
-    drain(&inner, consumer, jobs, options.drain_timeout).await;
+    arrivals.stop();
+    drain(&inner, jobs, options.drain_timeout).await;
     inner.metrics.consumer.clear();
     Ok(())
 }
 
-/// Gives deliveries to the runs that wait for them here; the others return to the queue when the consumer is cancelled.
-async fn hand_over_all(inner: &Arc<Inner>, consumer: &mut Consumer) {
+/// Deliveries that have no place yet.
+struct Arrivals {
+    consumer: Consumer,
+    /// Found waiting at the last look, oldest first.
+    waiting: VecDeque<Delivery>,
+}
+
+impl Arrivals {
+    /// The next delivery; `None` when the broker was closed. Cancel-safe.
+    async fn next(&mut self) -> Option<Delivery> {
+        match self.waiting.pop_front() {
+            Some(delivery) => Some(delivery),
+            None => self.consumer.next().await,
+        }
+    }
+
+    fn try_next(&mut self) -> Option<Delivery> {
+        let waiting = self.waiting.pop_front();
+        waiting.or_else(|| self.consumer.try_next())
+    }
+
+    /// Takes no more deliveries; those that wait return to the queue.
+    fn stop(&mut self) {
+        self.consumer.cancel();
+        self.waiting.clear();
+    }
+
+    /// Tells the reconciler that the runs of those which waited since the last look are not stalled.
+    fn attend(&mut self, inner: &Arc<Inner>) {
+        let bytes_max = inner.options.message_bytes_max;
+        let jobs = self.waiting.iter();
+        let runs: Vec<RunId> = jobs
+            .filter_map(|job| Job::decode(&job.message.body, bytes_max).ok())
+            .map(|job| job.execution_id)
+            .collect();
+        while let Some(delivery) = self.consumer.try_next() {
+            self.waiting.push_back(delivery);
+        }
+        if runs.is_empty() {
+            return;
+        }
+        let inner = inner.clone();
+        tokio::spawn(async move {
+            let until = inner.clock.now() + inner.options.quiet;
+            if let Err(error) = inner.store.put_off(&runs, until).await {
+                tracing::warn!(%error, "jobs that wait for a place may be taken for lost");
+            }
+        });
+    }
+}
+
+/// Gives deliveries to the runs that wait for them here; the others return to the queue with the rest.
+async fn hand_over_all(inner: &Arc<Inner>, arrivals: &mut Arrivals) {
     let mut others = Vec::new();
-    while let Some(delivery) = consumer.next().await {
+    while let Some(delivery) = arrivals.next().await {
         others.extend(claim(inner, delivery).map(|(delivery, _)| delivery));
     }
 }
@@ -143,11 +207,11 @@ fn tell(inner: &Inner, state: ConsumerState) {
 fn take_more(
     inner: &Arc<Inner>,
     jobs: &mut JoinSet<()>,
-    consumer: &mut Consumer,
+    arrivals: &mut Arrivals,
     concurrency: usize,
 ) {
     while jobs.len() < concurrency {
-        match consumer.try_next() {
+        match arrivals.try_next() {
             Some(delivery) => take(inner, jobs, delivery),
             None => return,
         }
@@ -169,13 +233,7 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 }
 
 /// Waits for what runs; what is not done in time is dropped, which returns its deliveries.
-async fn drain(
-    inner: &Arc<Inner>,
-    mut consumer: Consumer,
-    mut jobs: JoinSet<()>,
-    timeout: Duration,
-) {
-    consumer.cancel();
+async fn drain(inner: &Arc<Inner>, mut jobs: JoinSet<()>, timeout: Duration) {
     let finished = tokio::time::timeout(timeout, async {
         while let Some(ended) = jobs.join_next().await {
             report(ended);

@@ -441,9 +441,12 @@ impl Store for MemoryStore {
         Ok((stalled, looked_at))
     }
 
-    async fn put_off(&self, run_id: &RunId, until: Timestamp) -> Result<(), StoreError> {
-        if let Some(run) = self.state().runs.get_mut(run_id) {
-            run.reconcile_at = run.reconcile_at.max(until);
+    async fn put_off(&self, runs: &[RunId], until: Timestamp) -> Result<(), StoreError> {
+        let mut state = self.state();
+        for run_id in runs {
+            if let Some(run) = state.runs.get_mut(run_id) {
+                run.reconcile_at = run.reconcile_at.max(until);
+            }
         }
         Ok(())
     }

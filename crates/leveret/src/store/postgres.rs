@@ -233,8 +233,8 @@ impl Store for PostgresStore {
         Ok(timers::claim_stalled(&self.0.writes, now, quiet, limit).await?)
     }
 
-    async fn put_off(&self, run_id: &RunId, until: Timestamp) -> Result<(), StoreError> {
-        Ok(timers::put_off(&self.0.writes, run_id, until).await?)
+    async fn put_off(&self, runs: &[RunId], until: Timestamp) -> Result<(), StoreError> {
+        Ok(timers::put_off(&self.0.writes, runs, until).await?)
     }
 
     async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError> {

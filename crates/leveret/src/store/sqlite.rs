@@ -331,9 +331,9 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn put_off(&self, run_id: &RunId, until: Timestamp) -> Result<(), StoreError> {
-        let run_id = run_id.clone();
-        self.write(move |connection| timers::put_off(connection, &run_id, until))
+    async fn put_off(&self, runs: &[RunId], until: Timestamp) -> Result<(), StoreError> {
+        let runs = runs.to_vec();
+        self.write(move |connection| timers::put_off(connection, &runs, until))
             .await
     }
 

@@ -12,7 +12,7 @@ use leveret::{
     broker::memory::MemoryBroker,
     core::{ids::RunId, json::Json, parse::workflow_from_json, time::Timestamp},
     nodes::{NodeContext, Registry},
-    runtime::{Clock, Engine, EngineParts, Roles, StartRequest},
+    runtime::{Clock, Engine, EngineParts, Roles, StartRequest, WorkerOptions},
     store::memory::MemoryStore,
 };
 use serde_json::json;
@@ -92,6 +92,36 @@ async fn long_steps_are_executed_once() {
     let result = engine.start_and_wait(request()).await.expect("ends");
     assert_eq!(result.steps.len(), 2);
     assert_eq!(executed.load(Ordering::Relaxed), 2);
+    assert_eq!(engine.metrics().reconciled.get(), 0);
+    serving.abort();
+}
+
+/// All jobs are with a worker that has one place: the queue is empty, and the last one begins after twenty minutes.
+#[tokio::test(start_paused = true)]
+async fn jobs_that_wait_for_a_place_are_executed_once() {
+    let (engine, executed) = engine().await;
+    let (_stop, stopped) = watch::channel(false);
+    let roles = Roles {
+        worker: Some(WorkerOptions {
+            concurrency: 1,
+            prefetch: 10,
+            ..WorkerOptions::default()
+        }),
+        ..Roles::all()
+    };
+    let serving = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.serve(roles, stopped).await }
+    });
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        runs.push(engine.start(request()).await.expect("starts").0);
+    }
+    for run_id in &runs {
+        let result = engine.wait(run_id).await.expect("the store answers");
+        assert_eq!(result.expect("the run is there").steps.len(), 2);
+    }
+    assert_eq!(executed.load(Ordering::Relaxed), 6);
     assert_eq!(engine.metrics().reconciled.get(), 0);
     serving.abort();
 }

@@ -85,11 +85,10 @@ pub(super) async fn executing_runs_are_put_off(world: &mut World) {
     let run = begin(world, "long", 500).await;
     let ended = begin(world, "ended", 500).await;
     world.store.cancel(&ended.id, world.at(1)).await.unwrap();
-    for (run, until) in [(&run, 3000), (&run, 2000), (&ended, 3000)] {
-        world.store.put_off(&run.id, world.at(until)).await.unwrap();
+    let all = [run.id.clone(), ended.id, world.run_id("unknown")];
+    for (runs, until) in [(&all[..], 3000), (&all, 2000), (&[], 9000)] {
+        world.store.put_off(runs, world.at(until)).await.unwrap();
     }
-    let unknown = world.run_id("unknown");
-    world.store.put_off(&unknown, world.at(1)).await.unwrap();
     assert_eq!(claim(world, 2999).await, (vec![], 0));
     assert_eq!(claim(world, 3000).await, (vec!["long".to_owned()], 1));
 }

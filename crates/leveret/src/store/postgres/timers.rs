@@ -52,7 +52,10 @@ const STALLED: &str = "
     SELECT run_id, last_timer IS NULL AND NOT active FROM looked_at";
 
 const PUT_OFF: &str = "
-    UPDATE runs SET reconcile_at_ms = $2 WHERE run_id = $1 AND ended_at_ms IS NULL AND reconcile_at_ms < $2";
+    UPDATE runs SET reconcile_at_ms = $2 WHERE run_id IN (
+        SELECT run_id FROM runs WHERE run_id = ANY($1) AND ended_at_ms IS NULL AND reconcile_at_ms < $2
+        FOR UPDATE SKIP LOCKED
+    )";
 
 pub(super) async fn claim(
     pool: &Pool,
@@ -161,8 +164,9 @@ pub(super) async fn claim_stalled(
     Ok((stalled, rows.len() as u32))
 }
 
-pub(super) async fn put_off(pool: &Pool, run_id: &RunId, until: Timestamp) -> Result<(), Failure> {
+pub(super) async fn put_off(pool: &Pool, runs: &[RunId], until: Timestamp) -> Result<(), Failure> {
+    let runs: Vec<&str> = runs.iter().map(RunId::as_str).collect();
     let mut lease = pool.lease().await?;
-    lease.query(PUT_OFF, &[&run_id.as_str(), &until.0]).await?;
+    lease.query(PUT_OFF, &[&runs, &until.0]).await?;
     Ok(())
 }

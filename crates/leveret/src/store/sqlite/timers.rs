@@ -129,13 +129,15 @@ pub(super) fn claim_stalled(
 
 pub(super) fn put_off(
     connection: &Connection,
-    run_id: &RunId,
+    runs: &[RunId],
     until: Timestamp,
 ) -> Result<(), StoreError> {
-    execute(
-        connection,
-        "UPDATE runs SET reconcile_at_ms = ?2 WHERE run_id = ?1 AND status = 'running' AND reconcile_at_ms < ?2",
-        params![run_id.as_str(), until.0],
-    )?;
+    for run_id in runs {
+        execute(
+            connection,
+            "UPDATE runs SET reconcile_at_ms = ?2 WHERE run_id = ?1 AND status = 'running' AND reconcile_at_ms < ?2",
+            params![run_id.as_str(), until.0],
+        )?;
+    }
     Ok(())
 }

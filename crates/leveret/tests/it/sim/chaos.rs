@@ -299,9 +299,9 @@ impl Store for ChaosStore {
             .store("claim_stalled", self.inner.claim_stalled(now, quiet, limit))
             .await
     }
-    async fn put_off(&self, run_id: &RunId, until: Timestamp) -> Result<(), StoreError> {
+    async fn put_off(&self, runs: &[RunId], until: Timestamp) -> Result<(), StoreError> {
         self.life
-            .store("put_off", self.inner.put_off(run_id, until))
+            .store("put_off", self.inner.put_off(runs, until))
             .await
     }
     async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError> {
