@@ -39,6 +39,7 @@ mod reconciler;
 mod result;
 mod suspects;
 mod timers;
+mod underway;
 mod wire;
 mod worker;
 
@@ -51,6 +52,7 @@ use self::{
     plan::{Plan, Plans},
     suspects::Suspects,
     timers::TimerHints,
+    underway::Underway,
 };
 pub use self::{
     client::{Awaited, CancelError, StartError, StartRequest},
@@ -222,6 +224,7 @@ pub(crate) struct Inner {
     timers: TimerHints,
     local: LocalRuns,
     suspects: Suspects,
+    underway: Underway,
     health: Health,
     metrics: Arc<Metrics>,
 }
@@ -266,6 +269,7 @@ impl Engine {
             timers: TimerHints::default(),
             local: LocalRuns::default(),
             suspects: Suspects::default(),
+            underway: Underway::default(),
             health: Health::default(),
             metrics,
         };

@@ -72,6 +72,10 @@ pub(crate) async fn drive(
         drive.cancel().await?;
         return Ok(drive.disposal());
     }
+    let _turn = inner
+        .underway
+        .turn(&job.execution_id, &job.node_id, redelivered)
+        .await;
     drive.known.run_input.clone_from(&job.input);
     let ready = Ready { node, via: job.via };
     if job.workflow.is_some() {

@@ -1,5 +1,4 @@
-//! A step that takes long goes from process to process, as each of them loses its connection to the broker, and lives: nobody takes it for
-//! the step that ends processes.
+//! A step that takes long, and processes that lose their connections to the broker, and live.
 
 use std::{
     sync::{
@@ -14,7 +13,7 @@ use leveret::{
         Broker,
         rabbitmq::{RabbitMq, RabbitMqOptions},
     },
-    core::{json::Json, parse::workflow_from_json},
+    core::{ids::RunId, json::Json, parse::workflow_from_json},
     nodes::{NodeContext, Registry},
     runtime::{Engine, EngineParts, Names, Publish, Roles, StartRequest},
     store::{RunStatus, Store, memory::MemoryStore},
@@ -67,62 +66,121 @@ impl Process {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_long_step_survives_lost_connections() {
-    let Some(url) = url() else { return };
-    let prefix = format!("leveret-test.lives.{:016x}.", fastrand::u64(..));
-    let (begun, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
-    let mut nodes = Registry::builtin();
-    nodes.register_fn("long", {
-        let (begun, gate) = (begun.clone(), gate.clone());
-        move |_: NodeContext| {
+/// A run of one step, which waits at a gate, and the processes that may execute it.
+struct World {
+    url: String,
+    prefix: String,
+    store: Arc<MemoryStore>,
+    nodes: Registry,
+    begun: Arc<AtomicUsize>,
+    gate: Arc<Semaphore>,
+}
+
+impl World {
+    fn new(url: String) -> World {
+        let (begun, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+        let mut nodes = Registry::builtin();
+        nodes.register_fn("long", {
             let (begun, gate) = (begun.clone(), gate.clone());
-            async move {
-                begun.fetch_add(1, Ordering::SeqCst);
-                gate.acquire_owned().await.expect("open").forget();
-                Ok(json!(1))
+            move |_: NodeContext| {
+                let (begun, gate) = (begun.clone(), gate.clone());
+                async move {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    gate.acquire_owned().await.expect("open").forget();
+                    Ok(json!(1))
+                }
             }
+        });
+        World {
+            url,
+            prefix: format!("leveret-test.lives.{:016x}.", fastrand::u64(..)),
+            store: Arc::new(MemoryStore::new()),
+            nodes,
+            begun,
+            gate,
         }
-    });
-    let store = Arc::new(MemoryStore::new());
-    let mut processes = vec![Process::start(&url, &prefix, &store, &nodes).await];
+    }
+
+    async fn process(&self) -> Process {
+        Process::start(&self.url, &self.prefix, &self.store, &self.nodes).await
+    }
+
+    /// Waits until the step was begun so often.
+    async fn executed(&self, times: usize) {
+        let what = format!("the step is executed {times} times");
+        until(&what, || self.begun.load(Ordering::SeqCst) >= times).await;
+    }
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let waits = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(timeout(PATIENCE, waits).await.is_ok(), "{what}");
+}
+
+async fn start(engine: &Engine) -> RunId {
     let definition = json!({ "id": "w", "nodes": [{ "id": "a", "uses": "long" }] });
     let request = StartRequest {
         workflow: Arc::new(workflow_from_json(&definition, None).unwrap()),
         input: Json::null(),
         run_id: None,
     };
-    let (run_id, _) = processes[0].engine.start(request).await.unwrap();
-    let executed = async |times: usize| {
-        let executed = async {
-            while begun.load(Ordering::SeqCst) < times {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let executed = timeout(PATIENCE, executed).await;
-        assert!(executed.is_ok(), "the step is not executed {times} times");
-    };
-    executed(1).await;
-    for times in 2..=PROCESSES {
-        processes.push(Process::start(&url, &prefix, &store, &nodes).await);
-        processes[times - 2].proxy.refuse();
-        executed(times).await;
-    }
-    gate.add_permits(PROCESSES);
-    let last = &processes[PROCESSES - 1].engine;
-    let result = timeout(PATIENCE, last.wait(&run_id))
+    engine.start(request).await.unwrap().0
+}
+
+/// Waits for the run's end; nothing is left in the queues, which go away.
+async fn completes(engine: &Engine, run_id: &RunId) {
+    let result = timeout(PATIENCE, engine.wait(run_id))
         .await
         .expect("in time");
     let result = result.unwrap().expect("the run is recorded");
     assert_eq!(result.status, RunStatus::Completed, "{:?}", result.error);
-    let names = last.names();
-    let dead = last.broker().queue_stats(&names.dead_letters).await;
+    // The publishing connection may be on its way back still.
+    until("the broker is connected", || engine.broker().is_connected()).await;
+    let names = engine.names();
+    let dead = engine.broker().queue_stats(&names.dead_letters).await;
     assert_eq!(dead.unwrap().ready, 0);
     for queue in [&names.execution, &names.dead_letters] {
-        last.broker().delete_queue(queue).await.unwrap();
+        engine.broker().delete_queue(queue).await.unwrap();
     }
-    last.broker()
-        .delete_exchange(&names.exchange)
-        .await
-        .unwrap();
+    let exchange = &names.exchange;
+    engine.broker().delete_exchange(exchange).await.unwrap();
+}
+
+/// It goes from process to process, as each of them loses the broker: nobody takes it for the step that ends processes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_step_survives_lost_connections() {
+    let Some(url) = url() else { return };
+    let world = World::new(url);
+    let mut processes = vec![world.process().await];
+    let run_id = start(&processes[0].engine).await;
+    world.executed(1).await;
+    for times in 2..=PROCESSES {
+        processes.push(world.process().await);
+        processes[times - 2].proxy.refuse();
+        world.executed(times).await;
+    }
+    world.gate.add_permits(PROCESSES);
+    completes(&processes[PROCESSES - 1].engine, &run_id).await;
+}
+
+/// The job comes again to the process that executes it, and waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_step_is_not_executed_beside_itself() {
+    let Some(url) = url() else { return };
+    let world = World::new(url);
+    let process = world.process().await;
+    let run_id = start(&process.engine).await;
+    world.executed(1).await;
+    for times in 2..=4 {
+        process.proxy.cut();
+        let consumed = &process.engine.metrics().consumed;
+        until("the job comes again", || consumed.get() >= times).await;
+    }
+    world.gate.add_permits(1);
+    completes(&process.engine, &run_id).await;
+    assert_eq!(world.begun.load(Ordering::SeqCst), 1);
 }
