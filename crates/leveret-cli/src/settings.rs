@@ -156,7 +156,7 @@ pub(crate) struct Settings {
     )]
     pub(crate) drain_timeout: Option<Span>,
 
-    /// A run without a recorded step for so long, and without a timer, is taken up again [default: 60s]
+    /// A run in which nothing was recorded for so long, and nothing runs, waits or sleeps, is taken up again [default: 60s]
     #[arg(
         long,
         value_name = "TIME",

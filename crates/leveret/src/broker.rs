@@ -408,7 +408,7 @@ pub trait Settle: Send + Sync {
 pub struct QueueStats {
     /// Messages waiting for a consumer.
     pub ready: u64,
-    /// Consumers subscribed.
+    /// Consumers subscribed; perhaps one that stopped, too, until the last of its deliveries is settled.
     pub consumers: u32,
 }
 

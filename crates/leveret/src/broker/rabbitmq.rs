@@ -14,6 +14,9 @@
 //! Before RabbitMQ 4.0, give it a policy with `queue-version: 2` and `queue-mode: lazy`, which is how its classic queues work from then on:
 //! a message then costs it half. These are no arguments of our queues, because others could not declare them then.
 //!
+//! A delivery that is not settled within the broker's `consumer_timeout`, 30 minutes unless it is configured otherwise, costs its consumer the
+//! channel and comes again. Raise it where handlers take longer.
+//!
 //! A classic delay queue passes its messages on inside the broker, without confirms of its own: a broker that crashes in that
 //! moment can lose the message. Quorum delay queues pass them on at least once.
 
@@ -69,7 +72,8 @@ pub enum QueueType {
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct RabbitMqOptions {
-    /// `amqp://user:password@host:port/vhost`, or `amqps://` for TLS; then `?cacertfile=PATH` may name the [`ca_file`](Self::ca_file).
+    /// `amqp://user:password@host:port/vhost`, or `amqps://` for TLS. Its parameters go over the options below: `heartbeat` in seconds,
+    /// `queue_type` (`classic` or `quorum`), `cacertfile`, the path of the [`ca_file`](Self::ca_file).
     pub url: String,
     /// Shown in the broker's management. `leveret`.
     pub connection_name: String,
@@ -116,8 +120,8 @@ impl RabbitMqOptions {
     fn target(&self, purpose: &str) -> Result<Target, BrokerError> {
         let mut uri = url::parse(&self.url)?;
         let heartbeat = self.heartbeat.as_secs().clamp(1, u64::from(u16::MAX));
-        uri.query.heartbeat = Some(heartbeat as u16);
-        let ca_file = self.ca_file.clone().or_else(|| url::ca_file(&self.url));
+        uri.query.heartbeat.get_or_insert(heartbeat as u16);
+        let ca_file = url::ca_file(&self.url).or_else(|| self.ca_file.clone());
         let cert_chain = ca_file.map(|path| {
             std::fs::read_to_string(&path).map_err(|error| BrokerError::Url {
                 detail: format!("certificate file {}: {error}", path.display()),
@@ -196,7 +200,8 @@ impl RabbitMq {
     /// Connects. An error if that fails now, so that a wrong URL or password shows at start; a connection that is lost later is
     /// opened again by itself.
     pub async fn connect(options: RabbitMqOptions) -> Result<RabbitMq, BrokerError> {
-        let topology = Arc::new(Remembered::new(options.queue_type));
+        let queue_type = url::queue_type(&options.url)?.unwrap_or(options.queue_type);
+        let topology = Arc::new(Remembered::new(queue_type));
         let publishing = Keeper::start(options.target("publish")?, topology.clone()).await?;
         let (alive, all_gone) = mpsc::channel(1);
         let publisher = Publisher::start(&publishing, options.limits(), &alive);

@@ -51,6 +51,16 @@ fn body(delivery: &Delivery) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn conforms() {
     let Some(url) = url() else { return };
+    exercise(url).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms_with_quorum_queues() {
+    let Some(url) = url() else { return };
+    exercise(format!("{url}?queue_type=quorum")).await;
+}
+
+async fn exercise(url: String) {
     conformance::exercise(move || {
         let url = url.clone();
         async move { Arc::new(connect(&url).await) as Arc<dyn Broker> }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use lapin::uri::AMQPUri;
 use reqwest::Url;
 
+use super::QueueType;
 use crate::broker::BrokerError;
 
 /// A URL without its secrets, for logs and errors: the password, and query values whose name speaks of a password, secret
@@ -49,10 +50,26 @@ fn names_a_secret(name: &str) -> bool {
 /// The file that a URL names as `cacertfile`, as in RabbitMQ's own clients.
 /// Source: <https://www.rabbitmq.com/docs/uri-query-parameters>.
 pub(super) fn ca_file(url: &str) -> Option<PathBuf> {
+    parameter(url, "cacertfile").map(PathBuf::from)
+}
+
+/// The kind of queues that a URL names as `queue_type`.
+pub(super) fn queue_type(url: &str) -> Result<Option<QueueType>, BrokerError> {
+    match parameter(url, "queue_type").as_deref() {
+        None => Ok(None),
+        Some("classic") => Ok(Some(QueueType::Classic)),
+        Some("quorum") => Ok(Some(QueueType::Quorum)),
+        Some(other) => Err(BrokerError::Url {
+            detail: format!("queue_type is classic or quorum, not '{other}'"),
+        }),
+    }
+}
+
+fn parameter(url: &str, name: &str) -> Option<String> {
     let (_, query) = url.split_once('?')?;
     let pairs = Url::parse(&format!("q:?{query}")).ok()?;
-    let file = pairs.query_pairs().find(|(name, _)| name == "cacertfile")?;
-    Some(PathBuf::from(&*file.1))
+    let pair = pairs.query_pairs().find(|(key, _)| key == name)?;
+    Some(pair.1.into_owned())
 }
 
 /// Reads `amqp://` and `amqps://` URLs. No path and the path `/` both mean the virtual host `/`.
@@ -124,6 +141,23 @@ mod tests {
             "amqps://a.b/%2f?heartbeat=5&cacertfile=/c/a%20b.pem",
             Some("/c/a b.pem"),
         );
+    }
+
+    #[test]
+    fn queue_types_are_named() {
+        let check = |url, expect| {
+            assert!(parse(url).is_ok(), "{url}");
+            let named = queue_type(url).map_err(|error| error.to_string());
+            assert_eq!(named, expect, "{url}");
+        };
+        check("amqp://h", Ok(None));
+        check("amqp://h?queue_type=quorum", Ok(Some(QueueType::Quorum)));
+        check(
+            "amqp://h/v?queue_type=classic",
+            Ok(Some(QueueType::Classic)),
+        );
+        let error = "broker URL: queue_type is classic or quorum, not 'stream'";
+        check("amqp://h?queue_type=stream", Err(error.to_owned()));
     }
 
     #[test]
