@@ -134,6 +134,8 @@ struct Drive<'a> {
     run_id: RunId,
     redelivered: bool,
     known: Known,
+    /// The parameters of steps that are not recorded yet, for status messages.
+    shown: Vec<(NodeIx, Arc<serde_json::Value>)>,
     publications: Vec<Publication>,
     trail: Trail,
     steps: u32,
@@ -148,6 +150,7 @@ impl Drive<'_> {
             run_id,
             redelivered,
             known: Known::default(),
+            shown: Vec::new(),
             publications: Vec::new(),
             trail: Trail::default(),
             steps: 0,
@@ -480,9 +483,6 @@ impl Drive<'_> {
             }
         };
         self.known.set_input(node, input.clone());
-        inner
-            .observer
-            .running(&self.plan, &self.run_id, node, started_at);
         let mut attempt = Attempt {
             plan: &self.plan,
             known: &self.known,
@@ -497,8 +497,17 @@ impl Drive<'_> {
             attempt.number = attempts + 1;
             attempt.woken = false;
         }
+        let params = attempt.params();
+        // Not those of a node that reads a secret.
+        let shown = (inner.observer.is_on() && !self.plan.needs(node).secrets)
+            .then(|| params.as_ref().ok().cloned())
+            .flatten();
+        let (plan, run_id) = (&self.plan, &self.run_id);
+        inner
+            .observer
+            .running(plan, run_id, node, shown.as_deref(), started_at);
         let begun = Instant::now();
-        let body = attempt.run(&*inner.clock, inner.options.output_bytes_max);
+        let body = attempt.run(&params, &*inner.clock, inner.options.output_bytes_max);
         let outcome = attended(inner, &self.run_id, body).await;
         inner.metrics.executed(
             &self.plan.workflow.nodes[node].uses,
@@ -506,6 +515,7 @@ impl Drive<'_> {
             &outcome,
         );
         let attempts = attempt.number;
+        self.shown.extend(shown.map(|params| (node, params)));
         self.keep(ready, &outcome);
         Ok(self.finished(ready, attempts, started_at, outcome))
     }
@@ -574,13 +584,16 @@ impl Drive<'_> {
     /// Commits steps, then does what follows from the last: tells observers and those who wait. `None`: nothing follows.
     async fn record(&mut self, batch: Vec<Finished>) -> Result<Option<Decision>, DriveError> {
         let inner = self.inner;
+        let shown = std::mem::take(&mut self.shown);
         let (results, ambiguous) = inner.commit_durably(batch.clone()).await?;
         let mut last = None;
         for (finished, result) in batch.iter().zip(results) {
             last = None;
             match result {
                 Committed::Recorded { decision, end } => {
-                    inner.observer.recorded(&self.plan, finished, &decision);
+                    let params = shown.iter().find(|(node, _)| *node == finished.node);
+                    let params = params.map(|(_, params)| &**params);
+                    inner.observer.recorded(&self.plan, finished, params);
                     self.trail.add(finished, &decision);
                     if let Outcome::Waiting { until, .. } = finished.outcome {
                         inner.timers.hint(until);
@@ -846,7 +859,7 @@ impl Drive<'_> {
 
 fn given_up(redeliveries: u32) -> String {
     format!(
-        "the step was delivered {} times and ended its worker each time",
+        "the step was delivered {} times and was never recorded: it ended its worker each time, or its result cannot be stored",
         redeliveries + 1
     )
 }

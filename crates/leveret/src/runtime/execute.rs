@@ -50,10 +50,26 @@ pub(crate) struct Failure {
 }
 
 impl Attempt<'_> {
+    /// The node's parameters, rendered.
+    pub(crate) fn params(&self) -> Result<Arc<Value>, EvalError> {
+        let params = &self.plan.workflow.nodes[self.node].params;
+        if let Some(constant) = params.constant() {
+            return Ok(constant.clone());
+        }
+        let view = self.view(None);
+        let scope = self.scope(self.input.value(), None, &view);
+        Ok(Arc::new(params.render(&scope)?))
+    }
+
     /// Executes the node's body; retries at once as long as its policy says to retry without delay.
-    pub(crate) async fn run(&mut self, clock: &dyn Clock, output_bytes_max: usize) -> Outcome {
+    pub(crate) async fn run(
+        &mut self,
+        params: &Result<Arc<Value>, EvalError>,
+        clock: &dyn Clock,
+        output_bytes_max: usize,
+    ) -> Outcome {
         loop {
-            let failure = match self.try_once(clock.now()).await {
+            let failure = match self.try_once(params, clock.now()).await {
                 Ok(Verdict::WaitUntil(until)) => return Outcome::Waiting { until, error: None },
                 Ok(Verdict::Done(output)) => match self.complete(output, output_bytes_max) {
                     Ok(outcome) => return outcome,
@@ -68,21 +84,18 @@ impl Attempt<'_> {
         }
     }
 
-    async fn try_once(&self, now: Timestamp) -> Result<Verdict, Failure> {
+    async fn try_once(
+        &self,
+        params: &Result<Arc<Value>, EvalError>,
+        now: Timestamp,
+    ) -> Result<Verdict, Failure> {
         let workflow = &self.plan.workflow;
         let node = &workflow.nodes[self.node];
         let Some(node_type) = self.plan.node_type(self.node) else {
             let message = format!("Implementation for '{}' not found.", node.uses);
             return Err(self.failure(ErrorCode::UnknownNodeType, message));
         };
-        let params = match node.params.constant() {
-            Some(constant) => constant.clone(),
-            None => Arc::new(
-                node.params
-                    .render(&self.scope(self.input.value(), None, &self.view(None)))
-                    .map_err(|error| self.of_eval(&error))?,
-            ),
-        };
+        let params = params.as_ref().map_err(|error| self.of_eval(error))?;
         let ctx = NodeContext {
             workflow_id: workflow.id.clone(),
             key: StepKey {
@@ -94,7 +107,7 @@ impl Attempt<'_> {
             now,
             woken: self.woken,
             input: self.input.clone(),
-            params,
+            params: params.clone(),
         };
         match bounded(&**node_type, ctx, node.config.timeout).await {
             Ok(result) => result.map_err(|error| self.of_node(&error)),

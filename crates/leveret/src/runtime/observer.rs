@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use leveret_core::{decide::Decision, graph::NodeIx, ids::RunId, time::Timestamp};
+use leveret_core::{graph::NodeIx, ids::RunId, time::Timestamp};
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -62,31 +63,43 @@ impl Observer {
 
     /// Waits until there is room for more status messages.
     pub(crate) async fn room(&self) {
-        if self.mode != StatusMessages::Off {
+        if self.is_on() {
             drop(self.permits.acquire().await);
         }
     }
 
+    /// Whether any status messages are published.
+    pub(crate) fn is_on(&self) -> bool {
+        self.mode != StatusMessages::Off
+    }
+
     /// A step begins.
-    pub(crate) fn running(&self, plan: &Plan, run_id: &RunId, node: NodeIx, now: Timestamp) {
+    pub(crate) fn running(
+        &self,
+        plan: &Plan,
+        run_id: &RunId,
+        node: NodeIx,
+        params: Option<&Value>,
+        now: Timestamp,
+    ) {
         if self.mode == StatusMessages::All {
             self.send(&NodeStatus {
                 executed_at: now.to_string(),
-                ..blank(plan, run_id, node)
+                ..blank(plan, run_id, node, params)
             });
         }
     }
 
     /// A step was recorded.
-    pub(crate) fn recorded(&self, plan: &Plan, finished: &Finished, _decision: &Decision) {
+    pub(crate) fn recorded(&self, plan: &Plan, finished: &Finished, params: Option<&Value>) {
         self.hub.step(finished);
-        if self.mode == StatusMessages::Off {
+        if !self.is_on() {
             return;
         }
         let blank = NodeStatus {
             executed_at: finished.finished_at.to_string(),
             duration_ms: finished.finished_at.ms_since(finished.started_at),
-            ..blank(plan, &finished.run_id, finished.node)
+            ..blank(plan, &finished.run_id, finished.node, params)
         };
         match &finished.outcome {
             Outcome::Completed { output, .. } => {
@@ -125,7 +138,7 @@ impl Observer {
 
     /// Returns when everything reported so far was published (or could not be: status messages are not worth a run).
     pub(crate) async fn flush(&self) {
-        if self.mode == StatusMessages::Off {
+        if !self.is_on() {
             return;
         }
         let (done, flushed) = oneshot::channel();
@@ -134,7 +147,12 @@ impl Observer {
     }
 }
 
-fn blank<'a>(plan: &'a Plan, run_id: &'a RunId, node: NodeIx) -> NodeStatus<'a> {
+fn blank<'a>(
+    plan: &'a Plan,
+    run_id: &'a RunId,
+    node: NodeIx,
+    params: Option<&'a Value>,
+) -> NodeStatus<'a> {
     let node = &plan.workflow.nodes[node];
     NodeStatus {
         workflow_id: plan.workflow.id.as_str(),
@@ -142,7 +160,9 @@ fn blank<'a>(plan: &'a Plan, run_id: &'a RunId, node: NodeIx) -> NodeStatus<'a> 
         node_id: node.id.as_str(),
         node_name: node.name.as_deref().unwrap_or(node.id.as_str()),
         status: StatusWord::Running,
-        parameters: None,
+        parameters: params
+            .and_then(Value::as_object)
+            .filter(|params| !params.is_empty()),
         output: None,
         error: None,
         executed_at: String::new(),

@@ -261,8 +261,9 @@ pub(crate) struct NodeStatus<'a> {
     pub(crate) node_id: &'a str,
     pub(crate) node_name: &'a str,
     pub(crate) status: StatusWord,
+    /// As rendered; none if there are none, or if a secret is among what they are made of.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) parameters: Option<&'a serde_json::Value>,
+    pub(crate) parameters: Option<&'a serde_json::Map<String, serde_json::Value>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) output: Option<&'a Json>,
     #[serde(skip_serializing_if = "Option::is_none")]

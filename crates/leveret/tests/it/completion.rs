@@ -6,18 +6,17 @@ use leveret::{
     broker::{ConsumeOptions, memory::MemoryBroker},
     core::{json::Json, parse::workflow_from_json},
     runtime::{
-        Engine, EngineOptions, EngineParts, Publish, Roles, RunResult, StartRequest, StatusMessages,
+        Engine, EngineOptions, EngineParts, Publish, RunResult, StartRequest, StatusMessages,
     },
     store::memory::MemoryStore,
 };
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
-use crate::harness::{blueprint, registry};
+use crate::harness::{blueprint, registry, serving};
 
 /// A serving engine whose messages have 1000 bytes at most.
 async fn engine() -> Engine {
-    let engine = Engine::new(EngineParts {
+    serving(EngineParts {
         registry: registry(),
         publish: Publish {
             status: StatusMessages::Off,
@@ -28,15 +27,8 @@ async fn engine() -> Engine {
             ..EngineOptions::default()
         },
         ..EngineParts::new(Arc::new(MemoryStore::new()), Arc::new(MemoryBroker::new()))
-    });
-    let engine = engine.await.expect("declares");
-    let (stop, stopped) = watch::channel(false);
-    let serving = engine.clone();
-    tokio::spawn(async move {
-        let _never = stop;
-        serving.serve(Roles::all(), stopped).await
-    });
-    engine
+    })
+    .await
 }
 
 /// Runs a workflow of two terminal nodes that echo the input; its result.

@@ -143,6 +143,18 @@ impl Harness {
     }
 }
 
+/// An engine that serves until the test's end.
+pub(crate) async fn serving(parts: EngineParts) -> Engine {
+    let engine = Engine::new(parts).await.expect("declares its topology");
+    let (stop, stopped) = watch::channel(false);
+    let serving = engine.clone();
+    tokio::spawn(async move {
+        let _never = stop;
+        serving.serve(Roles::all(), stopped).await
+    });
+    engine
+}
+
 /// `status output-or-error | completed nodes | other nodes`, nodes by name with their attempts if there were several.
 pub(crate) fn summary(result: &RunResult) -> String {
     let what = match result.status {

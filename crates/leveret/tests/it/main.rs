@@ -15,6 +15,8 @@ mod postgres;
 mod rabbitmq;
 // Simulation by seed: crashes, lost answers, duplicates, delays.
 mod sim;
+// The messages that tell what happens to steps.
+mod status;
 // Runs that stand still, and runs that only look so.
 mod stalled;
 // TLS to real servers.

@@ -1,0 +1,124 @@
+//! What status messages tell, and in which order.
+
+use std::sync::Arc;
+
+use leveret::{
+    broker::{ConsumeOptions, memory::MemoryBroker},
+    core::{json::Json, parse::workflow_from_json},
+    runtime::{EngineParts, Publish, Secrets, StartRequest, StatusMessages},
+    store::memory::MemoryStore,
+};
+use serde_json::{Value, json};
+
+use crate::harness::{blueprint, registry, serving};
+
+#[derive(Debug)]
+struct OneSecret;
+
+impl Secrets for OneSecret {
+    fn secret(&self, _name: &str) -> Option<String> {
+        Some("hunter2".to_owned())
+    }
+}
+
+/// The status messages of a run, a line each, without what differs from run to run.
+async fn statuses(status: StatusMessages, text: &str) -> String {
+    let engine = serving(EngineParts {
+        registry: registry(),
+        publish: Publish {
+            status,
+            completion: true,
+        },
+        secrets: Arc::new(OneSecret),
+        ..EngineParts::new(Arc::new(MemoryStore::new()), Arc::new(MemoryBroker::new()))
+    })
+    .await;
+    let workflow = workflow_from_json(&blueprint(text), None).expect("valid");
+    let request = StartRequest {
+        workflow: Arc::new(workflow),
+        input: Json::from(json!({ "name": "Ada" })),
+        run_id: None,
+    };
+    let result = engine.start_and_wait(request).await.expect("starts");
+    // The completion is published when all statuses are.
+    let completions = ConsumeOptions::queue(engine.names().completion.clone());
+    let mut completions = engine
+        .broker()
+        .consume(completions)
+        .await
+        .expect("consumes");
+    completions
+        .next()
+        .await
+        .expect("a completion")
+        .receipt
+        .ack();
+
+    let queue = ConsumeOptions {
+        prefetch: 100,
+        ..ConsumeOptions::queue(engine.names().status.clone())
+    };
+    let ready = engine.broker().queue_stats(&queue.queue).await;
+    let mut consumer = engine.broker().consume(queue).await.expect("consumes");
+    let mut lines = Vec::new();
+    for _ in 0..ready.expect("counts").ready {
+        let delivery = consumer.next().await.expect("a status");
+        let mut body: Value = serde_json::from_slice(&delivery.message.body).expect("JSON");
+        delivery.receipt.ack();
+        let object = body.as_object_mut().expect("an object");
+        for (field, value) in [
+            ("workflow_id", "case"),
+            ("execution_id", result.run_id.as_str()),
+        ] {
+            assert_eq!(object.remove(field), Some(json!(value)));
+        }
+        assert!(
+            object
+                .remove("executed_at")
+                .is_some_and(|at| at.is_string())
+        );
+        assert!(object.remove("duration_ms").is_some_and(|ms| ms.is_u64()));
+        lines.push(body.to_string());
+    }
+    lines.join("\n")
+}
+
+const RETRIED: &str = "A>B B>C; A = const {{ input.name }}; B = flaky 1; \
+    B.config = {\"maxRetries\":2,\"retryDelay\":1}; C = fail boom";
+
+#[tokio::test(start_paused = true)]
+async fn all_of_them() {
+    insta::assert_snapshot!(statuses(StatusMessages::All, RETRIED).await, @r#"
+    {"node_id":"A","node_name":"A","parameters":{"value":"Ada"},"status":"running"}
+    {"node_id":"A","node_name":"A","output":"Ada","parameters":{"value":"Ada"},"status":"success"}
+    {"node_id":"B","node_name":"B","parameters":{"value":1},"status":"running"}
+    {"error":{"code":"NODE_EXECUTION_FAILED","message":"not yet"},"node_id":"B","node_name":"B","parameters":{"value":1},"status":"waiting"}
+    {"node_id":"B","node_name":"B","parameters":{"value":1},"status":"running"}
+    {"node_id":"B","node_name":"B","output":2,"parameters":{"value":1},"status":"success"}
+    {"node_id":"C","node_name":"C","parameters":{"value":"boom"},"status":"running"}
+    {"error":{"code":"NODE_EXECUTION_FAILED","message":"boom"},"node_id":"C","node_name":"C","parameters":{"value":"boom"},"status":"failed"}
+    "#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn final_ones() {
+    insta::assert_snapshot!(statuses(StatusMessages::Final, RETRIED).await, @r#"
+    {"node_id":"A","node_name":"A","output":"Ada","parameters":{"value":"Ada"},"status":"success"}
+    {"node_id":"B","node_name":"B","output":2,"parameters":{"value":1},"status":"success"}
+    {"error":{"code":"NODE_EXECUTION_FAILED","message":"boom"},"node_id":"C","node_name":"C","parameters":{"value":"boom"},"status":"failed"}
+    "#);
+}
+
+/// Parameters that were made of a secret are left out.
+#[tokio::test(start_paused = true)]
+async fn secrets_are_not_told() {
+    let text = "A>B; A.params = {\"key\":\"{{ secret('KEY') }}\"}; B.params = {\"x\":1}";
+    let told = statuses(StatusMessages::All, text).await;
+    assert!(!told.contains("hunter2"), "{told}");
+    insta::assert_snapshot!(told, @r#"
+    {"node_id":"A","node_name":"A","status":"running"}
+    {"node_id":"A","node_name":"A","output":{"name":"Ada"},"status":"success"}
+    {"node_id":"B","node_name":"B","parameters":{"x":1},"status":"running"}
+    {"node_id":"B","node_name":"B","output":{"name":"Ada"},"parameters":{"x":1},"status":"success"}
+    "#);
+}
