@@ -17,9 +17,9 @@ use rusqlite::Connection;
 
 use crate::sqlite::{DatabaseError, connection};
 
-/// The WAL is copied whenever it is this many pages (16 MiB) longer: often enough to keep it and recovery short, seldom enough
-/// that a page written many times is copied once.
-const WAL_PAGES: u32 = (16 << 20) / connection::PAGE_BYTES;
+/// The WAL is copied whenever it is this many pages (4 MiB) longer: often enough that it is short, which makes a commit cheaper (9 % of a run
+/// that is alone, against 16 MiB), and seldom enough that a page written many times is copied once.
+const WAL_PAGES: u32 = (4 << 20) / connection::PAGE_BYTES;
 
 pub(super) struct Checkpoints {
     /// The length of the WAL after the last commit.
