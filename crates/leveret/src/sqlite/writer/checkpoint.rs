@@ -17,15 +17,49 @@ use rusqlite::Connection;
 
 use crate::sqlite::{DatabaseError, connection};
 
-/// The WAL is copied whenever it is this many pages (4 MiB) longer: often enough that it is short, which makes a commit cheaper (9 % of a run
-/// that is alone, against 16 MiB), and seldom enough that a page written many times is copied once.
+/// The WAL is copied whenever it is this many pages (4 MiB) longer: a short one makes a commit cheaper, by 9 % of a run that is alone.
 const WAL_PAGES: u32 = (4 << 20) / connection::PAGE_BYTES;
 
+/// The same (16 MiB) while large transactions come: they write the same pages again and again, which are then copied once.
+const WAL_PAGES_BUSY: u32 = 4 * WAL_PAGES;
+
+/// A transaction of so many pages is a large one; a run that is alone writes ten at most.
+const LARGE: u32 = 32;
+
+/// What the last commits wrote, in pages.
+#[derive(Default)]
+struct Wal {
+    /// The length after the last one.
+    pages: AtomicU32,
+    /// The length when it was last copied, or 0 once it began anew.
+    copied: AtomicU32,
+    /// The size of the largest commits, fading.
+    size: AtomicU32,
+}
+
+impl Wal {
+    fn committed(&self, pages: u32) {
+        let before = self.pages.swap(pages, Ordering::Relaxed);
+        if pages < before {
+            self.copied.store(0, Ordering::Relaxed);
+        }
+        let size = self.size.load(Ordering::Relaxed);
+        let size = (size - size.div_ceil(8)).max(pages.saturating_sub(before));
+        self.size.store(size, Ordering::Relaxed);
+    }
+
+    fn is_long(&self) -> bool {
+        let pages_max = match self.size.load(Ordering::Relaxed) {
+            ..LARGE => WAL_PAGES,
+            LARGE.. => WAL_PAGES_BUSY,
+        };
+        let copied = self.copied.load(Ordering::Relaxed);
+        self.pages.load(Ordering::Relaxed) >= copied + pages_max
+    }
+}
+
 pub(super) struct Checkpoints {
-    /// The length of the WAL after the last commit.
-    pages: Arc<AtomicU32>,
-    pages_before: u32,
-    due: u32,
+    wal: Arc<Wal>,
     /// The thread is copying.
     running: bool,
     /// `None` once the thread is to end.
@@ -40,10 +74,10 @@ impl Checkpoints {
         writer: &mut Connection,
         path: PathBuf,
     ) -> Result<Checkpoints, DatabaseError> {
-        let pages = Arc::new(AtomicU32::new(0));
-        let length = pages.clone();
+        let wal = Arc::new(Wal::default());
+        let written = wal.clone();
         writer.wal_hook(Some(move |_: &mut _, pages: i32| {
-            length.store(pages.unsigned_abs(), Ordering::Relaxed);
+            written.committed(pages.unsigned_abs());
             Ok(())
         }))?;
         let (ask, asked) = sync_channel(1);
@@ -53,9 +87,7 @@ impl Checkpoints {
             .spawn(move || copy_when_asked(&path, &asked, &done))
             .expect("the system starts a thread");
         Ok(Checkpoints {
-            pages,
-            pages_before: 0,
-            due: WAL_PAGES,
+            wal,
             running: false,
             ask: Some(ask),
             copied,
@@ -65,27 +97,23 @@ impl Checkpoints {
 
     /// Whether there is something to do after the next transaction.
     pub(super) fn are_due(&self) -> bool {
-        self.running || self.pages.load(Ordering::Relaxed) >= self.due
+        self.running || self.wal.is_long()
     }
 
     /// For the writer, when everybody knows how the last transaction ended.
     pub(super) fn after_commit(&mut self, writer: &Connection) {
-        let pages = self.pages.load(Ordering::Relaxed);
-        if pages < self.pages_before {
-            self.due = WAL_PAGES;
-        }
-        self.pages_before = pages;
         if self.running {
             match self.copied.try_recv() {
                 Err(TryRecvError::Empty) => {}
                 Ok(()) | Err(TryRecvError::Disconnected) => {
                     copy(writer);
                     self.running = false;
-                    // It stays long if a reader is looking at it.
-                    self.due = pages + WAL_PAGES;
+                    // It begins anew with the next commit, unless a reader is looking at it.
+                    let pages = self.wal.pages.load(Ordering::Relaxed);
+                    self.wal.copied.store(pages, Ordering::Relaxed);
                 }
             }
-        } else if pages >= self.due {
+        } else if self.wal.is_long() {
             self.running = true;
             if let Some(ask) = &self.ask {
                 // If the thread is gone, the writer sees that after its next transaction and copies everything.
