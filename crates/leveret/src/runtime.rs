@@ -82,7 +82,7 @@ pub struct EngineOptions {
     /// A run in which nothing was recorded and nothing executed for so long, and which has no timer, is taken up by the reconciler. Default
     /// 60 s; the same in all processes.
     pub quiet: Duration,
-    /// How long starting a run may wait for a broker that is away. Default 10 s.
+    /// How long starting or cancelling a run may wait for a broker that is away. Default 10 s.
     pub start_timeout: Duration,
 }
 

@@ -106,7 +106,7 @@ disk_free_limit.absolute = 64MB
 log.console.level = info
 ";
 
-/// Classic queues as they always are from RabbitMQ 4.0 on, by the policy that the README recommends before that. A broker that loads
+/// Classic queues as they always are from RabbitMQ 4.0 on, by the policy that `docs/OPERATIONS.md` recommends before that. A broker that loads
 /// definitions makes no user of its own: the password is `guest`, after the salt `hare`.
 const DEFINITIONS: &str = r#"{
   "vhosts": [{ "name": "/" }],

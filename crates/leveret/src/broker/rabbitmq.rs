@@ -119,8 +119,7 @@ impl RabbitMqOptions {
 
     fn target(&self, purpose: &str) -> Result<Target, BrokerError> {
         let mut uri = url::parse(&self.url)?;
-        let heartbeat = self.heartbeat.as_secs().clamp(1, u64::from(u16::MAX));
-        uri.query.heartbeat.get_or_insert(heartbeat as u16);
+        uri.query.heartbeat = Some(url::heartbeat(&uri, self.heartbeat));
         let ca_file = url::ca_file(&self.url).or_else(|| self.ca_file.clone());
         let cert_chain = ca_file.map(|path| {
             std::fs::read_to_string(&path).map_err(|error| BrokerError::Url {

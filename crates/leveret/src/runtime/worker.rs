@@ -76,7 +76,7 @@ pub(crate) async fn work(
     let places = usize::from(options.concurrency);
     inner.local.open(places);
     loop {
-        let room = jobs.len() < usize::from(options.concurrency);
+        let room = jobs.len() < places;
         tokio::select! {
             biased;
             _ = shutdown.wait_for(|stop| *stop) => break,
@@ -99,12 +99,7 @@ pub(crate) async fn work(
         while let Some(ended) = jobs.try_join_next() {
             report(ended);
         }
-        take_more(
-            &inner,
-            &mut jobs,
-            &mut arrivals,
-            usize::from(options.concurrency),
-        );
+        take_more(&inner, &mut jobs, &mut arrivals, places);
     }
     tell(&inner, ConsumerState::Draining);
     // Runs that are driven here may still wait for the deliveries of their first jobs.
@@ -204,13 +199,8 @@ fn tell(inner: &Inner, state: ConsumerState) {
 }
 
 /// Takes what has arrived in the meantime, without a turn of the loop for each.
-fn take_more(
-    inner: &Arc<Inner>,
-    jobs: &mut JoinSet<()>,
-    arrivals: &mut Arrivals,
-    concurrency: usize,
-) {
-    while jobs.len() < concurrency {
+fn take_more(inner: &Arc<Inner>, jobs: &mut JoinSet<()>, arrivals: &mut Arrivals, places: usize) {
+    while jobs.len() < places {
         match arrivals.try_next() {
             Some(delivery) => take(inner, jobs, delivery),
             None => return,

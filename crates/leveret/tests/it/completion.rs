@@ -6,7 +6,7 @@ use leveret::{
     broker::{ConsumeOptions, memory::MemoryBroker},
     core::{json::Json, parse::workflow_from_json},
     runtime::{
-        Engine, EngineOptions, EngineParts, Publish, RunResult, StartRequest, StatusMessages,
+        Engine, EngineOptions, EngineParts, Publish, Roles, RunResult, StartRequest, StatusMessages,
     },
     store::memory::MemoryStore,
 };
@@ -16,18 +16,21 @@ use crate::harness::{blueprint, registry, serving};
 
 /// A serving engine whose messages have 1000 bytes at most.
 async fn engine() -> Engine {
-    serving(EngineParts {
-        registry: registry(),
-        publish: Publish {
-            status: StatusMessages::Off,
-            completion: true,
+    serving(
+        EngineParts {
+            registry: registry(),
+            publish: Publish {
+                status: StatusMessages::Off,
+                completion: true,
+            },
+            options: EngineOptions {
+                message_bytes_max: 1000,
+                ..EngineOptions::default()
+            },
+            ..EngineParts::new(Arc::new(MemoryStore::new()), Arc::new(MemoryBroker::new()))
         },
-        options: EngineOptions {
-            message_bytes_max: 1000,
-            ..EngineOptions::default()
-        },
-        ..EngineParts::new(Arc::new(MemoryStore::new()), Arc::new(MemoryBroker::new()))
-    })
+        Roles::all(),
+    )
     .await
 }
 

@@ -12,13 +12,13 @@ use std::{
 
 use leveret::{
     Connected, connect,
-    core::{json::Json, parse::workflow_from_json},
+    core::{ids::RunId, json::Json, parse::workflow_from_json, time::Timestamp},
     nodes::{NodeContext, NodeError, NodeOutput, Registry},
-    runtime::{Engine, EngineParts, Roles, RunResult, StartRequest},
+    runtime::{Clock, Engine, EngineParts, Roles, RunResult, StartRequest},
     store::{RunStatus, StepStatus},
 };
 use serde_json::{Map, Value, json};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
 /// A directory that is removed at the end.
 pub(crate) struct TempDir(PathBuf);
@@ -143,14 +143,47 @@ impl Harness {
     }
 }
 
+/// The time of a paused runtime, and ids by number.
+#[derive(Debug)]
+pub(crate) struct PausedClock {
+    name: String,
+    begun: Instant,
+    ids: AtomicU64,
+}
+
+impl PausedClock {
+    pub(crate) fn new(name: &str, begun: Instant) -> PausedClock {
+        PausedClock {
+            name: name.to_owned(),
+            begun,
+            ids: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Clock for PausedClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(1_700_000_000_000) + self.begun.elapsed()
+    }
+
+    fn random(&self) -> f64 {
+        0.5
+    }
+
+    fn new_run_id(&self) -> RunId {
+        let number = self.ids.fetch_add(1, Ordering::Relaxed);
+        RunId::new(format!("{}-{number:04}", self.name)).expect("an id")
+    }
+}
+
 /// An engine that serves until the test's end.
-pub(crate) async fn serving(parts: EngineParts) -> Engine {
+pub(crate) async fn serving(parts: EngineParts, roles: Roles) -> Engine {
     let engine = Engine::new(parts).await.expect("declares its topology");
     let (stop, stopped) = watch::channel(false);
     let serving = engine.clone();
     tokio::spawn(async move {
         let _never = stop;
-        serving.serve(Roles::all(), stopped).await
+        serving.serve(roles, stopped).await
     });
     engine
 }

@@ -15,12 +15,12 @@ mod postgres;
 mod rabbitmq;
 // Simulation by seed: crashes, lost answers, duplicates, delays.
 mod sim;
-// The messages that tell what happens to steps.
-mod status;
 // Runs that stand still, and runs that only look so.
 mod stalled;
+// The messages that tell what happens to steps.
+mod status;
+// Steps that are delivered too often.
+mod suspects;
 // TLS to real servers.
 #[cfg(all(feature = "postgres", feature = "rabbitmq"))]
 mod tls;
-// Steps that are delivered too often.
-mod suspects;

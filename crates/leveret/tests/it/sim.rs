@@ -7,20 +7,15 @@ mod chaos;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use leveret::{
     broker::{Broker, ConsumeOptions, memory::MemoryBroker},
-    core::{
-        ids::RunId, json::Json, parse::workflow_from_json, time::Timestamp, workflow::Workflow,
-    },
+    core::{ids::RunId, json::Json, parse::workflow_from_json, workflow::Workflow},
     runtime::{
-        Clock, Engine, EngineOptions, EngineParts, Publish, Roles, StartRequest, StatusMessages,
+        Engine, EngineOptions, EngineParts, Publish, Roles, StartRequest, StatusMessages,
         WorkerOptions,
     },
     store::{RunStatus, Store, memory::MemoryStore},
@@ -29,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, time::Instant};
 
 use self::chaos::{ChaosBroker, ChaosStore, Life, World};
-use crate::harness::{blueprint, registry, summary};
+use crate::harness::{PausedClock, blueprint, registry, summary};
 
 /// Workflows that between them have everything: chains, joins, routes, failures, fallbacks, retries, sleeps. What each comes to.
 const WORKFLOWS: &[(&str, &str)] = &[
@@ -64,33 +59,6 @@ const WORKFLOWS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Time of the paused clock, ids by number.
-#[derive(Debug)]
-struct SimClock {
-    begun: Instant,
-    ids: AtomicU64,
-    name: String,
-}
-
-impl Clock for SimClock {
-    fn now(&self) -> Timestamp {
-        Timestamp(1_700_000_000_000) + self.begun.elapsed()
-    }
-
-    fn random(&self) -> f64 {
-        0.5
-    }
-
-    fn new_run_id(&self) -> RunId {
-        RunId::new(format!(
-            "{}-{:04}",
-            self.name,
-            self.ids.fetch_add(1, Ordering::Relaxed)
-        ))
-        .expect("an id")
-    }
-}
-
 /// What is shared by all lives of all processes.
 struct Simulation {
     store: Arc<dyn Store>,
@@ -121,11 +89,7 @@ impl Simulation {
                 status: StatusMessages::Off,
                 completion: true,
             },
-            clock: Arc::new(SimClock {
-                begun: self.begun,
-                ids: AtomicU64::new(0),
-                name: name.to_owned(),
-            }),
+            clock: Arc::new(PausedClock::new(name, self.begun)),
             options: EngineOptions {
                 quiet: self.quiet,
                 ..EngineOptions::default()

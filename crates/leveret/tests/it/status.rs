@@ -5,7 +5,7 @@ use std::sync::Arc;
 use leveret::{
     broker::{ConsumeOptions, memory::MemoryBroker},
     core::{json::Json, parse::workflow_from_json},
-    runtime::{EngineParts, Publish, Secrets, StartRequest, StatusMessages},
+    runtime::{EngineParts, Publish, Roles, Secrets, StartRequest, StatusMessages},
     store::memory::MemoryStore,
 };
 use serde_json::{Value, json};
@@ -23,15 +23,18 @@ impl Secrets for OneSecret {
 
 /// The status messages of a run, a line each, without what differs from run to run.
 async fn statuses(status: StatusMessages, text: &str) -> String {
-    let engine = serving(EngineParts {
-        registry: registry(),
-        publish: Publish {
-            status,
-            completion: true,
+    let engine = serving(
+        EngineParts {
+            registry: registry(),
+            publish: Publish {
+                status,
+                completion: true,
+            },
+            secrets: Arc::new(OneSecret),
+            ..EngineParts::new(Arc::new(MemoryStore::new()), Arc::new(MemoryBroker::new()))
         },
-        secrets: Arc::new(OneSecret),
-        ..EngineParts::new(Arc::new(MemoryStore::new()), Arc::new(MemoryBroker::new()))
-    })
+        Roles::all(),
+    )
     .await;
     let workflow = workflow_from_json(&blueprint(text), None).expect("valid");
     let request = StartRequest {

@@ -1,6 +1,6 @@
 //! Broker URLs: reading them, and showing them without their secrets.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use lapin::uri::AMQPUri;
 use reqwest::Url;
@@ -63,6 +63,15 @@ pub(super) fn queue_type(url: &str) -> Result<Option<QueueType>, BrokerError> {
             detail: format!("queue_type is classic or quorum, not '{other}'"),
         }),
     }
+}
+
+/// The heartbeat that a URL names, or this one; whole seconds. Never none at all: a connection that is lost in silence must be noticed.
+pub(super) fn heartbeat(uri: &AMQPUri, otherwise: Duration) -> u16 {
+    let seconds = match uri.query.heartbeat {
+        Some(seconds) => seconds,
+        None => u16::try_from(otherwise.as_secs()).unwrap_or(u16::MAX),
+    };
+    seconds.max(1)
 }
 
 fn parameter(url: &str, name: &str) -> Option<String> {
@@ -141,6 +150,19 @@ mod tests {
             "amqps://a.b/%2f?heartbeat=5&cacertfile=/c/a%20b.pem",
             Some("/c/a b.pem"),
         );
+    }
+
+    #[test]
+    fn heartbeats_are_named() {
+        let check = |url, otherwise, expect| {
+            let otherwise = Duration::from_secs(otherwise);
+            assert_eq!(heartbeat(&parse(url).unwrap(), otherwise), expect, "{url}");
+        };
+        check("amqp://h", 10, 10);
+        check("amqp://h?heartbeat=5", 10, 5);
+        check("amqp://h?heartbeat=0", 10, 1);
+        check("amqp://h", 0, 1);
+        check("amqp://h", 1 << 20, u16::MAX);
     }
 
     #[test]

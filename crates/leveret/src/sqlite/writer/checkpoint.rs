@@ -23,7 +23,7 @@ const WAL_PAGES: u32 = (4 << 20) / connection::PAGE_BYTES;
 /// The same (16 MiB) while large transactions come: they write the same pages again and again, which are then copied once.
 const WAL_PAGES_BUSY: u32 = 4 * WAL_PAGES;
 
-/// A transaction of so many pages is a large one; a run that is alone writes ten at most.
+/// A transaction of so many pages is a large one; those of a run that is alone have five, and twenty at most.
 const LARGE: u32 = 32;
 
 /// What the last commits wrote, in pages.
