@@ -13,6 +13,7 @@
 //! the store. A chain needs none.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     fmt,
     str::FromStr,
@@ -22,11 +23,11 @@ use crate::graph::{EdgeIx, Graph, NodeIx};
 
 /// How a step ended, as far as its edges care.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum Ending<'a> {
     /// The step has a result; these of its [routed](Graph::routed) edges are taken.
     Completed {
         /// Taken edges.
-        taken: Vec<EdgeIx>,
+        taken: Cow<'a, [EdgeIx]>,
     },
     /// The step failed for good.
     Failed {
@@ -232,7 +233,7 @@ pub type Joins = HashMap<JoinPoint, JoinState>;
 pub fn decide(
     graph: &Graph,
     node: NodeIx,
-    ending: &Ending,
+    ending: &Ending<'_>,
     joins: &mut Joins,
 ) -> Result<Decision, MissingJoins> {
     let mut decider = Decider {
@@ -293,7 +294,7 @@ struct Decider<'a> {
 }
 
 impl Decider<'_> {
-    fn step(&mut self, node: NodeIx, ending: &Ending) {
+    fn step(&mut self, node: NodeIx, ending: &Ending<'_>) {
         let graph = self.graph;
         match ending {
             Ending::Completed { taken } => {

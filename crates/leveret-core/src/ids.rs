@@ -128,8 +128,8 @@ id_type!(
 
 /// Where a step stands in loops and batches: empty, `each[17]`, `loop#2`, nested by `/`.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Scope(Arc<str>);
+#[serde(from = "String", into = "String")]
+pub struct Scope(Option<Arc<str>>);
 
 impl Scope {
     /// The scope outside every loop and batch.
@@ -139,18 +139,31 @@ impl Scope {
 
     /// Takes a stored or received scope as it is.
     pub fn new(text: impl Into<Arc<str>>) -> Scope {
-        Scope(text.into())
+        let text = text.into();
+        Scope((!text.is_empty()).then_some(text))
     }
 
     /// The scope as text; empty for the root.
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+impl From<String> for Scope {
+    fn from(text: String) -> Scope {
+        Scope::new(text)
+    }
+}
+
+impl From<Scope> for String {
+    fn from(scope: Scope) -> String {
+        scope.as_str().to_owned()
     }
 }
 
 impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", &self.0)
+        write!(f, "{:?}", self.as_str())
     }
 }
 

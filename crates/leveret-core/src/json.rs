@@ -41,6 +41,11 @@ impl Json {
         Ok(Self::from_raw(RawValue::from_string(text)?))
     }
 
+    /// A document of what prints as JSON. Fails if it does not: a map whose keys are no texts.
+    pub fn from_serialize(value: &impl Serialize) -> Result<Json, serde_json::Error> {
+        Ok(Self::from_raw(serde_json::value::to_raw_value(value)?))
+    }
+
     fn from_raw(raw: Box<RawValue>) -> Json {
         Json(Arc::new(Document {
             text: OnceLock::from(raw),

@@ -111,7 +111,7 @@ impl Run {
         unfinished(&self.graph, starts, &self.marks, &self.joins)
     }
 
-    fn end(&mut self, node: NodeIx, ending: &Ending) {
+    fn end(&mut self, node: NodeIx, ending: &Ending<'_>) {
         let ready = *self
             .ready
             .iter()
@@ -209,7 +209,9 @@ fn a_fallback_takes_the_place_of_what_failed() {
 #[test]
 fn asks_for_the_joins_it_needs() {
     let run = Run::new("A>C B>C");
-    let ending = Ending::Completed { taken: vec![0] };
+    let ending = Ending::Completed {
+        taken: vec![0].into(),
+    };
     let mut joins = Joins::new();
     assert_eq!(
         decide(&run.graph, 0, &ending, &mut joins),

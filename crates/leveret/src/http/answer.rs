@@ -13,7 +13,7 @@ pub(super) const JSON: [(HeaderName, HeaderValue); 1] = [(
 
 /// A value as the body of an answer.
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
-    let mut text = Vec::with_capacity(512);
+    let mut text = Vec::with_capacity(1024);
     serde_json::to_writer(&mut text, body).expect("what the API answers prints");
     (status, JSON, text).into_response()
 }

@@ -1,23 +1,18 @@
 //! `log`: writes a line to the worker's log.
 
-use async_trait::async_trait;
-use leveret_core::parse::ParamProblem;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use std::borrow::Cow;
 
-use super::{NodeContext, NodeError, NodeType, Verdict, check_known, is_template, params, problem};
+use async_trait::async_trait;
+use leveret_core::{json::Json, parse::ParamProblem, time::Timestamp};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
+
+use super::{NodeContext, NodeError, NodeType, Verdict, check_known, is_template, problem};
 
 /// Parameters: `message`, text; `level`: debug, info (default), warn or error. Output: `{message, level, logged_at}`.
 pub(super) struct Log;
 
-#[derive(Deserialize)]
-struct Params {
-    message: Value,
-    #[serde(default)]
-    level: Level,
-}
-
-#[derive(Clone, Copy, Default, Deserialize)]
+#[derive(Clone, Copy, Default, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Level {
     Debug,
@@ -25,6 +20,19 @@ enum Level {
     Info,
     Warn,
     Error,
+}
+
+#[derive(Serialize)]
+struct Output<'a> {
+    level: Level,
+    #[serde(serialize_with = "as_text")]
+    logged_at: Timestamp,
+    message: &'a str,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn as_text<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(time)
 }
 
 #[async_trait]
@@ -45,30 +53,36 @@ impl NodeType for Log {
     }
 
     async fn execute(&self, ctx: NodeContext) -> Result<Verdict, NodeError> {
-        let Params { message, level } = params(&ctx.params)?;
-        let message = match message {
-            Value::String(text) => text,
-            other => other.to_string(),
+        let message = match ctx.params.get("message") {
+            Some(Value::String(text)) => Cow::Borrowed(text.as_str()),
+            Some(other) => Cow::Owned(other.to_string()),
+            None => return Err(NodeError::permanent("parameter 'message' is missing")),
+        };
+        let level = match &ctx.params["level"] {
+            Value::Null => Level::default(),
+            level => Level::deserialize(level)
+                .map_err(|error| NodeError::permanent(format!("parameter 'level': {error}")))?,
         };
         let (run, node) = (ctx.key.run_id.as_str(), ctx.key.node_id.as_str());
-        let level = match level {
+        match level {
             Level::Debug => {
                 tracing::debug!(target: "leveret::log", run_id = run, node_id = node, "{message}");
-                "debug"
             }
             Level::Info => {
                 tracing::info!(target: "leveret::log", run_id = run, node_id = node, "{message}");
-                "info"
             }
             Level::Warn => {
                 tracing::warn!(target: "leveret::log", run_id = run, node_id = node, "{message}");
-                "warn"
             }
             Level::Error => {
                 tracing::error!(target: "leveret::log", run_id = run, node_id = node, "{message}");
-                "error"
             }
+        }
+        let output = Output {
+            level,
+            logged_at: ctx.now,
+            message: &message,
         };
-        Ok(json!({ "message": message, "level": level, "logged_at": ctx.now.to_string() }).into())
+        Ok(Json::from_serialize(&output).expect("a line prints").into())
     }
 }

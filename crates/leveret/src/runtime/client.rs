@@ -369,15 +369,15 @@ impl Inner {
         };
         let written = file.begin(new.clone(), jobs, true);
         let (sender, started) = oneshot::channel();
-        // A task of its own: the run goes on when whoever waits for it goes away.
-        tokio::spawn(drive_here(
+        // A task of its own: the run goes on when whoever waits for it goes away. Boxed, as a task copies its future several times.
+        tokio::spawn(Box::pin(drive_here(
             self.clone(),
             plan.clone(),
             (new, node),
             place,
             written,
             sender,
-        ));
+        )));
         started.await.unwrap_or(Err(StoreError::Closed))
     }
 

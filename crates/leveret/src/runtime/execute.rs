@@ -145,7 +145,7 @@ impl Attempt<'_> {
         }
         let fresh = Fresh {
             node: self.node,
-            output: output.value(),
+            output: &output,
             context: &context,
         };
         let taken = self
@@ -162,20 +162,14 @@ impl Attempt<'_> {
     /// The edges that a result takes: those with its action; if there are none, those without an action; conditions must hold.
     fn route(&self, fresh: Fresh<'_>, action: Option<&str>) -> Result<Vec<EdgeIx>, EvalError> {
         let edges = &self.plan.workflow.edges;
-        let view = self.view(Some(fresh));
-        let scope = self.scope(
-            fresh.output,
-            Some(ResultView {
-                output: fresh.output,
-                action,
-            }),
-            &view,
-        );
         let holds = |edge: EdgeIx| {
-            edges[edge]
-                .condition
-                .as_ref()
-                .map_or(Ok(true), |condition| condition.eval_bool(&scope))
+            let Some(condition) = &edges[edge].condition else {
+                return Ok(true);
+            };
+            let output = fresh.output.value();
+            let view = self.view(Some(fresh));
+            let result = ResultView { output, action };
+            condition.eval_bool(&self.scope(output, Some(result), &view))
         };
         let select = |wanted: Option<&str>| -> Result<Vec<EdgeIx>, EvalError> {
             let mut taken = Vec::new();

@@ -167,12 +167,15 @@ impl Hub {
             self.waiting.store(waiters.len(), Ordering::Release);
             found
         };
-        if let Some(senders) = found {
+        if let Some(mut senders) = found
+            && let Some(last) = senders.pop()
+        {
             let ended = ended();
             for sender in senders {
                 // Whoever waited may have gone.
                 drop(sender.send(ended.clone()));
             }
+            drop(last.send(ended));
         }
     }
 

@@ -1,6 +1,9 @@
 //! What a worker has at hand of a run while it executes it: inputs, outputs, context. Never the whole run.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use leveret_core::{expr::Values, graph::NodeIx, json::Json};
 use serde_json::Value;
@@ -15,8 +18,8 @@ const BYTES_MAX: usize = 8 << 20;
 #[derive(Default)]
 pub(crate) struct Known {
     pub(crate) run_input: Option<Json>,
-    nodes: HashMap<NodeIx, KnownNode>,
-    inputs: HashMap<NodeIx, Json>,
+    nodes: BTreeMap<NodeIx, KnownNode>,
+    inputs: BTreeMap<NodeIx, Json>,
     context: HashMap<Arc<str>, Option<Json>>,
     bytes: usize,
 }
@@ -109,7 +112,7 @@ pub(crate) struct View<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Fresh<'a> {
     pub(crate) node: NodeIx,
-    pub(crate) output: &'a Value,
+    pub(crate) output: &'a Json,
     pub(crate) context: &'a [(Arc<str>, Json)],
 }
 
@@ -121,7 +124,7 @@ impl Values for View<'_> {
             let mut stands_for =
                 std::iter::successors(Some(fresh.node), |&node| graph.guards(node));
             if stands_for.any(|stood_for| stood_for == node) {
-                return Some(fresh.output);
+                return Some(fresh.output.value());
             }
         }
         self.known.output(self.plan, node).map(Json::value)

@@ -14,10 +14,10 @@ use leveret_core::{
 use super::{Finished, JoinKey, Outcome, StepStatus, StoreError};
 
 /// How the outcome ends the step; `None` while it waits.
-pub(crate) fn ending_of(outcome: &Outcome) -> Option<Ending> {
+pub(crate) fn ending_of(outcome: &Outcome) -> Option<Ending<'_>> {
     match outcome {
         Outcome::Completed { taken, .. } => Some(Ending::Completed {
-            taken: taken.clone(),
+            taken: taken.into(),
         }),
         Outcome::Failed { fall_back, .. } => Some(Ending::Failed {
             fall_back: *fall_back,
