@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{
     broker::{Delivery, Publication, embedded::EmbeddedBroker},
-    sqlite::DatabaseError,
+    sqlite::{DatabaseError, Session},
     store::{NewRun, Started, StoreError, sqlite::SqliteStore},
 };
 
@@ -38,9 +38,8 @@ impl OneFile {
         jobs: Vec<Publication>,
         hold: bool,
     ) -> impl Future<Output = Result<(Started, Vec<Delivery>), StoreError>> + Send + 'static {
-        let job = move |connection: &rusqlite::Connection| {
-            let started =
-                SqliteStore::start_in(connection, &new).map_err(DatabaseError::refused)?;
+        let job = move |session: &Session<'_>| {
+            let started = SqliteStore::start_in(session, &new).map_err(DatabaseError::refused)?;
             Ok((started, started == Started::New))
         };
         let queued = self.broker.publish_with(jobs, job, hold);

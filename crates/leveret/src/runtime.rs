@@ -215,7 +215,7 @@ pub(crate) struct Inner {
     secrets: Arc<dyn Secrets>,
     clock: Arc<dyn Clock>,
     options: EngineOptions,
-    commits: Batcher<Finished, Result<Committed, StoreError>>,
+    commits: Batcher<Arc<Finished>, Result<Committed, StoreError>>,
     starts: Batcher<NewRun, Result<Started, StoreError>>,
     loads: Batcher<(RunId, Load), Result<Option<Loaded>, StoreError>>,
     plans: Plans,
@@ -384,14 +384,14 @@ fn store_error(error: timers::FireError) -> StoreError {
 fn commits(
     store: &Arc<dyn Store>,
     metrics: Arc<Metrics>,
-) -> Batcher<Finished, Result<Committed, StoreError>> {
+) -> Batcher<Arc<Finished>, Result<Committed, StoreError>> {
     let store = store.clone();
     let Batching {
         steps_max,
         calls_max,
         gathers,
     } = store.batching();
-    let batcher = Batcher::new(steps_max, calls_max, move |batch: Vec<Finished>| {
+    let batcher = Batcher::new(steps_max, calls_max, move |batch: Vec<Arc<Finished>>| {
         metrics.commit_steps.observe(batch.len() as u64);
         let store = store.clone();
         async move { commit_each(&*store, &batch).await }
@@ -475,11 +475,11 @@ impl Inner {
 
     async fn commit_durably(
         &self,
-        batch: Vec<Finished>,
+        batch: &[Arc<Finished>],
     ) -> Result<(Vec<Committed>, bool), StoreError> {
         self.durably(|| async {
             self.commits
-                .submit(batch.clone())
+                .submit(batch.to_vec())
                 .await?
                 .into_iter()
                 .collect()

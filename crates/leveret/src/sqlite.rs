@@ -11,6 +11,7 @@ mod connection;
 mod error;
 mod reader;
 mod schema;
+mod session;
 mod writer;
 
 use std::{
@@ -21,12 +22,12 @@ use std::{
     task::{Context, Poll},
 };
 
-use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use self::{connection::ProcessLock, reader::Readers, writer::Writer};
 pub use self::{
     error::DatabaseError,
+    session::Session,
     writer::{BATCH_JOBS_MAX, LINGER, QUEUED_JOBS_MAX},
 };
 
@@ -104,7 +105,7 @@ impl Database {
     pub fn write<T, F>(&self, job: F) -> Written<T>
     where
         T: Send + 'static,
-        F: FnMut(&Connection) -> Result<T, DatabaseError> + Send + 'static,
+        F: FnMut(&Session<'_>) -> Result<T, DatabaseError> + Send + 'static,
     {
         let (sender, receiver) = oneshot::channel();
         self.write_then(job, move |result| drop(sender.send(result)));
@@ -116,7 +117,7 @@ impl Database {
     pub fn write_here<T, F>(&self, job: F) -> Written<T>
     where
         T: Send + 'static,
-        F: FnMut(&Connection) -> Result<T, DatabaseError> + Send + 'static,
+        F: FnMut(&Session<'_>) -> Result<T, DatabaseError> + Send + 'static,
     {
         let (sender, receiver) = oneshot::channel();
         let after = move |result| drop(sender.send(result));
@@ -129,7 +130,7 @@ impl Database {
     pub fn write_then<T, F, A>(&self, job: F, after: A)
     where
         T: Send + 'static,
-        F: FnMut(&Connection) -> Result<T, DatabaseError> + Send + 'static,
+        F: FnMut(&Session<'_>) -> Result<T, DatabaseError> + Send + 'static,
         A: FnOnce(Result<T, DatabaseError>) + Send + 'static,
     {
         self.0.writer.queue(job, after, writer::Urgency::Now);
@@ -140,7 +141,7 @@ impl Database {
     pub fn write_soon<T, F, A>(&self, job: F, after: A)
     where
         T: Send + 'static,
-        F: FnMut(&Connection) -> Result<T, DatabaseError> + Send + 'static,
+        F: FnMut(&Session<'_>) -> Result<T, DatabaseError> + Send + 'static,
         A: FnOnce(Result<T, DatabaseError>) + Send + 'static,
     {
         self.0.writer.queue(job, after, writer::Urgency::Soon);
@@ -150,7 +151,7 @@ impl Database {
     pub fn write_blocking<T, F>(&self, job: F) -> Result<T, DatabaseError>
     where
         T: Send + 'static,
-        F: FnMut(&Connection) -> Result<T, DatabaseError> + Send + 'static,
+        F: FnMut(&Session<'_>) -> Result<T, DatabaseError> + Send + 'static,
     {
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         self.write_then(job, move |result| drop(sender.send(result)));
@@ -161,7 +162,7 @@ impl Database {
     pub async fn read<T, F>(&self, job: F) -> Result<T, DatabaseError>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, DatabaseError> + Send + 'static,
+        F: FnOnce(&Session<'_>) -> Result<T, DatabaseError> + Send + 'static,
     {
         self.0.readers.read(job).await
     }
@@ -181,7 +182,7 @@ impl Database {
 
     /// The components that have tables in the file, and the versions of these. Blocks the thread.
     pub fn schema_versions(&self) -> Result<Vec<(String, u32)>, DatabaseError> {
-        self.write_blocking(schema::versions)
+        self.write_blocking(|session| schema::versions(session))
     }
 
     /// Whether writes are accepted: not closed, and no commit failed with an uncertain outcome.

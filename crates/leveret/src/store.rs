@@ -469,7 +469,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// After an error nothing of the batch is recorded, except that [`StoreError::Unavailable`] leaves open whether all of it is. A batch
     /// that is refused for the data of one of its steps is refused as a whole: [`commit_each`] then finds the guilty one.
-    async fn commit(&self, batch: &[Finished]) -> Result<Vec<Committed>, StoreError>;
+    async fn commit(&self, batch: &[Arc<Finished>]) -> Result<Vec<Committed>, StoreError>;
 
     /// Loads what workers need; `None` for a run that is not recorded.
     async fn load(&self, batch: &[(RunId, Load)]) -> Result<Vec<Option<Loaded>>, StoreError>;
@@ -542,7 +542,7 @@ pub trait Store: Send + Sync + 'static {
 /// Commits a batch; if it is refused, each of its steps alone, so that only the guilty ones fail. Answers in the order of the batch.
 pub async fn commit_each(
     store: &dyn Store,
-    batch: &[Finished],
+    batch: &[Arc<Finished>],
 ) -> Vec<Result<Committed, StoreError>> {
     let refused = |error: &StoreError| {
         matches!(

@@ -29,7 +29,7 @@ use super::{
     Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Delivery, Publication, QueueStats,
     Receipt, Topology, local, routes::QueueId,
 };
-use crate::sqlite::{Database, DatabaseError};
+use crate::sqlite::{Database, DatabaseError, Session};
 
 /// The largest body that is accepted.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -124,7 +124,7 @@ impl EmbeddedBroker {
     ) -> Result<oneshot::Receiver<PublishedWith<T>>, BrokerError>
     where
         T: Send + 'static,
-        F: FnMut(&rusqlite::Connection) -> Result<(T, bool), DatabaseError> + Send + 'static,
+        F: FnMut(&Session<'_>) -> Result<(T, bool), DatabaseError> + Send + 'static,
     {
         let routed = self
             .route(batch)
@@ -166,16 +166,16 @@ impl Broker for EmbeddedBroker {
             return Ok(());
         }
         let new = missing.clone();
-        let job = move |connection: &rusqlite::Connection| {
+        let job = move |session: &Session<'_>| {
             for exchange in &new.exchanges {
-                rows::add_exchange(connection, exchange)?;
+                rows::add_exchange(session, exchange)?;
             }
             let queues = new.queues.iter();
             let ids = queues
-                .map(|queue| rows::add_queue(connection, queue))
+                .map(|queue| rows::add_queue(session, queue))
                 .collect::<Result<Vec<_>, _>>()?;
             for binding in &new.bindings {
-                rows::add_binding(connection, binding)?;
+                rows::add_binding(session, binding)?;
             }
             Ok(ids)
         };
@@ -248,11 +248,11 @@ impl Broker for EmbeddedBroker {
     async fn purge(&self, queue: &str) -> Result<u64, BrokerError> {
         let (queue, purged) = self.0.hub().purge(queue)?;
         let count = purged.count;
-        let written = self.0.database.write(move |connection| {
+        let written = self.0.database.write(move |session| {
             let single = purged.single.iter();
-            rows::delete(connection, single.map(|seq| rows::key(queue, *seq)))?;
+            rows::delete(session, single.map(|seq| rows::key(queue, *seq)))?;
             match purged.range {
-                Some(range) => rows::delete_range(connection, queue, range),
+                Some(range) => rows::delete_range(session, queue, range),
                 None => Ok(()),
             }
         });
@@ -272,8 +272,7 @@ impl Broker for EmbeddedBroker {
         };
         let name: Arc<str> = queue.into();
         let removed = name.clone();
-        let job =
-            move |connection: &rusqlite::Connection| rows::remove_queue(connection, id, &name);
+        let job = move |session: &Session<'_>| rows::remove_queue(session, id, &name);
         let apply = move |hub: &mut local::Hub, ()| hub.remove_queue(&removed);
         self.0.change(turn, job, apply).await
     }
@@ -283,7 +282,7 @@ impl Broker for EmbeddedBroker {
         self.0.hub().check_open()?;
         let name: Arc<str> = exchange.into();
         let removed = name.clone();
-        let job = move |connection: &rusqlite::Connection| rows::remove_exchange(connection, &name);
+        let job = move |session: &Session<'_>| rows::remove_exchange(session, &name);
         let apply = move |hub: &mut local::Hub, ()| hub.routes.remove_exchange(&removed);
         self.0.change(turn, job, apply).await
     }

@@ -456,7 +456,7 @@ impl Drive<'_> {
         ready: Ready,
         attempts: u32,
         woken: bool,
-    ) -> Result<Finished, DriveError> {
+    ) -> Result<Arc<Finished>, DriveError> {
         let inner = self.inner;
         let node = ready.node;
         self.fetch(ready).await?;
@@ -533,8 +533,8 @@ impl Drive<'_> {
         attempts: u32,
         started_at: Timestamp,
         outcome: Outcome,
-    ) -> Finished {
-        Finished {
+    ) -> Arc<Finished> {
+        Arc::new(Finished {
             run_id: self.run_id.clone(),
             workflow: self.plan.workflow.clone(),
             node: ready.node,
@@ -544,7 +544,7 @@ impl Drive<'_> {
             started_at,
             finished_at: self.inner.clock.now(),
             outcome,
-        }
+        })
     }
 
     fn keep(&mut self, ready: Ready, outcome: &Outcome) {
@@ -582,10 +582,10 @@ impl Drive<'_> {
     }
 
     /// Commits steps, then does what follows from the last: tells observers and those who wait. `None`: nothing follows.
-    async fn record(&mut self, batch: Vec<Finished>) -> Result<Option<Decision>, DriveError> {
+    async fn record(&mut self, batch: Vec<Arc<Finished>>) -> Result<Option<Decision>, DriveError> {
         let inner = self.inner;
         let shown = std::mem::take(&mut self.shown);
-        let (results, ambiguous) = inner.commit_durably(batch.clone()).await?;
+        let (results, ambiguous) = inner.commit_durably(&batch).await?;
         let mut last = None;
         for (finished, result) in batch.iter().zip(results) {
             last = None;

@@ -242,7 +242,11 @@ mod tests {
             outcome: Outcome::Waiting { until, error: None },
         };
         inner.store.start(&[new]).await.expect("starts");
-        inner.store.commit(&[finished]).await.expect("commits");
+        inner
+            .store
+            .commit(&[finished.into()])
+            .await
+            .expect("commits");
     }
 
     /// A timer whose job the broker refuses for a while is fired soon after the broker takes it, and not only when its claim has ended.

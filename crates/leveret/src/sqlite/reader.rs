@@ -8,7 +8,7 @@ use std::{
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
-use super::{DatabaseError, DatabaseOptions, connection};
+use super::{DatabaseError, DatabaseOptions, Session, connection};
 
 #[derive(Debug)]
 pub(super) struct Readers {
@@ -29,7 +29,7 @@ impl Readers {
     pub(super) async fn read<T, F>(&self, job: F) -> Result<T, DatabaseError>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, DatabaseError> + Send + 'static,
+        F: FnOnce(&Session<'_>) -> Result<T, DatabaseError> + Send + 'static,
     {
         let permit = self.permits.clone().acquire_owned().await;
         let permit = permit.map_err(|_| DatabaseError::Closed)?;
@@ -40,7 +40,7 @@ impl Readers {
                 Some(connection) => connection,
                 None => connection::open_reader(&path)?,
             };
-            let result = job(&connection);
+            let result = job(&Session::new(&connection));
             // A job that panics takes its connection with it.
             if !permits.is_closed() {
                 lock(&idle).push(connection);

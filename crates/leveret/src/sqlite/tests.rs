@@ -43,16 +43,14 @@ fn with_table(path: &TempPath) -> Database {
 }
 
 fn insert(database: &Database, id: i64) -> Written<()> {
-    database.write(move |connection| {
-        connection
-            .prepare_cached("INSERT INTO t (id, v) VALUES (?1, 'x')")?
-            .execute([id])?;
+    database.write(move |session| {
+        session.execute("INSERT INTO t (id, v) VALUES (?1, 'x')", [id])?;
         Ok(())
     })
 }
 
-fn ids(connection: &Connection) -> Result<Vec<i64>, DatabaseError> {
-    let mut statement = connection.prepare_cached("SELECT id FROM t ORDER BY id")?;
+fn ids(session: &Session<'_>) -> Result<Vec<i64>, DatabaseError> {
+    let mut statement = session.prepare_cached("SELECT id FROM t ORDER BY id")?;
     let rows = statement.query_map((), |row| row.get(0))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
@@ -67,8 +65,30 @@ async fn writes_in_the_order_of_the_calls() {
     assert_eq!(second.await.unwrap(), [1]);
     first.await.unwrap();
     assert_eq!(database.read(ids).await.unwrap(), [1]);
-    let forbidden = database.read(|connection| Ok(connection.execute("DELETE FROM t", ())?));
+    let forbidden = database.read(|session| Ok(session.execute("DELETE FROM t", ())?));
     assert!(forbidden.await.is_err(), "readers only read");
+    database.close().await;
+}
+
+/// A statement serves again in the same transaction, after an error and within itself.
+#[tokio::test]
+async fn statements_serve_again() {
+    const INSERT: &str = "INSERT INTO t (id, v) VALUES (?1, 'x')";
+    const FIND: &str = "SELECT id FROM t WHERE id >= ?1 ORDER BY id";
+    let path = TempPath::new();
+    let database = with_table(&path);
+    let job = |session: &Session<'_>| {
+        session.execute(INSERT, [1])?;
+        assert!(session.execute(INSERT, [1]).is_err());
+        session.execute(INSERT, [2])?;
+        session.rows::<_, DatabaseError>(FIND, [1], |row| {
+            let first: i64 = row.get(0)?;
+            let second = session.row(FIND, [first + 1], |row| row.get::<_, i64>(0))?;
+            Ok((first, second))
+        })
+    };
+    let pairs = database.write(job).await.unwrap();
+    assert_eq!(pairs, [(1, Some(2)), (2, None)]);
     database.close().await;
 }
 
@@ -81,17 +101,17 @@ async fn failed_job_is_rolled_back_alone() {
     let (release, held) = std::sync::mpsc::channel::<()>();
     let gate = database.write(move |_| Ok(held.recv().is_err()));
     let good = insert(&database, 1);
-    let failing = database.write(|connection| {
-        connection.execute("INSERT INTO t VALUES (2, 'x')", ())?;
-        connection.execute("INSERT INTO t VALUES (1, 'x')", ())?;
+    let failing = database.write(|session| {
+        session.execute("INSERT INTO t VALUES (2, 'x')", ())?;
+        session.execute("INSERT INTO t VALUES (1, 'x')", ())?;
         Ok(())
     });
-    let refusing = database.write(|connection| {
-        connection.execute("INSERT INTO t VALUES (3, 'x')", ())?;
+    let refusing = database.write(|session| {
+        session.execute("INSERT INTO t VALUES (3, 'x')", ())?;
         Err::<(), _>(DatabaseError::refused("not today"))
     });
-    let panicking = database.write(|connection| -> Result<(), DatabaseError> {
-        connection.execute("INSERT INTO t VALUES (4, 'x')", ())?;
+    let panicking = database.write(|session| -> Result<(), DatabaseError> {
+        session.execute("INSERT INTO t VALUES (4, 'x')", ())?;
         panic!("on purpose")
     });
     let last = insert(&database, 5);
@@ -105,8 +125,8 @@ async fn failed_job_is_rolled_back_alone() {
     assert_eq!(database.read(ids).await.unwrap(), [1, 5]);
 
     // Alone in its transaction, too.
-    let alone = database.write(|connection| {
-        connection.execute("INSERT INTO t VALUES (6, 'x')", ())?;
+    let alone = database.write(|session| {
+        session.execute("INSERT INTO t VALUES (6, 'x')", ())?;
         Err::<(), _>(DatabaseError::refused("no"))
     });
     assert!(alone.await.is_err());
@@ -121,14 +141,14 @@ async fn full_disk_is_reported_and_survived() {
     let path = TempPath::new();
     let database = with_table(&path);
     let limit = |pages: i64| {
-        move |connection: &Connection| {
+        move |session: &Session<'_>| {
             let sql = format!("PRAGMA max_page_count={pages}");
-            Ok(connection.query_row(&sql, (), |row| row.get::<_, i64>(0))?)
+            Ok(session.query_row(&sql, (), |row| row.get::<_, i64>(0))?)
         }
     };
     database.write(limit(16)).await.unwrap();
-    let large = database.write(|connection| {
-        connection.execute("INSERT INTO t VALUES (1, hex(zeroblob(1000000)))", ())?;
+    let large = database.write(|session| {
+        session.execute("INSERT INTO t VALUES (1, hex(zeroblob(1000000)))", ())?;
         Ok(())
     });
     let error = large.await.unwrap_err();
@@ -146,12 +166,12 @@ async fn write_soon_runs_without_another_job() {
     let database = with_table(&path);
     let (sender, receiver) = oneshot::channel();
     database.write_soon(
-        |connection| Ok(connection.execute("INSERT INTO t VALUES (1, 'x')", ())?),
+        |session| Ok(session.execute("INSERT INTO t VALUES (1, 'x')", ())?),
         move |result| drop(sender.send(result)),
     );
     assert_eq!(receiver.await.unwrap().unwrap(), 1);
     database.write_soon(
-        |connection| Ok(connection.execute("INSERT INTO t VALUES (2, 'x')", ())?),
+        |session| Ok(session.execute("INSERT INTO t VALUES (2, 'x')", ())?),
         drop,
     );
     assert_eq!(database.write(ids).await.unwrap(), [1, 2]);
@@ -165,7 +185,7 @@ async fn close_finishes_the_queue_and_lets_go() {
     let database = with_table(&path);
     let written: Vec<_> = (0..100).map(|id| insert(&database, id)).collect();
     database.write_soon(
-        |connection| Ok(connection.execute("INSERT INTO t VALUES (100, 'x')", ())?),
+        |session| Ok(session.execute("INSERT INTO t VALUES (100, 'x')", ())?),
         drop,
     );
     database.close().await;
@@ -227,9 +247,9 @@ async fn the_wal_stays_short_behind_a_busy_writer() {
     let path = TempPath::new();
     let database = with_table(&path);
     let megabyte = |id: i64| {
-        database.write(move |connection| {
+        database.write(move |session| {
             let sql = "INSERT INTO t VALUES (?1, hex(zeroblob(500000)))";
-            Ok(connection.prepare_cached(sql)?.execute([id])?)
+            Ok(session.prepare_cached(sql)?.execute([id])?)
         })
     };
     let mut waiting = std::collections::VecDeque::new();

@@ -24,7 +24,7 @@ use self::{
     queue::{JobQueue, Task},
     transaction::Transactions,
 };
-use super::{DatabaseError, connection::ProcessLock};
+use super::{DatabaseError, Session, connection::ProcessLock};
 
 /// The most jobs in one transaction, so that the first of them does not wait long for the last.
 pub const BATCH_JOBS_MAX: usize = 1024;
@@ -98,7 +98,7 @@ impl Writer {
     pub(super) fn queue<T, F, A>(&self, job: F, after: A, urgency: Urgency)
     where
         T: Send + 'static,
-        F: FnMut(&Connection) -> Result<T, DatabaseError> + Send + 'static,
+        F: FnMut(&Session<'_>) -> Result<T, DatabaseError> + Send + 'static,
         A: FnOnce(Result<T, DatabaseError>) + Send + 'static,
     {
         if let Err((task, error)) = self.jobs.push(Box::new(Task::new(job, after)), urgency) {

@@ -337,7 +337,7 @@ impl Store for MemoryStore {
         Ok(batch.iter().map(|new| state.start(new)).collect())
     }
 
-    async fn commit(&self, batch: &[Finished]) -> Result<Vec<Committed>, StoreError> {
+    async fn commit(&self, batch: &[Arc<Finished>]) -> Result<Vec<Committed>, StoreError> {
         let mut state = self.state();
         batch
             .iter()

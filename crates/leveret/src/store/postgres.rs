@@ -195,7 +195,7 @@ impl Store for PostgresStore {
         Ok(runs::start(&self.0.writes, &self.0.known, batch).await?)
     }
 
-    async fn commit(&self, batch: &[Finished]) -> Result<Vec<Committed>, StoreError> {
+    async fn commit(&self, batch: &[Arc<Finished>]) -> Result<Vec<Committed>, StoreError> {
         Ok(commit::commit(&self.0.writes, batch).await?)
     }
 

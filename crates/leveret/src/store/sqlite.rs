@@ -8,7 +8,7 @@ mod read;
 mod timers;
 mod workflows;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use leveret_core::{
@@ -17,13 +17,13 @@ use leveret_core::{
     time::Timestamp,
     workflow::{Workflow, WorkflowHash},
 };
-use rusqlite::{Connection, Row, types::FromSql};
+use rusqlite::{Row, types::FromSql};
 
 use super::{
     Batching, Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunFilter, RunRecord,
     RunStatus, Started, StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
 };
-use crate::sqlite::{Database, DatabaseError};
+use crate::sqlite::{Database, DatabaseError, Session};
 
 /// What was applied once never changes; add to the end.
 const MIGRATIONS: &[&str] = &[include_str!("sqlite/schema.sql")];
@@ -42,27 +42,27 @@ impl SqliteStore {
     }
 
     /// Begins a run, as a part of a job of the same file.
-    pub(crate) fn start_in(connection: &Connection, new: &NewRun) -> Result<Started, StoreError> {
-        commit::start(connection, new)
+    pub(crate) fn start_in(session: &Session<'_>, new: &NewRun) -> Result<Started, StoreError> {
+        commit::start(session, new)
     }
 
     async fn write<T: Send + 'static>(
         &self,
-        mut job: impl FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
+        mut job: impl FnMut(&Session<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         Ok(self
             .database
-            .write(move |connection| job(connection).map_err(DatabaseError::refused))
+            .write(move |session| job(session).map_err(DatabaseError::refused))
             .await?)
     }
 
     async fn read<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+        job: impl FnOnce(&Session<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         Ok(self
             .database
-            .read(move |connection| job(connection).map_err(DatabaseError::refused))
+            .read(move |session| job(session).map_err(DatabaseError::refused))
             .await?)
     }
 }
@@ -156,43 +156,6 @@ fn hash(row: &Row<'_>, column: usize) -> Result<WorkflowHash, StoreError> {
     Ok(WorkflowHash::from(bytes))
 }
 
-/// Runs a query and reads all its rows.
-fn rows<T>(
-    connection: &Connection,
-    sql: &str,
-    params: impl rusqlite::Params,
-    mut read: impl FnMut(&Row<'_>) -> Result<T, StoreError>,
-) -> Result<Vec<T>, StoreError> {
-    let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query(params)?;
-    let mut all = Vec::new();
-    while let Some(row) = rows.next()? {
-        all.push(read(row)?);
-    }
-    Ok(all)
-}
-
-/// Runs a query and reads its first row.
-fn row<T>(
-    connection: &Connection,
-    sql: &str,
-    params: impl rusqlite::Params,
-    read: impl FnOnce(&Row<'_>) -> Result<T, StoreError>,
-) -> Result<Option<T>, StoreError> {
-    let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query(params)?;
-    rows.next()?.map(read).transpose()
-}
-
-/// Runs a statement; returns how many rows it changed.
-fn execute(
-    connection: &Connection,
-    sql: &str,
-    params: impl rusqlite::Params,
-) -> Result<usize, StoreError> {
-    Ok(connection.prepare_cached(sql)?.execute(params)?)
-}
-
 /// Whether the runtime goes on while this thread is blocked for a moment.
 fn has_other_threads() -> bool {
     tokio::runtime::Handle::try_current().is_ok_and(|runtime| runtime.metrics().num_workers() > 1)
@@ -219,19 +182,19 @@ impl Store for SqliteStore {
             workflow.hash,
             workflow.definition.clone(),
         );
-        self.write(move |connection| workflows::put(connection, &id, hash, &definition, now))
+        self.write(move |session| workflows::put(session, &id, hash, &definition, now))
             .await
     }
 
     async fn workflow(&self, id: &WorkflowId) -> Result<Option<WorkflowRecord>, StoreError> {
         let id = id.clone();
-        self.read(move |connection| workflows::newest(connection, &id))
+        self.read(move |session| workflows::newest(session, &id))
             .await
     }
 
     async fn definition(&self, hash: &WorkflowHash) -> Result<Option<Json>, StoreError> {
         let hash = *hash;
-        self.read(move |connection| workflows::definition(connection, &hash))
+        self.read(move |session| workflows::definition(session, &hash))
             .await
     }
 
@@ -241,28 +204,28 @@ impl Store for SqliteStore {
         limit: u32,
     ) -> Result<Vec<WorkflowRecord>, StoreError> {
         let after = after.cloned();
-        self.read(move |connection| workflows::list(connection, after.as_ref(), limit))
+        self.read(move |session| workflows::list(session, after.as_ref(), limit))
             .await
     }
 
     async fn start(&self, batch: &[NewRun]) -> Result<Vec<Started>, StoreError> {
         let batch = batch.to_vec();
-        self.write(move |connection| {
+        self.write(move |session| {
             batch
                 .iter()
-                .map(|new| commit::start(connection, new))
+                .map(|new| commit::start(session, new))
                 .collect()
         })
         .await
     }
 
-    async fn commit(&self, batch: &[Finished]) -> Result<Vec<Committed>, StoreError> {
+    async fn commit(&self, batch: &[Arc<Finished>]) -> Result<Vec<Committed>, StoreError> {
         let alone = batch.len() == 1;
         let batch = batch.to_vec();
-        let job = move |connection: &Connection| {
+        let job = move |session: &Session<'_>| {
             let committed = batch
                 .iter()
-                .map(|finished| commit::commit(connection, finished));
+                .map(|finished| commit::commit(session, finished));
             committed
                 .collect::<Result<_, StoreError>>()
                 .map_err(DatabaseError::refused)
@@ -277,10 +240,10 @@ impl Store for SqliteStore {
 
     async fn load(&self, batch: &[(RunId, Load)]) -> Result<Vec<Option<Loaded>>, StoreError> {
         let batch = batch.to_vec();
-        self.read(move |connection| {
+        self.read(move |session| {
             batch
                 .iter()
-                .map(|(run_id, load)| read::load(connection, run_id, load))
+                .map(|(run_id, load)| read::load(session, run_id, load))
                 .collect()
         })
         .await
@@ -288,7 +251,7 @@ impl Store for SqliteStore {
 
     async fn set_redeliveries(&self, key: &StepKey, count: u32) -> Result<(), StoreError> {
         let key = key.clone();
-        self.write(move |connection| commit::set_redeliveries(connection, &key, count))
+        self.write(move |session| commit::set_redeliveries(session, &key, count))
             .await
     }
 
@@ -302,13 +265,13 @@ impl Store for SqliteStore {
         if self.read(timers::next).await?.is_none_or(|due| due > now) {
             return Ok(Vec::new());
         }
-        self.write(move |connection| timers::claim(connection, now, until, limit))
+        self.write(move |session| timers::claim(session, now, until, limit))
             .await
     }
 
     async fn remove_timers(&self, timers: &[Timer]) -> Result<(), StoreError> {
         let timers = timers.to_vec();
-        self.write(move |connection| timers::remove(connection, &timers))
+        self.write(move |session| timers::remove(session, &timers))
             .await
     }
 
@@ -322,24 +285,24 @@ impl Store for SqliteStore {
         quiet: Duration,
         limit: u32,
     ) -> Result<(Vec<RunId>, u32), StoreError> {
-        let due = move |connection: &Connection| timers::due_for_a_look(connection, now, limit);
+        let due = move |session: &Session<'_>| timers::due_for_a_look(session, now, limit);
         let due = self.read(due).await?;
         if due.is_empty() {
             return Ok((Vec::new(), 0));
         }
-        self.write(move |connection| timers::claim_stalled(connection, &due, now, quiet))
+        self.write(move |session| timers::claim_stalled(session, &due, now, quiet))
             .await
     }
 
     async fn put_off(&self, runs: &[RunId], until: Timestamp) -> Result<(), StoreError> {
         let runs = runs.to_vec();
-        self.write(move |connection| timers::put_off(connection, &runs, until))
+        self.write(move |session| timers::put_off(session, &runs, until))
             .await
     }
 
     async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError> {
         let run_id = run_id.clone();
-        self.read(move |connection| read::progress(connection, &run_id))
+        self.read(move |session| read::progress(session, &run_id))
             .await
     }
 
@@ -349,10 +312,8 @@ impl Store for SqliteStore {
         now: Timestamp,
     ) -> Result<Option<(RunEnd, bool)>, StoreError> {
         let run_id = run_id.clone();
-        self.write(move |connection| {
-            commit::end(connection, &run_id, RunStatus::Cancelled, None, now)
-        })
-        .await
+        self.write(move |session| commit::end(session, &run_id, RunStatus::Cancelled, None, now))
+            .await
     }
 
     async fn fail(
@@ -362,28 +323,26 @@ impl Store for SqliteStore {
         now: Timestamp,
     ) -> Result<Option<(RunEnd, bool)>, StoreError> {
         let (run_id, error) = (run_id.clone(), error.clone());
-        self.write(move |connection| {
-            commit::end(connection, &run_id, RunStatus::Failed, Some(&error), now)
+        self.write(move |session| {
+            commit::end(session, &run_id, RunStatus::Failed, Some(&error), now)
         })
         .await
     }
 
     async fn run(&self, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {
         let run_id = run_id.clone();
-        self.read(move |connection| read::run(connection, &run_id))
-            .await
+        self.read(move |session| read::run(session, &run_id)).await
     }
 
     async fn steps(&self, run_id: &RunId) -> Result<Vec<StepRecord>, StoreError> {
         let run_id = run_id.clone();
-        self.read(move |connection| read::steps(connection, &run_id))
+        self.read(move |session| read::steps(session, &run_id))
             .await
     }
 
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRecord>, StoreError> {
         let filter = filter.clone();
-        self.read(move |connection| read::runs(connection, &filter))
-            .await
+        self.read(move |session| read::runs(session, &filter)).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

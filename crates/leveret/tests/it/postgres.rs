@@ -123,10 +123,10 @@ async fn reconnects_after_the_server_closed_the_connections() {
             store.ping().await.unwrap();
             let cut = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = $1";
             assert!(!admin.query(cut, &[&name]).await.unwrap().is_empty());
-            let mut committed = store.commit(&[done(&run, node)]).await;
+            let mut committed = store.commit(&[done(&run, node).into()]).await;
             while let Err(error) = &committed {
                 assert!(error.is_retryable(), "{error}");
-                committed = store.commit(&[done(&run, node)]).await;
+                committed = store.commit(&[done(&run, node).into()]).await;
             }
             assert!(matches!(committed.unwrap()[..], [Committed::Recorded { .. }]));
         }
@@ -148,6 +148,7 @@ async fn refused_batch_is_committed_one_by_one() {
         if let Outcome::Completed { action, .. } = &mut batch[1].outcome {
             *action = Some("\0".into());
         }
+        let batch: Vec<_> = batch.into_iter().map(Arc::new).collect();
         let refused = store.commit(&batch).await.unwrap_err();
         assert!(matches!(refused, StoreError::Refused { .. }), "{refused}");
         assert!(store.steps(&runs[0].run_id).await.unwrap().is_empty());
@@ -267,9 +268,11 @@ async fn rate(
             let begin = Instant::now();
             store.start(&runs).await.expect("start");
             (starting, started) = (starting + begin.elapsed(), started + size);
-            mine.extend(
-                (0..3).map(|node| runs.iter().map(|run| done(run, node)).collect::<Vec<_>>()),
-            );
+            mine.extend((0..3).map(|node| {
+                runs.iter()
+                    .map(|run| Arc::new(done(run, node)))
+                    .collect::<Vec<_>>()
+            }));
         }
         batches.push(mine);
     }

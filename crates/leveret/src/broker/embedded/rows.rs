@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use leveret_core::time::Timestamp;
-use rusqlite::{Connection, Row};
+use rusqlite::Row;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
         queues::{Stored, Waiting},
         routes::QueueId,
     },
-    sqlite::DatabaseError,
+    sqlite::{DatabaseError, Session},
 };
 
 type Result<T> = std::result::Result<T, DatabaseError>;
@@ -73,49 +73,47 @@ pub(super) struct PageBounds {
 }
 
 pub(super) fn insert(
-    connection: &Connection,
+    session: &Session<'_>,
     queue: QueueId,
     waiting: &Waiting,
     properties: Option<&str>,
 ) -> Result<()> {
     check_seq(waiting.seq)?;
     let stored = &waiting.stored;
-    connection
-        .prepare_cached(
-            "INSERT INTO broker_messages (id, due_ms, exchange, routing_key, properties, body)
+    session.execute(
+        "INSERT INTO broker_messages (id, due_ms, exchange, routing_key, properties, body)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?
-        .execute((
+        (
             key(queue, waiting.seq),
             due_column(waiting.due),
             &*stored.exchange,
             &*stored.routing_key,
             properties,
             &stored.message.body[..],
-        ))?;
+        ),
+    )?;
     Ok(())
 }
 
 /// Moves a message to the end of another queue; false if it is gone, together with its own queue.
 pub(super) fn move_to(
-    connection: &Connection,
+    session: &Session<'_>,
     from: i64,
     queue: QueueId,
     waiting: &Waiting,
 ) -> Result<bool> {
     check_seq(waiting.seq)?;
-    let moved = connection
-        .prepare_cached(
-            "UPDATE broker_messages SET id = ?2, due_ms = ?3, exchange = ?4, routing_key = ?5
+    let moved = session.execute(
+        "UPDATE broker_messages SET id = ?2, due_ms = ?3, exchange = ?4, routing_key = ?5
              WHERE id = ?1",
-        )?
-        .execute((
+        (
             from,
             key(queue, waiting.seq),
             due_column(waiting.due),
             &*waiting.stored.exchange,
             &*waiting.stored.routing_key,
-        ))?;
+        ),
+    )?;
     Ok(moved == 1)
 }
 
@@ -132,35 +130,35 @@ fn due_column(due: Timestamp) -> Option<i64> {
     (due != Timestamp(0)).then_some(due.0)
 }
 
-pub(super) fn delete(connection: &Connection, keys: impl IntoIterator<Item = i64>) -> Result<()> {
-    let mut statement = connection.prepare_cached("DELETE FROM broker_messages WHERE id = ?1")?;
+pub(super) fn delete(session: &Session<'_>, keys: impl IntoIterator<Item = i64>) -> Result<()> {
     for key in keys {
-        statement.execute([key])?;
+        session.execute("DELETE FROM broker_messages WHERE id = ?1", [key])?;
     }
     Ok(())
 }
 
 /// Deletes a range of a queue, both ends included.
 pub(super) fn delete_range(
-    connection: &Connection,
+    session: &Session<'_>,
     queue: QueueId,
     (first, last): (u64, u64),
 ) -> Result<()> {
-    connection
-        .prepare_cached("DELETE FROM broker_messages WHERE id BETWEEN ?1 AND ?2")?
-        .execute((key(queue, first), key(queue, last)))?;
+    session.execute(
+        "DELETE FROM broker_messages WHERE id BETWEEN ?1 AND ?2",
+        (key(queue, first), key(queue, last)),
+    )?;
     Ok(())
 }
 
 /// The messages behind `after`, in order. Those up to `delivered` may have been delivered before.
 pub(super) fn page(
-    connection: &Connection,
+    session: &Session<'_>,
     queue: QueueId,
     after: u64,
     delivered: u64,
     bounds: PageBounds,
 ) -> Result<Vec<Waiting>> {
-    let mut statement = connection.prepare_cached(
+    let mut statement = session.prepare_cached(
         "SELECT id, due_ms, exchange, routing_key, properties, body FROM broker_messages
          WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT ?3",
     )?;
@@ -287,17 +285,18 @@ const KINDS: [(ExchangeKind, &str); 3] = [
     (ExchangeKind::Fanout, "fanout"),
 ];
 
-pub(super) fn add_exchange(connection: &Connection, exchange: &Exchange) -> Result<()> {
+pub(super) fn add_exchange(session: &Session<'_>, exchange: &Exchange) -> Result<()> {
     let kind = KINDS.iter().find(|(kind, _)| *kind == exchange.kind);
-    connection
-        .prepare_cached("INSERT INTO broker_exchanges (name, kind) VALUES (?1, ?2)")?
-        .execute((&*exchange.name, kind.map(|(_, name)| *name)))?;
+    session.execute(
+        "INSERT INTO broker_exchanges (name, kind) VALUES (?1, ?2)",
+        (&*exchange.name, kind.map(|(_, name)| *name)),
+    )?;
     Ok(())
 }
 
-pub(super) fn add_queue(connection: &Connection, queue: &Queue) -> Result<QueueId> {
+pub(super) fn add_queue(session: &Session<'_>, queue: &Queue) -> Result<QueueId> {
     let delay = queue.delay.as_ref();
-    let id = connection
+    let id = session
         .prepare_cached("INSERT INTO broker_queues (name, delay_ms, delay_to) VALUES (?1, ?2, ?3)")?
         .insert((
             &*queue.name,
@@ -312,35 +311,33 @@ pub(super) fn add_queue(connection: &Connection, queue: &Queue) -> Result<QueueI
     }
 }
 
-pub(super) fn add_binding(connection: &Connection, binding: &Binding) -> Result<()> {
-    connection
-        .prepare_cached(
-            "INSERT INTO broker_bindings (exchange, queue, routing_key) VALUES (?1, ?2, ?3)",
-        )?
-        .execute((&*binding.exchange, &*binding.queue, &*binding.routing_key))?;
+pub(super) fn add_binding(session: &Session<'_>, binding: &Binding) -> Result<()> {
+    session.execute(
+        "INSERT INTO broker_bindings (exchange, queue, routing_key) VALUES (?1, ?2, ?3)",
+        (&*binding.exchange, &*binding.queue, &*binding.routing_key),
+    )?;
     Ok(())
 }
 
-pub(super) fn remove_queue(connection: &Connection, queue: QueueId, name: &str) -> Result<()> {
-    delete_range(connection, queue, (0, (1 << SEQ_BITS) - 1))?;
-    connection.execute("DELETE FROM broker_bindings WHERE queue = ?1", [name])?;
-    connection.execute("DELETE FROM broker_queues WHERE id = ?1", [queue.0])?;
+pub(super) fn remove_queue(session: &Session<'_>, queue: QueueId, name: &str) -> Result<()> {
+    delete_range(session, queue, (0, (1 << SEQ_BITS) - 1))?;
+    session.execute("DELETE FROM broker_bindings WHERE queue = ?1", [name])?;
+    session.execute("DELETE FROM broker_queues WHERE id = ?1", [queue.0])?;
     Ok(())
 }
 
-pub(super) fn remove_exchange(connection: &Connection, name: &str) -> Result<()> {
-    connection.execute("DELETE FROM broker_bindings WHERE exchange = ?1", [name])?;
-    connection.execute("DELETE FROM broker_exchanges WHERE name = ?1", [name])?;
+pub(super) fn remove_exchange(session: &Session<'_>, name: &str) -> Result<()> {
+    session.execute("DELETE FROM broker_bindings WHERE exchange = ?1", [name])?;
+    session.execute("DELETE FROM broker_exchanges WHERE name = ?1", [name])?;
     Ok(())
 }
 
 /// Records which messages of a queue may have been delivered.
-pub(super) fn set_delivered(connection: &Connection, queue: QueueId, upto: u64) -> Result<()> {
-    connection
-        .prepare_cached(
-            "UPDATE broker_queues SET delivered_up_to = ?2 WHERE id = ?1 AND delivered_up_to <> ?2",
-        )?
-        .execute((queue.0, upto as i64))?;
+pub(super) fn set_delivered(session: &Session<'_>, queue: QueueId, upto: u64) -> Result<()> {
+    session.execute(
+        "UPDATE broker_queues SET delivered_up_to = ?2 WHERE id = ?1 AND delivered_up_to <> ?2",
+        (queue.0, upto as i64),
+    )?;
     Ok(())
 }
 
@@ -360,8 +357,8 @@ pub(super) struct Loaded {
 }
 
 /// Reads topology and counts. The numbers of empty queues begin anew.
-pub(super) fn load(connection: &Connection) -> Result<Loaded> {
-    let mut statement = connection.prepare("SELECT name, kind FROM broker_exchanges")?;
+pub(super) fn load(session: &Session<'_>) -> Result<Loaded> {
+    let mut statement = session.prepare("SELECT name, kind FROM broker_exchanges")?;
     let exchanges = statement
         .query_map((), |row| {
             let stored = row.get_ref(1)?.as_str()?;
@@ -374,7 +371,7 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded> {
         })?
         .collect::<rusqlite::Result<_>>()?;
     let mut statement =
-        connection.prepare("SELECT exchange, queue, routing_key FROM broker_bindings")?;
+        session.prepare("SELECT exchange, queue, routing_key FROM broker_bindings")?;
     let bindings = statement
         .query_map((), |row| {
             Ok(Binding {
@@ -384,7 +381,7 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded> {
             })
         })?
         .collect::<rusqlite::Result<_>>()?;
-    connection.execute(
+    session.execute(
         "UPDATE broker_queues SET delivered_up_to = 0 WHERE NOT EXISTS (
              SELECT 1 FROM broker_messages m WHERE m.id BETWEEN (broker_queues.id << ?1)
              AND (broker_queues.id << ?1) + (1 << ?1) - 1)",
@@ -392,13 +389,13 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded> {
     )?;
     Ok(Loaded {
         exchanges,
-        queues: load_queues(connection)?,
+        queues: load_queues(session)?,
         bindings,
     })
 }
 
-fn load_queues(connection: &Connection) -> Result<Vec<QueueRow>> {
-    let mut statement = connection
+fn load_queues(session: &Session<'_>) -> Result<Vec<QueueRow>> {
+    let mut statement = session
         .prepare("SELECT id, name, delay_ms, delay_to, delivered_up_to FROM broker_queues")?;
     let mut queues = statement
         .query_map((), |row| {
@@ -419,7 +416,7 @@ fn load_queues(connection: &Connection) -> Result<Vec<QueueRow>> {
             })
         })?
         .collect::<rusqlite::Result<Vec<_>>>()?;
-    let mut count = connection.prepare(
+    let mut count = session.prepare(
         "SELECT COUNT(*), COALESCE(MAX(id), 0) FROM broker_messages WHERE id BETWEEN ?1 AND ?2",
     )?;
     for queue in &mut queues {

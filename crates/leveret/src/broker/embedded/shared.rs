@@ -8,7 +8,6 @@ use std::{
 };
 
 use leveret_core::time::Timestamp;
-use rusqlite::Connection;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use super::{
@@ -22,7 +21,7 @@ use crate::{
         queues::{Bounds, ConsumerId, Need, Stored, Waiting},
         routes::QueueId,
     },
-    sqlite::{Database, DatabaseError},
+    sqlite::{Database, DatabaseError, Session},
 };
 
 const BOUNDS: Bounds = Bounds {
@@ -106,9 +105,9 @@ impl Shared {
         F: FnOnce(&Shared, Result<(), BrokerError>) + Send + 'static,
     {
         let me = self.me();
-        let job = move |connection: &Connection| {
-            let arrived = insert_all(connection, &routed, now())?;
-            rows::delete(connection, remove.iter().copied())?;
+        let job = move |session: &Session<'_>| {
+            let arrived = insert_all(session, &routed, now())?;
+            rows::delete(session, remove.iter().copied())?;
             Ok(arrived)
         };
         self.database.write_then(job, move |result| {
@@ -122,14 +121,14 @@ impl Shared {
     pub(super) fn put_with<T, J, F>(&self, routed: Vec<Routed>, mut job: J, hold: bool, then: F)
     where
         T: Send + 'static,
-        J: FnMut(&Connection) -> Result<(T, bool), DatabaseError> + Send + 'static,
+        J: FnMut(&Session<'_>) -> Result<(T, bool), DatabaseError> + Send + 'static,
         F: FnOnce(Result<(T, Vec<Delivery>), DatabaseError>) + Send + 'static,
     {
         let me = self.me();
-        let job = move |connection: &Connection| {
-            let (value, publish) = job(connection)?;
+        let job = move |session: &Session<'_>| {
+            let (value, publish) = job(session)?;
             let arrived = if publish {
-                insert_all(connection, &routed, now())?
+                insert_all(session, &routed, now())?
             } else {
                 Arrived::default()
             };
@@ -247,7 +246,7 @@ impl Shared {
         let me = self.me();
         let delivered = self.marks.get(&queue).copied().unwrap_or(0);
         self.database.write_then(
-            move |connection| rows::page(connection, queue, after, delivered, PAGE),
+            move |session| rows::page(session, queue, after, delivered, PAGE),
             move |result| {
                 let rows = logged(result, "cannot read messages ahead");
                 let failed = rows.is_none();
@@ -262,7 +261,7 @@ impl Shared {
     fn allow(&self, queue: QueueId, upto: u64) {
         let me = self.me();
         self.database.write_then(
-            move |connection| rows::set_delivered(connection, queue, upto),
+            move |session| rows::set_delivered(session, queue, upto),
             move |result| {
                 let allowed = logged(result, "cannot record what is delivered");
                 me.hub().allow(queue, allowed.map_or(0, |()| upto));
@@ -298,7 +297,7 @@ impl Shared {
     fn write_acks(&self) {
         let (me, after) = (self.me(), self.me());
         self.database.write_soon(
-            move |connection| {
+            move |session| {
                 let mut acks = me.acks();
                 let Acks {
                     waiting, writing, ..
@@ -306,7 +305,7 @@ impl Shared {
                 writing.append(waiting);
                 let keys = writing.clone();
                 drop(acks);
-                rows::delete(connection, keys)
+                rows::delete(session, keys)
             },
             move |result| after.acks_written(&result),
         );
@@ -336,7 +335,7 @@ impl Shared {
     ) -> Result<(), BrokerError>
     where
         T: Send + 'static,
-        F: FnMut(&Connection) -> Result<T, DatabaseError> + Send + 'static,
+        F: FnMut(&Session<'_>) -> Result<T, DatabaseError> + Send + 'static,
         A: FnOnce(&mut Hub, T) + Send + 'static,
     {
         let (sender, done) = oneshot::channel();
@@ -357,11 +356,11 @@ impl Shared {
             hub.delivered()
         };
         let me = self.me();
-        let written = self.database.write(move |connection| {
+        let written = self.database.write(move |session| {
             let keys = me.acks().waiting.clone();
-            rows::delete(connection, keys)?;
+            rows::delete(session, keys)?;
             for &(queue, upto) in &marks {
-                rows::set_delivered(connection, queue, upto)?;
+                rows::set_delivered(session, queue, upto)?;
             }
             Ok(())
         });
@@ -377,12 +376,12 @@ impl Shared {
     fn move_all(&self, due: Vec<Due>) {
         let (me, due) = (self.me(), Arc::new(due));
         let moving = due.clone();
-        let job = move |connection: &Connection| {
+        let job = move |session: &Session<'_>| {
             let mut arrived = Vec::with_capacity(moving.len());
             for due in &*moving {
                 let waiting = arriving(&due.target, &due.stored, now());
                 let from = rows::key(due.queue, due.waiting.seq);
-                if rows::move_to(connection, from, due.target.queue, &waiting)? {
+                if rows::move_to(session, from, due.target.queue, &waiting)? {
                     arrived.push((due.target.queue, waiting));
                 }
             }
@@ -444,7 +443,7 @@ impl Drop for Shared {
 }
 
 fn insert_all(
-    connection: &Connection,
+    session: &Session<'_>,
     routed: &[Routed],
     now: Timestamp,
 ) -> Result<Arrived, DatabaseError> {
@@ -453,7 +452,7 @@ fn insert_all(
         for target in &message.targets {
             let waiting = arriving(target, &message.stored, now);
             let properties = message.properties.as_deref();
-            rows::insert(connection, target.queue, &waiting, properties)?;
+            rows::insert(session, target.queue, &waiting, properties)?;
             arrived.push((target.queue, waiting));
         }
     }

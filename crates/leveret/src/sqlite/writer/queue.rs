@@ -10,10 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::Connection;
-
 use super::{LINGER, QUEUED_JOBS_MAX};
-use crate::sqlite::DatabaseError;
+use crate::sqlite::{DatabaseError, Session};
 
 /// The writer looks for new jobs this long before it sleeps: waking a thread costs more than that.
 const SPIN: Duration = Duration::from_micros(20);
@@ -32,7 +30,7 @@ pub(in crate::sqlite) enum Urgency {
 /// A job with its types erased: runs, perhaps again after a rollback, then learns how its transaction ended.
 pub(super) trait Job: Send {
     /// Runs it; whether it succeeded. What an earlier call wrote is rolled back.
-    fn run(&mut self, connection: &Connection) -> bool;
+    fn run(&mut self, session: &Session<'_>) -> bool;
     /// Its transaction was committed.
     fn committed(self: Box<Self>);
     /// Its transaction was not, or it never ran.
@@ -58,11 +56,11 @@ impl<T, F, A> Task<T, F, A> {
 impl<T, F, A> Job for Task<T, F, A>
 where
     T: Send,
-    F: FnMut(&Connection) -> Result<T, DatabaseError> + Send,
+    F: FnMut(&Session<'_>) -> Result<T, DatabaseError> + Send,
     A: FnOnce(Result<T, DatabaseError>) + Send,
 {
-    fn run(&mut self, connection: &Connection) -> bool {
-        let result = catch_unwind(AssertUnwindSafe(|| (self.job)(connection)));
+    fn run(&mut self, session: &Session<'_>) -> bool {
+        let result = catch_unwind(AssertUnwindSafe(|| (self.job)(session)));
         let result = result.unwrap_or(Err(DatabaseError::Panicked));
         self.result.insert(result).is_ok()
     }

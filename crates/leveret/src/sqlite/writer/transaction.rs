@@ -11,7 +11,7 @@ use std::{
 use rusqlite::{Connection, ErrorCode};
 
 use super::{Batch, queue::Job};
-use crate::sqlite::DatabaseError;
+use crate::sqlite::{DatabaseError, Session};
 
 pub(super) struct Transactions {
     connection: Connection,
@@ -69,16 +69,19 @@ impl Transactions {
 
     /// Jobs seldom fail. So none of them gets a savepoint, which would copy each page that it touches; if one fails, all run again.
     fn run_jobs(&mut self, batch: Batch<'_>) -> Result<(), Failure> {
+        let session = Session::new(&self.connection);
         for mut job in batch {
-            let ran = job.run(&self.connection);
+            let ran = job.run(&session);
             self.done.push(job);
-            if self.connection.is_autocommit() {
+            if session.is_autocommit() {
                 return Err(Failure::lost());
             }
             if !ran {
+                drop(session);
                 return self.run_again();
             }
         }
+        drop(session);
         self.commit()
     }
 
@@ -92,29 +95,14 @@ impl Transactions {
         }
         self.begin()?;
         let mut jobs = std::mem::take(&mut self.done);
+        let session = Session::new(&self.connection);
         let ran = jobs
             .iter_mut()
-            .try_for_each(|job| self.run_in_savepoint(job.as_mut()));
+            .try_for_each(|job| run_in_savepoint(&session, job.as_mut()));
+        drop(session);
         self.done = jobs;
         ran?;
         self.commit()
-    }
-
-    /// What the job wrote is gone if it failed.
-    fn run_in_savepoint(&self, job: &mut dyn Job) -> Result<(), Failure> {
-        let execute = |sql| {
-            self.execute(sql)
-                .map_err(|error| Failure::rolled_back(&error))
-        };
-        execute("SAVEPOINT job")?;
-        let ran = job.run(&self.connection);
-        if self.connection.is_autocommit() {
-            return Err(Failure::lost());
-        }
-        if !ran {
-            execute("ROLLBACK TO job")?;
-        }
-        execute("RELEASE job")
     }
 
     fn begin(&self) -> Result<(), Failure> {
@@ -154,6 +142,24 @@ impl Transactions {
         self.connection.prepare_cached(sql)?.execute(())?;
         Ok(())
     }
+}
+
+/// What the job wrote is gone if it failed.
+fn run_in_savepoint(session: &Session<'_>, job: &mut dyn Job) -> Result<(), Failure> {
+    let execute = |sql| {
+        let executed = session.execute(sql, ());
+        executed.map_err(|error| Failure::rolled_back(&error))
+    };
+    execute("SAVEPOINT job")?;
+    let ran = job.run(session);
+    if session.is_autocommit() {
+        return Err(Failure::lost());
+    }
+    if !ran {
+        execute("ROLLBACK TO job")?;
+    }
+    execute("RELEASE job")?;
+    Ok(())
 }
 
 struct Failure {
@@ -213,7 +219,7 @@ mod tests {
         assert!(!open.load(Ordering::Acquire));
         let (sender, receiver) = mpsc::channel();
         let task = Task::new(
-            |_: &Connection| -> Result<(), DatabaseError> { panic!("must not run") },
+            |_: &Session<'_>| -> Result<(), DatabaseError> { panic!("must not run") },
             move |result| sender.send(result).unwrap(),
         );
         let mut backlog: VecDeque<Box<dyn Job>> = VecDeque::from([Box::new(task) as Box<dyn Job>]);

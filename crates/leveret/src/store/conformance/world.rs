@@ -316,7 +316,8 @@ pub(super) fn node_id(node: &str) -> NodeId {
 }
 
 pub(super) async fn commit(store: &Arc<dyn Store>, batch: &[Finished]) -> Vec<Committed> {
-    let committed = store.commit(batch).await.expect("commit");
+    let batch: Vec<_> = batch.iter().cloned().map(Arc::new).collect();
+    let committed = store.commit(&batch).await.expect("commit");
     assert_eq!(committed.len(), batch.len(), "one answer for each step");
     committed
 }

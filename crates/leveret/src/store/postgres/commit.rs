@@ -14,7 +14,10 @@ mod decision;
 mod follow;
 mod plan;
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use leveret_core::{decide::Joins, ids::RunId};
 use tokio_postgres::Row;
@@ -75,7 +78,10 @@ const UNRECORDED: &str = "
     JOIN runs r ON r.run_id = n.run_id";
 
 /// Answers in the order of the batch.
-pub(super) async fn commit(pool: &Pool, batch: &[Finished]) -> Result<Vec<Committed>, Failure> {
+pub(super) async fn commit(
+    pool: &Pool,
+    batch: &[Arc<Finished>],
+) -> Result<Vec<Committed>, Failure> {
     if batch.is_empty() {
         return Ok(Vec::new());
     }
@@ -95,7 +101,10 @@ pub(super) async fn commit(pool: &Pool, batch: &[Finished]) -> Result<Vec<Commit
     }
 }
 
-async fn commit_once(lease: &mut Lease, batch: &[Finished]) -> Result<Vec<Committed>, Failure> {
+async fn commit_once(
+    lease: &mut Lease,
+    batch: &[Arc<Finished>],
+) -> Result<Vec<Committed>, Failure> {
     let segments = segments(batch);
     let mut answers = Answers {
         committed: vec![None; batch.len()],
@@ -286,7 +295,7 @@ struct Answers {
 impl Answers {
     fn end(
         &mut self,
-        batch: &[Finished],
+        batch: &[Arc<Finished>],
         decided: &[Decided<'_>],
         ends: &follow::Ends,
     ) -> Result<(), Failure> {
@@ -313,7 +322,7 @@ impl Answers {
     }
 
     /// Answers to the steps that were in the batch before, and tells those after a run's last step that it is over.
-    fn finish(mut self, batch: &[Finished], segments: &[Segment<'_>]) -> Vec<Committed> {
+    fn finish(mut self, batch: &[Arc<Finished>], segments: &[Segment<'_>]) -> Vec<Committed> {
         for &(position, first) in segments.iter().flat_map(|segment| &segment.echoes) {
             self.committed[position] = Some(match &self.committed[first] {
                 Some(Committed::Over(status)) => Committed::Over(*status),

@@ -6,9 +6,9 @@ use leveret_core::{
     time::Timestamp,
     workflow::Workflow,
 };
-use rusqlite::{Connection, params};
+use rusqlite::params;
 
-use super::{error_text, execute, json_text, parse_error, parsed, row, step_error, time};
+use super::{Session, error_text, json_text, parse_error, parsed, step_error, time};
 use crate::store::{
     Committed, Finished, NewRun, Outcome, RunEnd, RunStatus, Started, StepError, StoreError,
     commit::{
@@ -17,7 +17,7 @@ use crate::store::{
     },
 };
 
-pub(super) fn start(connection: &Connection, new: &NewRun) -> Result<Started, StoreError> {
+pub(super) fn start(session: &Session<'_>, new: &NewRun) -> Result<Started, StoreError> {
     let NewRun {
         run_id,
         workflow,
@@ -31,10 +31,8 @@ pub(super) fn start(connection: &Connection, new: &NewRun) -> Result<Started, St
     } else {
         RunStatus::Running
     };
-    let (short, long) = text_in_row(connection, json_text(input))?;
-    let inserted = execute(
-        connection,
-        "INSERT INTO runs (run_id, workflow_id, workflow_hash, status, input, created_at_ms, ended_at_ms, reconcile_at_ms, input_text_id)
+    let (short, long) = text_in_row(session, json_text(input))?;
+    let inserted = session.execute("INSERT INTO runs (run_id, workflow_id, workflow_hash, status, input, created_at_ms, ended_at_ms, reconcile_at_ms, input_text_id)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
          ON CONFLICT (run_id) DO NOTHING",
         params![
@@ -50,13 +48,13 @@ pub(super) fn start(connection: &Connection, new: &NewRun) -> Result<Started, St
         ],
     )?;
     if inserted == 0 {
-        forget_text(connection, long)?;
-        let status = status_of_run(connection, run_id)?;
+        forget_text(session, long)?;
+        let status = status_of_run(session, run_id)?;
         return status
             .map(Started::Exists)
             .ok_or_else(|| StoreError::corrupt("a run vanished"));
     }
-    define(connection, workflow)?;
+    define(session, workflow)?;
     Ok(Started::New)
 }
 
@@ -65,53 +63,42 @@ const SHORT_BYTES_MAX: usize = 512;
 
 /// A text as a row holds it: itself if it is short, else the id under which it is stored.
 fn text_in_row<'a>(
-    connection: &Connection,
+    session: &Session<'_>,
     text: Option<&'a str>,
 ) -> Result<(Option<&'a str>, Option<i64>), StoreError> {
     match text {
         Some(long) if long.len() > SHORT_BYTES_MAX => {
-            execute(connection, "INSERT INTO texts (text) VALUES (?1)", [long])?;
-            Ok((None, Some(connection.last_insert_rowid())))
+            session.execute("INSERT INTO texts (text) VALUES (?1)", [long])?;
+            Ok((None, Some(session.last_insert_rowid())))
         }
         short => Ok((short, None)),
     }
 }
 
 /// Removes a text whose row was not written after all.
-fn forget_text(connection: &Connection, text_id: Option<i64>) -> Result<(), StoreError> {
+fn forget_text(session: &Session<'_>, text_id: Option<i64>) -> Result<(), StoreError> {
     if let Some(text_id) = text_id {
-        execute(
-            connection,
-            "DELETE FROM texts WHERE text_id = ?1",
-            [text_id],
-        )?;
+        session.execute("DELETE FROM texts WHERE text_id = ?1", [text_id])?;
     }
     Ok(())
 }
 
 /// Stores a definition, if it is new.
-pub(super) fn define(connection: &Connection, workflow: &Workflow) -> Result<(), StoreError> {
+pub(super) fn define(session: &Session<'_>, workflow: &Workflow) -> Result<(), StoreError> {
     let hash = workflow.hash.as_bytes();
-    let known = row(
-        connection,
+    let known = session.row::<_, StoreError>(
         "SELECT 1 FROM definitions WHERE hash = ?1",
         [hash],
         |_| Ok(()),
     )?;
     if known.is_none() {
-        super::workflows::define(
-            connection,
-            &workflow.id,
-            workflow.hash,
-            &workflow.definition,
-        )?;
+        super::workflows::define(session, &workflow.id, workflow.hash, &workflow.definition)?;
     }
     Ok(())
 }
 
-fn status_of_run(connection: &Connection, run_id: &RunId) -> Result<Option<RunStatus>, StoreError> {
-    row(
-        connection,
+fn status_of_run(session: &Session<'_>, run_id: &RunId) -> Result<Option<RunStatus>, StoreError> {
+    session.row(
         "SELECT status FROM runs WHERE run_id = ?1",
         [run_id.as_str()],
         |row| parsed(row, 0),
@@ -126,11 +113,10 @@ struct Running {
 
 /// The run, if it is running; else where it stands, if it exists.
 fn running(
-    connection: &Connection,
+    session: &Session<'_>,
     run_id: &RunId,
 ) -> Result<Result<Running, Option<RunStatus>>, StoreError> {
-    let found = row(
-        connection,
+    let found = session.row::<_, StoreError>(
         "SELECT status, error, created_at_ms FROM runs WHERE run_id = ?1",
         [run_id.as_str()],
         |row| {
@@ -148,30 +134,21 @@ fn running(
     })
 }
 
-pub(super) fn commit(
-    connection: &Connection,
-    finished: &Finished,
-) -> Result<Committed, StoreError> {
+pub(super) fn commit(session: &Session<'_>, finished: &Finished) -> Result<Committed, StoreError> {
     let run_id = &finished.run_id;
-    let mut run = match running(connection, run_id)? {
-        Ok(run) => run,
-        Err(over) => return Ok(Committed::Over(over)),
-    };
-    if !record_step(connection, finished)? {
-        return Ok(Committed::Repeated);
+    if let Some(refused) = record_step(session, finished)? {
+        return Ok(refused);
     }
     let mut joins = Joins::new();
     let decision = decide_finished(finished, &mut joins, |missing| {
-        load_joins(connection, finished, missing)
+        load_joins(session, finished, missing)
     })?;
     for (point, state) in &decision.joins {
-        save_join(connection, finished, *point, state)?;
+        save_join(session, finished, *point, state)?;
     }
     for &(node, passed) in &decision.passed {
         let status = passed_status(passed);
-        execute(
-            connection,
-            "INSERT INTO steps (run_id, node_id, scope, status, attempts, via, started_at_ms, finished_at_ms)
+        session.execute("INSERT INTO steps (run_id, node_id, scope, status, attempts, via, started_at_ms, finished_at_ms)
              VALUES (?1, ?2, ?3, ?4, 0, -1, ?5, ?5) ON CONFLICT DO NOTHING",
             params![
                 run_id.as_str(),
@@ -183,19 +160,16 @@ pub(super) fn commit(
         )?;
     }
     match &finished.outcome {
-        Outcome::Failed { error, .. } if fails_run(finished) && run.error.is_none() => {
-            run.error = Some(error_text(error));
-            execute(
-                connection,
-                "UPDATE runs SET error = ?2 WHERE run_id = ?1",
-                (run_id.as_str(), &run.error),
+        Outcome::Failed { error, .. } if fails_run(finished) => {
+            session.execute(
+                "UPDATE runs SET error = ?2 WHERE run_id = ?1 AND error IS NULL",
+                (run_id.as_str(), error_text(error)),
             )?;
         }
-        Outcome::Waiting { until, .. } => set_timer(connection, finished, *until)?,
+        Outcome::Waiting { until, .. } => set_timer(session, finished, *until)?,
         Outcome::Completed { context, .. } => {
             for (key, value) in context {
-                execute(
-                    connection,
+                session.execute(
                     "INSERT INTO context (run_id, key, value) VALUES (?1, ?2, ?3)
                      ON CONFLICT (run_id, key) DO UPDATE SET value = excluded.value",
                     params![run_id.as_str(), &**key, value.text()],
@@ -204,15 +178,22 @@ pub(super) fn commit(
         }
         Outcome::Failed { .. } => {}
     }
-    let end = decision
-        .ended
-        .then(|| end_running(connection, run_id, run, None, finished.finished_at))
-        .transpose()?;
+    let mut end = None;
+    if decision.ended {
+        let run = running(session, run_id)?;
+        let run = run.map_err(|_| StoreError::corrupt("a run ended before its last step"))?;
+        let now = finished.finished_at;
+        end = Some(end_running(session, run_id, run, None, now)?);
+    }
     Ok(Committed::Recorded { decision, end })
 }
 
-/// First writer wins; a waiting step may be overtaken by its next attempt, or by its own end.
-fn record_step(connection: &Connection, finished: &Finished) -> Result<bool, StoreError> {
+/// Records a step, or says why not: its run is over, or it is recorded. First writer wins; a waiting step may be overtaken by its next attempt,
+/// or by its own end.
+fn record_step(
+    session: &Session<'_>,
+    finished: &Finished,
+) -> Result<Option<Committed>, StoreError> {
     let (output, action, error) = match &finished.outcome {
         Outcome::Completed { output, action, .. } => (json_text(output), action.as_deref(), None),
         Outcome::Waiting { error, .. } => (None, None, error.as_ref().map(error_text)),
@@ -224,11 +205,12 @@ fn record_step(connection: &Connection, finished: &Finished) -> Result<bool, Sto
         finished.scope.as_str(),
     );
     let status = status_of(&finished.outcome).as_str();
-    let (short, long) = text_in_row(connection, output)?;
-    let is_first = execute(
-        connection,
-        "INSERT INTO steps (run_id, node_id, scope, status, attempts, via, started_at_ms, finished_at_ms, action, error, output, output_text_id)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO NOTHING",
+    let (short, long) = text_in_row(session, output)?;
+    // `OR FAIL`: else SQLite copies the pages first, to undo an insert of several rows that fails in the middle.
+    let is_first = session.execute("INSERT OR FAIL INTO steps (run_id, node_id, scope, status, attempts, via, started_at_ms, finished_at_ms, action, error, output, output_text_id)
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12
+         WHERE EXISTS (SELECT 1 FROM runs WHERE run_id = ?1 AND status = 'running')
+         ON CONFLICT DO NOTHING",
         params![
             run_id,
             node_id,
@@ -245,11 +227,13 @@ fn record_step(connection: &Connection, finished: &Finished) -> Result<bool, Sto
         ],
     )?;
     if is_first == 1 {
-        return Ok(true);
+        return Ok(None);
     }
-    let overtaken = execute(
-        connection,
-        "UPDATE steps SET status = ?4, attempts = ?5, finished_at_ms = ?6, action = ?7, error = ?8, output = ?9, output_text_id = ?10
+    if let Err(over) = running(session, &finished.run_id)? {
+        forget_text(session, long)?;
+        return Ok(Some(Committed::Over(over)));
+    }
+    let overtaken = session.execute("UPDATE steps SET status = ?4, attempts = ?5, finished_at_ms = ?6, action = ?7, error = ?8, output = ?9, output_text_id = ?10
          WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3 AND status = 'waiting'
              AND (?5 > attempts OR ?5 = attempts AND ?4 <> 'waiting')",
         params![
@@ -266,23 +250,24 @@ fn record_step(connection: &Connection, finished: &Finished) -> Result<bool, Sto
         ],
     )?;
     if overtaken == 0 {
-        forget_text(connection, long)?;
-    } else if !matches!(finished.outcome, Outcome::Waiting { .. }) {
-        remove_timer(connection, (run_id, node_id, scope))?;
+        forget_text(session, long)?;
+        return Ok(Some(Committed::Repeated));
     }
-    Ok(overtaken == 1)
+    if !matches!(finished.outcome, Outcome::Waiting { .. }) {
+        remove_timer(session, (run_id, node_id, scope))?;
+    }
+    Ok(None)
 }
 
 fn load_joins(
-    connection: &Connection,
+    session: &Session<'_>,
     finished: &Finished,
     missing: &[JoinPoint],
 ) -> Result<Vec<(JoinPoint, JoinState)>, StoreError> {
     let mut found = Vec::new();
     for &point in missing {
         let key = key_of(&finished.workflow, point);
-        let state = row(
-            connection,
+        let state = session.row::<_, StoreError>(
             "SELECT state FROM joins WHERE run_id = ?1 AND node_id = ?2",
             (finished.run_id.as_str(), &*key.0),
             |row| Ok(row.get::<_, String>(0)?),
@@ -295,14 +280,13 @@ fn load_joins(
 }
 
 fn save_join(
-    connection: &Connection,
+    session: &Session<'_>,
     finished: &Finished,
     point: JoinPoint,
     state: &JoinState,
 ) -> Result<(), StoreError> {
     let key = key_of(&finished.workflow, point);
-    execute(
-        connection,
+    session.execute(
         "INSERT INTO joins (run_id, node_id, state) VALUES (?1, ?2, ?3)
          ON CONFLICT (run_id, node_id) DO UPDATE SET state = excluded.state",
         params![finished.run_id.as_str(), &*key.0, state.to_string()],
@@ -311,23 +295,16 @@ fn save_join(
 }
 
 /// A step that waits no more has no timer.
-fn remove_timer(connection: &Connection, key: (&str, &str, &str)) -> Result<(), StoreError> {
-    execute(
-        connection,
+fn remove_timer(session: &Session<'_>, key: (&str, &str, &str)) -> Result<(), StoreError> {
+    session.execute(
         "DELETE FROM timers WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3",
         key,
     )?;
     Ok(())
 }
 
-fn set_timer(
-    connection: &Connection,
-    finished: &Finished,
-    due: Timestamp,
-) -> Result<(), StoreError> {
-    execute(
-        connection,
-        "INSERT INTO timers (run_id, node_id, scope, due_at_ms, attempts, via) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+fn set_timer(session: &Session<'_>, finished: &Finished, due: Timestamp) -> Result<(), StoreError> {
+    session.execute("INSERT INTO timers (run_id, node_id, scope, due_at_ms, attempts, via) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
          ON CONFLICT (run_id, node_id, scope) DO UPDATE SET due_at_ms = excluded.due_at_ms, attempts = excluded.attempts",
         params![
             finished.run_id.as_str(),
@@ -343,18 +320,17 @@ fn set_timer(
 
 /// Ends a run with `status`, unless it has ended. `None`: there is no such run; else its end, and whether by this call.
 pub(super) fn end(
-    connection: &Connection,
+    session: &Session<'_>,
     run_id: &RunId,
     status: RunStatus,
     error: Option<&StepError>,
     now: Timestamp,
 ) -> Result<Option<(RunEnd, bool)>, StoreError> {
-    let mut run = match running(connection, run_id)? {
+    let mut run = match running(session, run_id)? {
         Ok(run) => run,
         Err(None) => return Ok(None),
         Err(Some(_)) => {
-            let before = row(
-                connection,
+            let before = session.row(
                 "SELECT status, error, created_at_ms, ended_at_ms FROM runs WHERE run_id = ?1",
                 [run_id.as_str()],
                 read_end,
@@ -363,13 +339,13 @@ pub(super) fn end(
         }
     };
     run.error = run.error.or_else(|| error.map(error_text));
-    let end = end_running(connection, run_id, run, Some(status), now)?;
+    let end = end_running(session, run_id, run, Some(status), now)?;
     Ok(Some((end, true)))
 }
 
 /// Ends a running run: with `status`, or as its error says.
 fn end_running(
-    connection: &Connection,
+    session: &Session<'_>,
     run_id: &RunId,
     run: Running,
     status: Option<RunStatus>,
@@ -380,8 +356,7 @@ fn end_running(
         None => RunStatus::Completed,
         Some(_) => RunStatus::Failed,
     });
-    execute(
-        connection,
+    session.execute(
         "UPDATE runs SET status = ?2, error = ?3, ended_at_ms = ?4 WHERE run_id = ?1",
         (run_id.as_str(), status.as_str(), &error, now.0),
     )?;
@@ -403,12 +378,11 @@ fn read_end(row: &rusqlite::Row<'_>) -> Result<RunEnd, StoreError> {
 }
 
 pub(super) fn set_redeliveries(
-    connection: &Connection,
+    session: &Session<'_>,
     key: &StepKey,
     count: u32,
 ) -> Result<(), StoreError> {
-    execute(
-        connection,
+    session.execute(
         "INSERT INTO redeliveries (run_id, node_id, scope, count) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT (run_id, node_id, scope) DO UPDATE SET count = excluded.count",
         (

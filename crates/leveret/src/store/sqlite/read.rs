@@ -1,9 +1,9 @@
 //! Reading runs and steps, on connections that only read.
 
 use leveret_core::ids::{NodeId, RunId, Scope, WorkflowId};
-use rusqlite::{Connection, Row, ToSql};
+use rusqlite::{Params, Row, ToSql};
 
-use super::{hash, id, json, parsed, row, rows, step_error, time};
+use super::{Session, hash, id, json, parsed, step_error, time};
 use crate::store::{
     JoinKey, Load, Loaded, NodeValue, Progress, RunFilter, RunRecord, RunStatus, StepRecord,
     StoreError,
@@ -11,13 +11,11 @@ use crate::store::{
 };
 
 pub(super) fn load(
-    connection: &Connection,
+    session: &Session<'_>,
     run_id: &RunId,
     load: &Load,
 ) -> Result<Option<Loaded>, StoreError> {
-    let run = row(
-        connection,
-        "SELECT workflow_hash, status, created_at_ms, CASE WHEN ?2 THEN coalesce(input, (SELECT text FROM texts WHERE text_id = input_text_id)) END FROM runs WHERE run_id = ?1",
+    let run = session.row::<_, StoreError>("SELECT workflow_hash, status, created_at_ms, CASE WHEN ?2 THEN coalesce(input, (SELECT text FROM texts WHERE text_id = input_text_id)) END FROM runs WHERE run_id = ?1",
         (run_id.as_str(), load.input),
         |row| Ok((hash(row, 0)?, parsed(row, 1)?, time(row, 2)?, json(row, 3)?)),
     )?;
@@ -27,16 +25,13 @@ pub(super) fn load(
     let (mut step, mut redeliveries) = (None, 0);
     if let Some((node_id, scope)) = &load.step {
         let key = (run_id.as_str(), node_id.as_str(), scope.as_str());
-        step = row(
-            connection,
+        step = session.row::<_, StoreError>(
             "SELECT status, attempts FROM steps WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3",
             key,
             |row| Ok((parsed(row, 0)?, row.get(1)?)),
         )?;
         if load.redeliveries {
-            redeliveries = row(
-                connection,
-                "SELECT count FROM redeliveries WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3",
+            redeliveries = session.row::<_, StoreError>("SELECT count FROM redeliveries WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3",
                 key,
                 |row| Ok(row.get(0)?),
             )?
@@ -46,12 +41,11 @@ pub(super) fn load(
     let nodes = load
         .nodes
         .iter()
-        .map(|node| node_value(connection, run_id, node))
+        .map(|node| node_value(session, run_id, node))
         .collect::<Result<_, _>>()?;
     let mut context = Vec::with_capacity(load.context.len());
     for key in &load.context {
-        context.push(row(
-            connection,
+        context.push(session.row::<_, StoreError>(
             "SELECT value FROM context WHERE run_id = ?1 AND key = ?2",
             (run_id.as_str(), &**key),
             |row| json(row, 0),
@@ -71,13 +65,11 @@ pub(super) fn load(
 }
 
 fn node_value(
-    connection: &Connection,
+    session: &Session<'_>,
     run_id: &RunId,
     node: &NodeId,
 ) -> Result<Option<NodeValue>, StoreError> {
-    row(
-        connection,
-        "SELECT status, coalesce(output, (SELECT text FROM texts WHERE text_id = output_text_id)), action, error, via FROM steps WHERE run_id = ?1 AND node_id = ?2 AND scope = ''",
+    session.row::<_, StoreError>("SELECT status, coalesce(output, (SELECT text FROM texts WHERE text_id = output_text_id)), action, error, via FROM steps WHERE run_id = ?1 AND node_id = ?2 AND scope = ''",
         (run_id.as_str(), node.as_str()),
         |row| {
             Ok(NodeValue {
@@ -92,11 +84,10 @@ fn node_value(
 }
 
 pub(super) fn progress(
-    connection: &Connection,
+    session: &Session<'_>,
     run_id: &RunId,
 ) -> Result<Option<Progress>, StoreError> {
-    let run = row(
-        connection,
+    let run = session.row::<_, StoreError>(
         "SELECT workflow_hash, status FROM runs WHERE run_id = ?1",
         [run_id.as_str()],
         |row| Ok((hash(row, 0)?, parsed(row, 1)?)),
@@ -104,14 +95,12 @@ pub(super) fn progress(
     let Some((workflow_hash, status)) = run else {
         return Ok(None);
     };
-    let marks = rows(
-        connection,
+    let marks = session.rows::<_, StoreError>(
         "SELECT node_id, status FROM steps WHERE run_id = ?1 AND scope = ''",
         [run_id.as_str()],
         |row| Ok((id(row, 0)?, mark_of(parsed(row, 1)?))),
     )?;
-    let joins = rows(
-        connection,
+    let joins = session.rows::<_, StoreError>(
         "SELECT node_id, state FROM joins WHERE run_id = ?1",
         [run_id.as_str()],
         |row| Ok((JoinKey(row.get::<_, String>(0)?.into()), row.get(1)?)),
@@ -126,12 +115,24 @@ pub(super) fn progress(
 
 const RUN_COLUMNS: &str = "run_id, workflow_id, workflow_hash, status, coalesce(input, (SELECT text FROM texts WHERE text_id = input_text_id)), error, created_at_ms, ended_at_ms";
 
-pub(super) fn run(
-    connection: &Connection,
-    run_id: &RunId,
-) -> Result<Option<RunRecord>, StoreError> {
+pub(super) fn run(session: &Session<'_>, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {
     let sql = format!("SELECT {RUN_COLUMNS} FROM runs WHERE run_id = ?1");
-    row(connection, &sql, [run_id.as_str()], run_record)
+    Ok(run_records(session, &sql, [run_id.as_str()])?.pop())
+}
+
+/// Runs by a text that was put together from constants.
+fn run_records(
+    session: &Session<'_>,
+    sql: &str,
+    params: impl Params,
+) -> Result<Vec<RunRecord>, StoreError> {
+    let mut statement = session.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    let mut records = Vec::new();
+    while let Some(row) = rows.next()? {
+        records.push(run_record(row)?);
+    }
+    Ok(records)
 }
 
 fn run_record(row: &Row<'_>) -> Result<RunRecord, StoreError> {
@@ -149,13 +150,8 @@ fn run_record(row: &Row<'_>) -> Result<RunRecord, StoreError> {
     })
 }
 
-pub(super) fn steps(
-    connection: &Connection,
-    run_id: &RunId,
-) -> Result<Vec<StepRecord>, StoreError> {
-    let mut steps = rows(
-        connection,
-        "SELECT node_id, scope, status, attempts, coalesce(output, (SELECT text FROM texts WHERE text_id = output_text_id)),
+pub(super) fn steps(session: &Session<'_>, run_id: &RunId) -> Result<Vec<StepRecord>, StoreError> {
+    let mut steps = session.rows::<_, StoreError>("SELECT node_id, scope, status, attempts, coalesce(output, (SELECT text FROM texts WHERE text_id = output_text_id)),
                 action, via, error, started_at_ms, finished_at_ms
          FROM steps WHERE run_id = ?1",
         [run_id.as_str()],
@@ -187,7 +183,7 @@ const WORKFLOWS: &str = "WITH RECURSIVE workflow(id) AS (
 
 /// A page of runs, the latest first. The conditions that are wanted are put together from constant texts; values are parameters.
 pub(super) fn runs(
-    connection: &Connection,
+    session: &Session<'_>,
     filter: &RunFilter,
 ) -> Result<Vec<RunRecord>, StoreError> {
     let workflow_id = filter.workflow_id.as_ref().map(WorkflowId::as_str);
@@ -234,5 +230,5 @@ pub(super) fn runs(
              {latest}"
         )
     };
-    rows(connection, &sql, &values[..], run_record)
+    run_records(session, &sql, &values[..])
 }

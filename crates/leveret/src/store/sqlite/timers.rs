@@ -6,26 +6,25 @@ use leveret_core::{
     ids::{RunId, Scope, StepKey},
     time::Timestamp,
 };
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Row, params};
 
-use super::{execute, hash, id, row, rows};
+use super::{Session, hash, id};
 use crate::store::{StoreError, Timer, commit::edge_from_i64};
 
-pub(super) fn next(connection: &Connection) -> Result<Option<Timestamp>, StoreError> {
-    let due = row(connection, "SELECT min(due_at_ms) FROM timers", [], |row| {
+pub(super) fn next(session: &Session<'_>) -> Result<Option<Timestamp>, StoreError> {
+    let due = session.row::<_, StoreError>("SELECT min(due_at_ms) FROM timers", [], |row| {
         Ok(row.get::<_, Option<i64>>(0)?)
     })?;
     Ok(due.flatten().map(Timestamp))
 }
 
 pub(super) fn claim(
-    connection: &Connection,
+    session: &Session<'_>,
     now: Timestamp,
     until: Timestamp,
     limit: u32,
 ) -> Result<Vec<Timer>, StoreError> {
-    let timers = rows(
-        connection,
+    let timers = session.rows::<_, StoreError>(
         "SELECT t.run_id, t.node_id, t.scope, t.attempts, t.via, r.workflow_id, r.workflow_hash
          FROM timers t JOIN runs r ON r.run_id = t.run_id
          WHERE t.due_at_ms <= ?1 ORDER BY t.due_at_ms LIMIT ?2",
@@ -33,8 +32,7 @@ pub(super) fn claim(
         |row| timer(row, until),
     )?;
     for Timer { key, .. } in &timers {
-        execute(
-            connection,
+        session.execute(
             "UPDATE timers SET due_at_ms = ?4 WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3",
             params![
                 key.run_id.as_str(),
@@ -63,14 +61,12 @@ fn timer(row: &Row<'_>, claimed_until: Timestamp) -> Result<Timer, StoreError> {
     })
 }
 
-pub(super) fn remove(connection: &Connection, timers: &[Timer]) -> Result<(), StoreError> {
+pub(super) fn remove(session: &Session<'_>, timers: &[Timer]) -> Result<(), StoreError> {
     for Timer {
         key, claimed_until, ..
     } in timers
     {
-        execute(
-            connection,
-            "DELETE FROM timers WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3 AND due_at_ms = ?4",
+        session.execute("DELETE FROM timers WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3 AND due_at_ms = ?4",
             params![
                 key.run_id.as_str(),
                 key.node_id.as_str(),
@@ -84,12 +80,11 @@ pub(super) fn remove(connection: &Connection, timers: &[Timer]) -> Result<(), St
 
 /// Running runs that are due for a look of the reconciler.
 pub(super) fn due_for_a_look(
-    connection: &Connection,
+    session: &Session<'_>,
     now: Timestamp,
     limit: u32,
 ) -> Result<Vec<RunId>, StoreError> {
-    rows(
-        connection,
+    session.rows::<_, StoreError>(
         "SELECT run_id FROM runs WHERE status = 'running' AND reconcile_at_ms <= ?1
          ORDER BY reconcile_at_ms LIMIT ?2",
         params![now.0, limit],
@@ -98,25 +93,23 @@ pub(super) fn due_for_a_look(
 }
 
 pub(super) fn claim_stalled(
-    connection: &Connection,
+    session: &Session<'_>,
     due: &[RunId],
     now: Timestamp,
     quiet: Duration,
 ) -> Result<(Vec<RunId>, u32), StoreError> {
     let mut stalled = Vec::new();
     for run_id in due {
-        let (timer, step) = row(
-            connection,
-            "SELECT (SELECT max(due_at_ms) FROM timers WHERE run_id = ?1),
+        let (timer, step) = session
+            .row::<_, StoreError>(
+                "SELECT (SELECT max(due_at_ms) FROM timers WHERE run_id = ?1),
                     (SELECT max(finished_at_ms) FROM steps WHERE run_id = ?1)",
-            [run_id.as_str()],
-            |row| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?)),
-        )?
-        .unwrap_or_default();
+                [run_id.as_str()],
+                |row| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?)),
+            )?
+            .unwrap_or_default();
         let next = Timestamp(timer.map_or(now.0, |due| due.max(now.0))) + quiet;
-        let claimed = execute(
-            connection,
-            "UPDATE runs SET reconcile_at_ms = ?2 WHERE run_id = ?1 AND status = 'running' AND reconcile_at_ms <= ?3",
+        let claimed = session.execute("UPDATE runs SET reconcile_at_ms = ?2 WHERE run_id = ?1 AND status = 'running' AND reconcile_at_ms <= ?3",
             params![run_id.as_str(), next.0, now.0],
         )?;
         let active = step.is_some_and(|at| Timestamp(at) + quiet > now);
@@ -128,14 +121,12 @@ pub(super) fn claim_stalled(
 }
 
 pub(super) fn put_off(
-    connection: &Connection,
+    session: &Session<'_>,
     runs: &[RunId],
     until: Timestamp,
 ) -> Result<(), StoreError> {
     for run_id in runs {
-        execute(
-            connection,
-            "UPDATE runs SET reconcile_at_ms = ?2 WHERE run_id = ?1 AND status = 'running' AND reconcile_at_ms < ?2",
+        session.execute("UPDATE runs SET reconcile_at_ms = ?2 WHERE run_id = ?1 AND status = 'running' AND reconcile_at_ms < ?2",
             params![run_id.as_str(), until.0],
         )?;
     }

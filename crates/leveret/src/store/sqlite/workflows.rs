@@ -1,42 +1,39 @@
 //! Definitions and versions of workflows.
 
 use leveret_core::{ids::WorkflowId, json::Json, time::Timestamp, workflow::WorkflowHash};
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Row, params};
 
-use super::{execute, hash, id, json, row, rows, time};
+use super::{Session, hash, id, json, time};
 use crate::store::{StoreError, WorkflowRecord};
 
 pub(super) fn define(
-    connection: &Connection,
+    session: &Session<'_>,
     id: &WorkflowId,
     hash: WorkflowHash,
     definition: &Json,
 ) -> Result<(), StoreError> {
-    execute(
-        connection,
-        "INSERT INTO definitions (hash, workflow_id, definition) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+    session.execute("INSERT INTO definitions (hash, workflow_id, definition) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
         params![hash.as_bytes(), id.as_str(), definition.text()],
     )?;
     Ok(())
 }
 
 pub(super) fn put(
-    connection: &Connection,
+    session: &Session<'_>,
     id: &WorkflowId,
     hash: WorkflowHash,
     definition: &Json,
     now: Timestamp,
 ) -> Result<(WorkflowRecord, bool), StoreError> {
-    let before = newest(connection, id)?;
+    let before = newest(session, id)?;
     let version = before.as_ref().map_or(1, |record| record.version + 1);
     if let Some(record) = before
         && record.hash == hash
     {
         return Ok((record, false));
     }
-    define(connection, id, hash, definition)?;
-    execute(
-        connection,
+    define(session, id, hash, definition)?;
+    session.execute(
         "INSERT INTO workflows (workflow_id, version, hash, created_at_ms) VALUES (?1, ?2, ?3, ?4)",
         params![id.as_str(), version, hash.as_bytes(), now.0],
     )?;
@@ -51,11 +48,10 @@ pub(super) fn put(
 }
 
 pub(super) fn newest(
-    connection: &Connection,
+    session: &Session<'_>,
     id: &WorkflowId,
 ) -> Result<Option<WorkflowRecord>, StoreError> {
-    row(
-        connection,
+    session.row::<_, StoreError>(
         "SELECT w.workflow_id, w.version, w.hash, d.definition, w.created_at_ms
          FROM workflows w JOIN definitions d ON d.hash = w.hash
          WHERE w.workflow_id = ?1 ORDER BY w.version DESC LIMIT 1",
@@ -65,12 +61,11 @@ pub(super) fn newest(
 }
 
 pub(super) fn list(
-    connection: &Connection,
+    session: &Session<'_>,
     after: Option<&WorkflowId>,
     limit: u32,
 ) -> Result<Vec<WorkflowRecord>, StoreError> {
-    rows(
-        connection,
+    session.rows::<_, StoreError>(
         "SELECT w.workflow_id, w.version, w.hash, d.definition, w.created_at_ms
          FROM (SELECT workflow_id, max(version) AS version FROM workflows
                WHERE workflow_id > ?1 GROUP BY workflow_id ORDER BY workflow_id LIMIT ?2) AS newest
@@ -93,11 +88,10 @@ fn record(row: &Row<'_>) -> Result<WorkflowRecord, StoreError> {
 }
 
 pub(super) fn definition(
-    connection: &Connection,
+    session: &Session<'_>,
     hash: &WorkflowHash,
 ) -> Result<Option<Json>, StoreError> {
-    row(
-        connection,
+    session.row::<_, StoreError>(
         "SELECT definition FROM definitions WHERE hash = ?1",
         [hash.as_bytes()],
         |row| json(row, 0),

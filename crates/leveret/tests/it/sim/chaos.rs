@@ -202,7 +202,7 @@ pub(crate) struct ChaosStore {
 
 impl ChaosStore {
     /// What the store says was recorded, whether or not the process hears of it.
-    async fn commit_and_note(&self, batch: &[Finished]) -> Result<Vec<Committed>, StoreError> {
+    async fn commit_and_note(&self, batch: &[Arc<Finished>]) -> Result<Vec<Committed>, StoreError> {
         let results = self.inner.commit(batch).await?;
         for (finished, result) in batch.iter().zip(&results) {
             let key = finished.key().idempotency_key();
@@ -252,7 +252,7 @@ impl Store for ChaosStore {
     async fn start(&self, batch: &[NewRun]) -> Result<Vec<Started>, StoreError> {
         self.life.store("start", self.inner.start(batch)).await
     }
-    async fn commit(&self, batch: &[Finished]) -> Result<Vec<Committed>, StoreError> {
+    async fn commit(&self, batch: &[Arc<Finished>]) -> Result<Vec<Committed>, StoreError> {
         if let Some(delay) = self.life.dies_before_its_last_words_arrive("commit") {
             let (store, batch) = (self.clone(), batch.to_vec());
             tokio::spawn(async move {

@@ -1,6 +1,6 @@
 //! What can be told of a batch before the database is asked.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use leveret_core::{
     decide::{Decision, JoinPoint, Joins},
@@ -109,7 +109,7 @@ impl Segment<'_> {
 }
 
 /// Cuts the batch where a step could overtake an earlier one of the same key: rare, since a step is repeated by another delivery.
-pub(super) fn segments(batch: &[Finished]) -> Vec<Segment<'_>> {
+pub(super) fn segments(batch: &[Arc<Finished>]) -> Vec<Segment<'_>> {
     let mut segments = vec![Segment::default()];
     let mut seen: HashMap<(&str, &str, &str), usize> = HashMap::new();
     for (position, finished) in batch.iter().enumerate() {
