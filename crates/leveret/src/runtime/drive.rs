@@ -818,9 +818,8 @@ impl Drive<'_> {
     /// that failed.
     async fn input(&mut self, ready: Ready) -> Result<Result<Json, EvalError>, DriveError> {
         let (mut node, mut via) = (ready.node, ready.via);
-        let plan = self.plan.clone();
-        while let Some(edge) = via.filter(|&edge| !plan.workflow.graph.is_flow(edge)) {
-            node = plan.workflow.graph.edge(edge).source;
+        while let Some(edge) = via.filter(|&edge| !self.plan.workflow.graph.is_flow(edge)) {
+            node = self.plan.workflow.graph.edge(edge).source;
             if let Some(input) = self.known.input_of(node) {
                 return Ok(Ok(input.clone()));
             }
@@ -828,18 +827,13 @@ impl Drive<'_> {
             via = self.known.node(node).and_then(|value| value.via);
             self.fetch(Ready { node, via }).await?;
         }
-        let inner = self.inner;
-        let secrets = &*inner.secrets;
+        let (plan, secrets) = (&*self.plan, &*self.inner.secrets);
         let handed = match via {
             None => self.known.run_input.clone().unwrap_or_default(),
             Some(edge) => {
                 let source = plan.workflow.graph.edge(edge).source;
-                let output = self
-                    .known
-                    .output(&plan, source)
-                    .cloned()
-                    .unwrap_or_default();
-                match transformed(&plan, &self.known, secrets, &self.run_id, edge, &output) {
+                let output = self.known.output(plan, source).cloned().unwrap_or_default();
+                match transformed(plan, &self.known, secrets, &self.run_id, edge, &output) {
                     Ok(None) => output,
                     Ok(Some(handed)) => return Ok(Ok(handed)),
                     Err(error) => return Ok(Err(error)),
@@ -847,7 +841,7 @@ impl Drive<'_> {
             }
         };
         Ok(input_of(
-            &plan,
+            plan,
             &self.known,
             secrets,
             &self.run_id,
