@@ -515,14 +515,6 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Option<(RunEnd, bool)>, StoreError>;
 
-    /// Ends a running run as failed with this error, whatever its steps do. As [`cancel`](Self::cancel).
-    async fn fail(
-        &self,
-        run_id: &RunId,
-        error: &StepError,
-        now: Timestamp,
-    ) -> Result<Option<(RunEnd, bool)>, StoreError>;
-
     /// A run.
     async fn run(&self, run_id: &RunId) -> Result<Option<RunRecord>, StoreError>;
 

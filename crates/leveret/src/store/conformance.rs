@@ -93,8 +93,6 @@ pub const CASES: &[Case] = cases![
     ending::failed_fallback_fails_the_run,
     ending::fatal_failure_passes_the_fallback,
     ending::cancel_once,
-    ending::fail_once,
-    ending::fail_keeps_the_first_cause,
     waiting::timer_is_due_at_its_time,
     waiting::claim_hides_until_it_ends,
     waiting::claims_are_bounded_and_earliest_first,

@@ -17,7 +17,7 @@ use leveret_core::{
 
 use super::{
     Committed, Finished, Load, Loaded, NewRun, NodeValue, Outcome, Progress, RunEnd, RunFilter,
-    RunRecord, RunStatus, Started, StepError, StepRecord, StepStatus, Store, StoreError, Timer,
+    RunRecord, RunStatus, Started, StepRecord, StepStatus, Store, StoreError, Timer,
     WorkflowRecord,
     commit::{decide_finished, fails_run, key_of, mark_of, passed_status, status_of},
 };
@@ -143,19 +143,12 @@ impl State {
         Ok(Committed::Recorded { decision, end })
     }
 
-    fn end(
-        &mut self,
-        run_id: &RunId,
-        status: RunStatus,
-        error: Option<&StepError>,
-        now: Timestamp,
-    ) -> Option<(RunEnd, bool)> {
+    fn cancel(&mut self, run_id: &RunId, now: Timestamp) -> Option<(RunEnd, bool)> {
         let run = self.runs.get_mut(run_id)?;
         if run.record.status != RunStatus::Running {
             return Some((run.ended(), false));
         }
-        run.record.error = run.record.error.take().or_else(|| error.cloned());
-        Some((run.end(Some(status), now), true))
+        Some((run.end(Some(RunStatus::Cancelled), now), true))
     }
 }
 
@@ -475,18 +468,7 @@ impl Store for MemoryStore {
         run_id: &RunId,
         now: Timestamp,
     ) -> Result<Option<(RunEnd, bool)>, StoreError> {
-        Ok(self.state().end(run_id, RunStatus::Cancelled, None, now))
-    }
-
-    async fn fail(
-        &self,
-        run_id: &RunId,
-        error: &StepError,
-        now: Timestamp,
-    ) -> Result<Option<(RunEnd, bool)>, StoreError> {
-        Ok(self
-            .state()
-            .end(run_id, RunStatus::Failed, Some(error), now))
+        Ok(self.state().cancel(run_id, now))
     }
 
     async fn run(&self, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {

@@ -32,7 +32,7 @@ use self::{
 };
 use super::{
     Batching, Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunFilter, RunRecord,
-    RunStatus, Started, StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
+    Started, StepRecord, Store, StoreError, Timer, WorkflowRecord,
 };
 
 /// How to reach PostgreSQL, and how much of it to use.
@@ -246,16 +246,7 @@ impl Store for PostgresStore {
         run_id: &RunId,
         now: Timestamp,
     ) -> Result<Option<(RunEnd, bool)>, StoreError> {
-        Ok(runs::end(&self.0.writes, run_id, RunStatus::Cancelled, None, now).await?)
-    }
-
-    async fn fail(
-        &self,
-        run_id: &RunId,
-        error: &StepError,
-        now: Timestamp,
-    ) -> Result<Option<(RunEnd, bool)>, StoreError> {
-        Ok(runs::end(&self.0.writes, run_id, RunStatus::Failed, Some(error), now).await?)
+        Ok(runs::cancel(&self.0.writes, run_id, now).await?)
     }
 
     async fn run(&self, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {

@@ -21,7 +21,7 @@ use rusqlite::{Row, types::FromSql};
 
 use super::{
     Batching, Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunFilter, RunRecord,
-    RunStatus, Started, StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
+    Started, StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
 };
 use crate::sqlite::{Database, DatabaseError, Session};
 
@@ -312,21 +312,8 @@ impl Store for SqliteStore {
         now: Timestamp,
     ) -> Result<Option<(RunEnd, bool)>, StoreError> {
         let run_id = run_id.clone();
-        self.write(move |session| commit::end(session, &run_id, RunStatus::Cancelled, None, now))
+        self.write(move |session| commit::cancel(session, &run_id, now))
             .await
-    }
-
-    async fn fail(
-        &self,
-        run_id: &RunId,
-        error: &StepError,
-        now: Timestamp,
-    ) -> Result<Option<(RunEnd, bool)>, StoreError> {
-        let (run_id, error) = (run_id.clone(), error.clone());
-        self.write(move |session| {
-            commit::end(session, &run_id, RunStatus::Failed, Some(&error), now)
-        })
-        .await
     }
 
     async fn run(&self, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {

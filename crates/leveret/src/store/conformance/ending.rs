@@ -4,7 +4,7 @@ use leveret_core::ids::RunId;
 use serde_json::json;
 
 use super::world::{World, assert_over, error, ready, recorded};
-use crate::store::{Finished, Load, Outcome, RunEnd, RunStatus, StepStatus};
+use crate::store::{Finished, Outcome, RunEnd, RunStatus};
 
 pub(super) async fn completes_once(world: &mut World) {
     let run = world.run("r", &world.flow("a b", &json!({}))).await;
@@ -164,12 +164,6 @@ pub(super) async fn cancel_once(world: &mut World) {
         let again = world.store.cancel(&run.id, late).await.unwrap();
         assert_eq!(again, Some((expected.clone(), false)));
     }
-    let failed = world
-        .store
-        .fail(&run.id, &error("a"), world.at(11))
-        .await
-        .unwrap();
-    assert_eq!(failed, Some((expected, false)));
     assert_over(
         &world.commit(&[run.done("b")]).await[0],
         Some(RunStatus::Cancelled),
@@ -179,54 +173,4 @@ pub(super) async fn cancel_once(world: &mut World) {
         world.store.cancel(&unknown, world.at(1)).await.unwrap(),
         None
     );
-    assert_eq!(
-        world
-            .store
-            .fail(&unknown, &error("a"), world.at(1))
-            .await
-            .unwrap(),
-        None
-    );
-}
-
-pub(super) async fn fail_once(world: &mut World) {
-    let run = world.run("r", &world.flow("a", &json!({}))).await;
-    let expected = RunEnd {
-        status: RunStatus::Failed,
-        error: Some(error("a")),
-        created_at: world.base,
-        ended_at: world.at(8),
-    };
-    let first = world
-        .store
-        .fail(&run.id, &error("a"), world.at(8))
-        .await
-        .unwrap();
-    assert_eq!(first, Some((expected.clone(), true)));
-    let again = world
-        .store
-        .fail(&run.id, &error("other"), world.at(9))
-        .await
-        .unwrap();
-    assert_eq!(again, Some((expected, false)));
-    assert_eq!(world.run_record(&run).await.error, Some(error("a")));
-    let loaded = world.load(&run, Load::default()).await;
-    assert_eq!(loaded.status, RunStatus::Failed);
-}
-
-pub(super) async fn fail_keeps_the_first_cause(world: &mut World) {
-    let run = world.run("r", &world.flow("a b", &json!({}))).await;
-    world.record(run.failed("a")).await;
-    let ended = world
-        .store
-        .fail(&run.id, &error("late"), world.at(8))
-        .await
-        .unwrap();
-    let (end, doing) = ended.expect("the run is known");
-    assert!(doing);
-    assert_eq!(
-        (end.status, end.error),
-        (RunStatus::Failed, Some(error("a")))
-    );
-    assert_eq!(world.steps(&run).await[0].status, StepStatus::Failed);
 }

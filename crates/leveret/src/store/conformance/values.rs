@@ -76,12 +76,12 @@ pub(super) async fn strange_texts(world: &mut World) {
             code: ErrorCode::Crashed,
             ..error(text)
         };
-        let ended = world
-            .store
-            .fail(&run.id, &error, world.at(1))
-            .await
-            .unwrap();
-        assert_eq!(ended.unwrap().0.error, Some(error));
+        let outcome = Outcome::Failed {
+            error: error.clone(),
+            fall_back: true,
+        };
+        let (_, end) = world.record(run.ended("j", outcome)).await;
+        assert_eq!(end.unwrap().error, Some(error));
         assert_eq!(
             world
                 .store

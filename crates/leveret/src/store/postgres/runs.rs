@@ -12,12 +12,10 @@ use tokio_postgres::{Row, types::ToSql};
 use super::{
     error::Failure,
     pool::Pool,
-    rows::{error_at, error_text, get, hash_at, json_at, run_id_at, time_at, workflow_id_at},
+    rows::{error_at, get, hash_at, json_at, run_id_at, time_at, workflow_id_at},
     workflows::{Known, store_definitions},
 };
-use crate::store::{
-    NewRun, RunEnd, RunFilter, RunRecord, RunStatus, Started, StepError, StoreError,
-};
+use crate::store::{NewRun, RunEnd, RunFilter, RunRecord, RunStatus, Started, StoreError};
 
 const START: &str = "
     INSERT INTO runs (run_id, workflow_id, workflow_hash, status, input, created_at_ms, ended_at_ms, reconcile_at_ms)
@@ -27,8 +25,8 @@ const START: &str = "
 
 const STATUSES: &str = "SELECT run_id, status FROM runs WHERE run_id = ANY($1)";
 
-const END: &str = "
-    UPDATE runs SET status = $2, error = coalesce(error, $3), ended_at_ms = $4
+const CANCEL: &str = "
+    UPDATE runs SET status = 'cancelled', ended_at_ms = $2
     WHERE run_id = $1 AND status = 'running' RETURNING status, error, created_at_ms, ended_at_ms";
 
 const ENDED: &str = "SELECT status, error, created_at_ms, ended_at_ms FROM runs WHERE run_id = $1";
@@ -123,18 +121,16 @@ async fn statuses(
         .collect()
 }
 
-/// Ends a running run; tells the end, and whether this call brought it about.
-pub(super) async fn end(
+/// Ends a running run as cancelled; tells the end, and whether this call brought it about.
+pub(super) async fn cancel(
     pool: &Pool,
     run_id: &RunId,
-    status: RunStatus,
-    error: Option<&StepError>,
     now: Timestamp,
 ) -> Result<Option<(RunEnd, bool)>, Failure> {
-    let (id, status, error) = (run_id.as_str(), status.as_str(), error.map(error_text));
+    let id = run_id.as_str();
     let mut lease = pool.lease().await?;
     loop {
-        if let [row, ..] = &lease.query(END, &[&id, &status, &error, &now.0]).await?[..] {
+        if let [row, ..] = &lease.query(CANCEL, &[&id, &now.0]).await?[..] {
             return Ok(end_at(row, 0)?.map(|end| (end, true)));
         }
         match &lease.query(ENDED, &[&id]).await?[..] {

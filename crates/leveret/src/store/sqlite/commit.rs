@@ -10,7 +10,7 @@ use rusqlite::params;
 
 use super::{Session, error_text, json_text, parse_error, parsed, step_error, time};
 use crate::store::{
-    Committed, Finished, NewRun, Outcome, RunEnd, RunStatus, Started, StepError, StoreError,
+    Committed, Finished, NewRun, Outcome, RunEnd, RunStatus, Started, StoreError,
     commit::{
         decide_finished, edge_to_i64, fails_run, key_of, node_id, parse_join, passed_status,
         status_of,
@@ -182,8 +182,12 @@ pub(super) fn commit(session: &Session<'_>, finished: &Finished) -> Result<Commi
     if decision.ended {
         let run = running(session, run_id)?;
         let run = run.map_err(|_| StoreError::corrupt("a run ended before its last step"))?;
+        let status = match run.error {
+            None => RunStatus::Completed,
+            Some(_) => RunStatus::Failed,
+        };
         let now = finished.finished_at;
-        end = Some(end_running(session, run_id, run, None, now)?);
+        end = Some(end_running(session, run_id, run, status, now)?);
     }
     Ok(Committed::Recorded { decision, end })
 }
@@ -318,48 +322,41 @@ fn set_timer(session: &Session<'_>, finished: &Finished, due: Timestamp) -> Resu
     Ok(())
 }
 
-/// Ends a run with `status`, unless it has ended. `None`: there is no such run; else its end, and whether by this call.
-pub(super) fn end(
+/// Ends a run as cancelled, unless it has ended. `None`: there is no such run; else its end, and whether by this call.
+pub(super) fn cancel(
     session: &Session<'_>,
     run_id: &RunId,
-    status: RunStatus,
-    error: Option<&StepError>,
     now: Timestamp,
 ) -> Result<Option<(RunEnd, bool)>, StoreError> {
-    let mut run = match running(session, run_id)? {
-        Ok(run) => run,
-        Err(None) => return Ok(None),
+    match running(session, run_id)? {
+        Ok(run) => {
+            let end = end_running(session, run_id, run, RunStatus::Cancelled, now)?;
+            Ok(Some((end, true)))
+        }
+        Err(None) => Ok(None),
         Err(Some(_)) => {
             let before = session.row(
                 "SELECT status, error, created_at_ms, ended_at_ms FROM runs WHERE run_id = ?1",
                 [run_id.as_str()],
                 read_end,
             )?;
-            return Ok(before.map(|end| (end, false)));
+            Ok(before.map(|end| (end, false)))
         }
-    };
-    run.error = run.error.or_else(|| error.map(error_text));
-    let end = end_running(session, run_id, run, Some(status), now)?;
-    Ok(Some((end, true)))
+    }
 }
 
-/// Ends a running run: with `status`, or as its error says.
 fn end_running(
     session: &Session<'_>,
     run_id: &RunId,
     run: Running,
-    status: Option<RunStatus>,
+    status: RunStatus,
     now: Timestamp,
 ) -> Result<RunEnd, StoreError> {
-    let Running { error, created_at } = run;
-    let status = status.unwrap_or(match error {
-        None => RunStatus::Completed,
-        Some(_) => RunStatus::Failed,
-    });
     session.execute(
-        "UPDATE runs SET status = ?2, error = ?3, ended_at_ms = ?4 WHERE run_id = ?1",
-        (run_id.as_str(), status.as_str(), &error, now.0),
+        "UPDATE runs SET status = ?2, ended_at_ms = ?3 WHERE run_id = ?1",
+        (run_id.as_str(), status.as_str(), now.0),
     )?;
+    let Running { error, created_at } = run;
     Ok(RunEnd {
         status,
         error: error.as_deref().map(parse_error).transpose()?,

@@ -20,7 +20,7 @@ use leveret::{
     },
     store::{
         Committed, Finished, Load, Loaded, NewRun, Outcome, Progress, RunEnd, RunFilter, RunRecord,
-        Started, StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
+        Started, StepRecord, Store, StoreError, Timer, WorkflowRecord,
     },
 };
 use tokio::sync::watch;
@@ -323,14 +323,6 @@ impl Store for ChaosStore {
             Ok(cancelled)
         };
         self.life.store("cancel", cancel).await
-    }
-    async fn fail(
-        &self,
-        id: &RunId,
-        e: &StepError,
-        now: Timestamp,
-    ) -> Result<Option<(RunEnd, bool)>, StoreError> {
-        self.life.store("fail", self.inner.fail(id, e, now)).await
     }
     async fn run(&self, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {
         self.life.store("run", self.inner.run(run_id)).await
