@@ -127,8 +127,9 @@ id_type!(
 );
 
 /// Where a step stands in loops and batches: empty, `each[17]`, `loop#2`, nested by `/`.
-#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(from = "String", into = "String")]
+///
+/// The root is no shared value: all steps of all runs would count their references at one place.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scope(Option<Arc<str>>);
 
 impl Scope {
@@ -146,18 +147,6 @@ impl Scope {
     /// The scope as text; empty for the root.
     pub fn as_str(&self) -> &str {
         self.0.as_deref().unwrap_or_default()
-    }
-}
-
-impl From<String> for Scope {
-    fn from(text: String) -> Scope {
-        Scope::new(text)
-    }
-}
-
-impl From<Scope> for String {
-    fn from(scope: Scope) -> String {
-        scope.as_str().to_owned()
     }
 }
 

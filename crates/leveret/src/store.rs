@@ -465,7 +465,7 @@ pub trait Store: Send + Sync + 'static {
     async fn start(&self, batch: &[NewRun]) -> Result<Vec<Started>, StoreError>;
 
     /// Records steps with what follows from them, in one transaction; answers in the order of the batch. Several steps of one run are decided
-    /// in that order.
+    /// in that order. A step is shared, as it stays with the worker, and a store may take it to another thread.
     ///
     /// After an error nothing of the batch is recorded, except that [`StoreError::Unavailable`] leaves open whether all of it is. A batch
     /// that is refused for the data of one of its steps is refused as a whole: [`commit_each`] then finds the guilty one.

@@ -7,7 +7,8 @@ use rusqlite::{CachedStatement, Connection, Params, Row, Statement};
 /// A connection for the time of one transaction, or of one read. A statement is prepared, or looked up among those that are, at its first use
 /// and then kept at hand: that takes as long as a simple statement itself, and a transaction runs the same few for each of its jobs.
 ///
-/// Statements are known by their address, so their text is a constant.
+/// Statements are known by their address, so their text is a constant. What a job writes is there for the jobs after it, and durable when its
+/// [`write`](super::Database::write) resolves. An error of a statement undoes that statement; that of a job, all that the job wrote.
 pub struct Session<'c> {
     connection: &'c Connection,
     statements: RefCell<Vec<(&'static str, CachedStatement<'c>)>>,

@@ -82,7 +82,7 @@ pub(super) fn insert(
     let stored = &waiting.stored;
     session.execute(
         "INSERT INTO broker_messages (id, due_ms, exchange, routing_key, properties, body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         (
             key(queue, waiting.seq),
             due_column(waiting.due),
@@ -105,7 +105,7 @@ pub(super) fn move_to(
     check_seq(waiting.seq)?;
     let moved = session.execute(
         "UPDATE broker_messages SET id = ?2, due_ms = ?3, exchange = ?4, routing_key = ?5
-             WHERE id = ?1",
+         WHERE id = ?1",
         (
             from,
             key(queue, waiting.seq),
@@ -296,13 +296,15 @@ pub(super) fn add_exchange(session: &Session<'_>, exchange: &Exchange) -> Result
 
 pub(super) fn add_queue(session: &Session<'_>, queue: &Queue) -> Result<QueueId> {
     let delay = queue.delay.as_ref();
-    let id = session
-        .prepare_cached("INSERT INTO broker_queues (name, delay_ms, delay_to) VALUES (?1, ?2, ?3)")?
-        .insert((
+    session.execute(
+        "INSERT INTO broker_queues (name, delay_ms, delay_to) VALUES (?1, ?2, ?3)",
+        (
             &*queue.name,
             delay.map(|delay| delay.after.as_millis() as i64),
             delay.map(|delay| &*delay.to),
-        ))?;
+        ),
+    )?;
+    let id = session.last_insert_rowid();
     match u32::try_from(id) {
         Ok(id) if id < QUEUE_MAX => Ok(QueueId(id)),
         _ => Err(DatabaseError::refused(

@@ -32,7 +32,8 @@ pub(super) fn start(session: &Session<'_>, new: &NewRun) -> Result<Started, Stor
         RunStatus::Running
     };
     let (short, long) = text_in_row(session, json_text(input))?;
-    let inserted = session.execute("INSERT INTO runs (run_id, workflow_id, workflow_hash, status, input, created_at_ms, ended_at_ms, reconcile_at_ms, input_text_id)
+    let inserted = session.execute(
+        "INSERT INTO runs (run_id, workflow_id, workflow_hash, status, input, created_at_ms, ended_at_ms, reconcile_at_ms, input_text_id)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
          ON CONFLICT (run_id) DO NOTHING",
         params![
@@ -148,7 +149,8 @@ pub(super) fn commit(session: &Session<'_>, finished: &Finished) -> Result<Commi
     }
     for &(node, passed) in &decision.passed {
         let status = passed_status(passed);
-        session.execute("INSERT INTO steps (run_id, node_id, scope, status, attempts, via, started_at_ms, finished_at_ms)
+        session.execute(
+            "INSERT INTO steps (run_id, node_id, scope, status, attempts, via, started_at_ms, finished_at_ms)
              VALUES (?1, ?2, ?3, ?4, 0, -1, ?5, ?5) ON CONFLICT DO NOTHING",
             params![
                 run_id.as_str(),
@@ -211,7 +213,8 @@ fn record_step(
     let status = status_of(&finished.outcome).as_str();
     let (short, long) = text_in_row(session, output)?;
     // `OR FAIL`: else SQLite copies the pages first, to undo an insert of several rows that fails in the middle.
-    let is_first = session.execute("INSERT OR FAIL INTO steps (run_id, node_id, scope, status, attempts, via, started_at_ms, finished_at_ms, action, error, output, output_text_id)
+    let is_first = session.execute(
+        "INSERT OR FAIL INTO steps (run_id, node_id, scope, status, attempts, via, started_at_ms, finished_at_ms, action, error, output, output_text_id)
          SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12
          WHERE EXISTS (SELECT 1 FROM runs WHERE run_id = ?1 AND status = 'running')
          ON CONFLICT DO NOTHING",
@@ -237,7 +240,8 @@ fn record_step(
         forget_text(session, long)?;
         return Ok(Some(Committed::Over(over)));
     }
-    let overtaken = session.execute("UPDATE steps SET status = ?4, attempts = ?5, finished_at_ms = ?6, action = ?7, error = ?8, output = ?9, output_text_id = ?10
+    let overtaken = session.execute(
+        "UPDATE steps SET status = ?4, attempts = ?5, finished_at_ms = ?6, action = ?7, error = ?8, output = ?9, output_text_id = ?10
          WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3 AND status = 'waiting'
              AND (?5 > attempts OR ?5 = attempts AND ?4 <> 'waiting')",
         params![
@@ -308,7 +312,8 @@ fn remove_timer(session: &Session<'_>, key: (&str, &str, &str)) -> Result<(), St
 }
 
 fn set_timer(session: &Session<'_>, finished: &Finished, due: Timestamp) -> Result<(), StoreError> {
-    session.execute("INSERT INTO timers (run_id, node_id, scope, due_at_ms, attempts, via) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+    session.execute(
+        "INSERT INTO timers (run_id, node_id, scope, due_at_ms, attempts, via) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
          ON CONFLICT (run_id, node_id, scope) DO UPDATE SET due_at_ms = excluded.due_at_ms, attempts = excluded.attempts",
         params![
             finished.run_id.as_str(),

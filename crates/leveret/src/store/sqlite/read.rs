@@ -15,7 +15,8 @@ pub(super) fn load(
     run_id: &RunId,
     load: &Load,
 ) -> Result<Option<Loaded>, StoreError> {
-    let run = session.row::<_, StoreError>("SELECT workflow_hash, status, created_at_ms, CASE WHEN ?2 THEN coalesce(input, (SELECT text FROM texts WHERE text_id = input_text_id)) END FROM runs WHERE run_id = ?1",
+    let run = session.row::<_, StoreError>(
+        "SELECT workflow_hash, status, created_at_ms, CASE WHEN ?2 THEN coalesce(input, (SELECT text FROM texts WHERE text_id = input_text_id)) END FROM runs WHERE run_id = ?1",
         (run_id.as_str(), load.input),
         |row| Ok((hash(row, 0)?, parsed(row, 1)?, time(row, 2)?, json(row, 3)?)),
     )?;
@@ -31,7 +32,8 @@ pub(super) fn load(
             |row| Ok((parsed(row, 0)?, row.get(1)?)),
         )?;
         if load.redeliveries {
-            redeliveries = session.row::<_, StoreError>("SELECT count FROM redeliveries WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3",
+            redeliveries = session.row::<_, StoreError>(
+                "SELECT count FROM redeliveries WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3",
                 key,
                 |row| Ok(row.get(0)?),
             )?
@@ -69,7 +71,8 @@ fn node_value(
     run_id: &RunId,
     node: &NodeId,
 ) -> Result<Option<NodeValue>, StoreError> {
-    session.row::<_, StoreError>("SELECT status, coalesce(output, (SELECT text FROM texts WHERE text_id = output_text_id)), action, error, via FROM steps WHERE run_id = ?1 AND node_id = ?2 AND scope = ''",
+    session.row(
+        "SELECT status, coalesce(output, (SELECT text FROM texts WHERE text_id = output_text_id)), action, error, via FROM steps WHERE run_id = ?1 AND node_id = ?2 AND scope = ''",
         (run_id.as_str(), node.as_str()),
         |row| {
             Ok(NodeValue {
@@ -151,7 +154,8 @@ fn run_record(row: &Row<'_>) -> Result<RunRecord, StoreError> {
 }
 
 pub(super) fn steps(session: &Session<'_>, run_id: &RunId) -> Result<Vec<StepRecord>, StoreError> {
-    let mut steps = session.rows::<_, StoreError>("SELECT node_id, scope, status, attempts, coalesce(output, (SELECT text FROM texts WHERE text_id = output_text_id)),
+    let mut steps = session.rows::<_, StoreError>(
+        "SELECT node_id, scope, status, attempts, coalesce(output, (SELECT text FROM texts WHERE text_id = output_text_id)),
                 action, via, error, started_at_ms, finished_at_ms
          FROM steps WHERE run_id = ?1",
         [run_id.as_str()],

@@ -66,7 +66,8 @@ pub(super) fn remove(session: &Session<'_>, timers: &[Timer]) -> Result<(), Stor
         key, claimed_until, ..
     } in timers
     {
-        session.execute("DELETE FROM timers WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3 AND due_at_ms = ?4",
+        session.execute(
+            "DELETE FROM timers WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3 AND due_at_ms = ?4",
             params![
                 key.run_id.as_str(),
                 key.node_id.as_str(),
@@ -84,7 +85,7 @@ pub(super) fn due_for_a_look(
     now: Timestamp,
     limit: u32,
 ) -> Result<Vec<RunId>, StoreError> {
-    session.rows::<_, StoreError>(
+    session.rows(
         "SELECT run_id FROM runs WHERE status = 'running' AND reconcile_at_ms <= ?1
          ORDER BY reconcile_at_ms LIMIT ?2",
         params![now.0, limit],
@@ -109,7 +110,8 @@ pub(super) fn claim_stalled(
             )?
             .unwrap_or_default();
         let next = Timestamp(timer.map_or(now.0, |due| due.max(now.0))) + quiet;
-        let claimed = session.execute("UPDATE runs SET reconcile_at_ms = ?2 WHERE run_id = ?1 AND status = 'running' AND reconcile_at_ms <= ?3",
+        let claimed = session.execute(
+            "UPDATE runs SET reconcile_at_ms = ?2 WHERE run_id = ?1 AND status = 'running' AND reconcile_at_ms <= ?3",
             params![run_id.as_str(), next.0, now.0],
         )?;
         let active = step.is_some_and(|at| Timestamp(at) + quiet > now);
@@ -126,7 +128,8 @@ pub(super) fn put_off(
     until: Timestamp,
 ) -> Result<(), StoreError> {
     for run_id in runs {
-        session.execute("UPDATE runs SET reconcile_at_ms = ?2 WHERE run_id = ?1 AND status = 'running' AND reconcile_at_ms < ?2",
+        session.execute(
+            "UPDATE runs SET reconcile_at_ms = ?2 WHERE run_id = ?1 AND status = 'running' AND reconcile_at_ms < ?2",
             params![run_id.as_str(), until.0],
         )?;
     }

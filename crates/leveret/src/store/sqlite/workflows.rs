@@ -12,7 +12,8 @@ pub(super) fn define(
     hash: WorkflowHash,
     definition: &Json,
 ) -> Result<(), StoreError> {
-    session.execute("INSERT INTO definitions (hash, workflow_id, definition) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+    session.execute(
+        "INSERT INTO definitions (hash, workflow_id, definition) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
         params![hash.as_bytes(), id.as_str(), definition.text()],
     )?;
     Ok(())
@@ -51,7 +52,7 @@ pub(super) fn newest(
     session: &Session<'_>,
     id: &WorkflowId,
 ) -> Result<Option<WorkflowRecord>, StoreError> {
-    session.row::<_, StoreError>(
+    session.row(
         "SELECT w.workflow_id, w.version, w.hash, d.definition, w.created_at_ms
          FROM workflows w JOIN definitions d ON d.hash = w.hash
          WHERE w.workflow_id = ?1 ORDER BY w.version DESC LIMIT 1",
@@ -65,7 +66,7 @@ pub(super) fn list(
     after: Option<&WorkflowId>,
     limit: u32,
 ) -> Result<Vec<WorkflowRecord>, StoreError> {
-    session.rows::<_, StoreError>(
+    session.rows(
         "SELECT w.workflow_id, w.version, w.hash, d.definition, w.created_at_ms
          FROM (SELECT workflow_id, max(version) AS version FROM workflows
                WHERE workflow_id > ?1 GROUP BY workflow_id ORDER BY workflow_id LIMIT ?2) AS newest
@@ -91,7 +92,7 @@ pub(super) fn definition(
     session: &Session<'_>,
     hash: &WorkflowHash,
 ) -> Result<Option<Json>, StoreError> {
-    session.row::<_, StoreError>(
+    session.row(
         "SELECT definition FROM definitions WHERE hash = ?1",
         [hash.as_bytes()],
         |row| json(row, 0),
