@@ -7,11 +7,12 @@
 //! A step with exactly one ready successor goes on here, on the same delivery, after its own commit. The unacknowledged delivery is the outbox:
 //! what must be published follows from what is committed, so that a redelivery publishes it again.
 
+mod fetch;
+
 use std::{sync::Arc, time::Duration};
 
 use leveret_core::{
     decide::{Decision, Joins, Ready, decide, decide_start, unfinished},
-    expr::EvalError,
     graph::NodeIx,
     ids::{RunId, Scope, StepKey},
     json::Json,
@@ -21,7 +22,7 @@ use tokio::time::Instant;
 
 use super::{
     Inner,
-    execute::{Attempt, input_of, transformed},
+    execute::Attempt,
     hub::{Ended, Trail},
     known::Known,
     plan::Plan,
@@ -31,8 +32,8 @@ use super::{
 use crate::{
     broker::Publication,
     store::{
-        Committed, ErrorCode, Finished, Load, Loaded, NewRun, NodeValue, Outcome, RunEnd,
-        RunStatus, Started, StepError, StepStatus, StoreError, commit::ending_of,
+        Committed, ErrorCode, Finished, Load, NewRun, NodeValue, Outcome, RunEnd, RunStatus,
+        Started, StepError, StepStatus, StoreError, commit::ending_of,
     },
 };
 
@@ -715,139 +716,6 @@ impl Drive<'_> {
             ..self.plan.job(&self.run_id, ready.node)
         };
         self.publications.push(self.inner.names.job(&job));
-    }
-
-    /// What executing `ready` needs that is not at hand.
-    fn wanted(&self, ready: Ready, first: bool) -> Load {
-        let needs = self.plan.needs(ready.node);
-        let source = ready
-            .via
-            .map(|edge| self.plan.workflow.graph.edge(edge).source);
-        let own = first.then_some(ready.node);
-        let nodes = self.with_fallbacks(needs.nodes.iter().copied().chain(source).chain(own));
-        let handed_run_input = ready.via.is_none();
-        Load {
-            input: (needs.run_input || handed_run_input) && self.known.run_input.is_none(),
-            nodes: nodes
-                .into_iter()
-                .map(|node| self.plan.node_id(node).clone())
-                .collect(),
-            context: needs
-                .context
-                .iter()
-                .filter(|key| !self.known.has_context(key))
-                .cloned()
-                .collect(),
-            ..Load::default()
-        }
-    }
-
-    /// Those of the nodes that are not at hand, with the fallbacks that may stand in for them.
-    fn with_fallbacks(&self, nodes: impl IntoIterator<Item = NodeIx>) -> Vec<NodeIx> {
-        let mut all: Vec<NodeIx> = nodes
-            .into_iter()
-            .flat_map(|node| std::iter::successors(Some(node), |&node| self.stand_in(node)))
-            .filter(|&node| self.known.node(node).is_none())
-            .collect();
-        all.sort_unstable();
-        all.dedup();
-        all
-    }
-
-    /// The fallback whose result may stand for the node's.
-    fn stand_in(&self, node: NodeIx) -> Option<NodeIx> {
-        match self.known.node(node) {
-            Some(value) if value.status != StepStatus::Failed => None,
-            _ => self.plan.fallback(node),
-        }
-    }
-
-    async fn fetch(&mut self, ready: Ready) -> Result<(), DriveError> {
-        let load = self.wanted(ready, false);
-        self.fetch_load(load).await
-    }
-
-    async fn fetch_nodes(
-        &mut self,
-        nodes: impl IntoIterator<Item = NodeIx>,
-        input: bool,
-    ) -> Result<(), DriveError> {
-        let nodes = self.with_fallbacks(nodes);
-        let load = Load {
-            input: input && self.known.run_input.is_none(),
-            nodes: nodes
-                .into_iter()
-                .map(|node| self.plan.node_id(node).clone())
-                .collect(),
-            ..Load::default()
-        };
-        self.fetch_load(load).await
-    }
-
-    async fn fetch_load(&mut self, load: Load) -> Result<(), DriveError> {
-        if !load.input && load.nodes.is_empty() && load.context.is_empty() {
-            return Ok(());
-        }
-        let loaded = self.inner.load(&self.run_id, load.clone()).await?;
-        let loaded = loaded.ok_or_else(|| BadJob::UnknownRun(self.run_id.clone()))?;
-        self.learn(&load, &loaded);
-        Ok(())
-    }
-
-    fn learn(&mut self, load: &Load, loaded: &Loaded) {
-        if let Some(input) = &loaded.input {
-            self.known.run_input = Some(input.clone());
-        }
-        let own = load.step.as_ref().map(|(id, _)| id);
-        for (id, value) in load.nodes.iter().zip(&loaded.nodes) {
-            // What is final stays so; anything else may change while this run goes on elsewhere.
-            let stays = |value: &&NodeValue| value.status != StepStatus::Waiting || own == Some(id);
-            if let (Some(node), Some(value)) = (
-                self.plan.workflow.node_ix(id.as_str()),
-                value.as_ref().filter(stays),
-            ) {
-                self.known.set_node(node, value.clone());
-            }
-        }
-        for (key, value) in load.context.iter().zip(&loaded.context) {
-            self.known.set_context(key.clone(), value.clone());
-        }
-    }
-
-    /// The input of a step: what its `inputs` name, else what came over its edge, else the run's input. A fallback's is that of the step
-    /// that failed.
-    async fn input(&mut self, ready: Ready) -> Result<Result<Json, EvalError>, DriveError> {
-        let (mut node, mut via) = (ready.node, ready.via);
-        while let Some(edge) = via.filter(|&edge| !self.plan.workflow.graph.is_flow(edge)) {
-            node = self.plan.workflow.graph.edge(edge).source;
-            if let Some(input) = self.known.input_of(node) {
-                return Ok(Ok(input.clone()));
-            }
-            self.fetch_nodes([node], true).await?;
-            via = self.known.node(node).and_then(|value| value.via);
-            self.fetch(Ready { node, via }).await?;
-        }
-        let (plan, secrets) = (&*self.plan, &*self.inner.secrets);
-        let handed = match via {
-            None => self.known.run_input.clone().unwrap_or_default(),
-            Some(edge) => {
-                let source = plan.workflow.graph.edge(edge).source;
-                let output = self.known.output(plan, source).cloned().unwrap_or_default();
-                match transformed(plan, &self.known, secrets, &self.run_id, edge, &output) {
-                    Ok(None) => output,
-                    Ok(Some(handed)) => return Ok(Ok(handed)),
-                    Err(error) => return Ok(Err(error)),
-                }
-            }
-        };
-        Ok(input_of(
-            plan,
-            &self.known,
-            secrets,
-            &self.run_id,
-            node,
-            &handed,
-        ))
     }
 }
 

@@ -1,0 +1,150 @@
+//! What a step needs that is not at hand, and its input.
+
+use leveret_core::{decide::Ready, expr::EvalError, graph::NodeIx, json::Json};
+
+use super::{Drive, DriveError};
+use crate::{
+    runtime::{
+        execute::{input_of, transformed},
+        wire::BadJob,
+    },
+    store::{Load, Loaded, NodeValue, StepStatus},
+};
+
+impl Drive<'_> {
+    /// What executing `ready` needs that is not at hand.
+    pub(super) fn wanted(&self, ready: Ready, first: bool) -> Load {
+        let needs = self.plan.needs(ready.node);
+        let source = ready
+            .via
+            .map(|edge| self.plan.workflow.graph.edge(edge).source);
+        let own = first.then_some(ready.node);
+        let nodes = self.with_fallbacks(needs.nodes.iter().copied().chain(source).chain(own));
+        let handed_run_input = ready.via.is_none();
+        Load {
+            input: (needs.run_input || handed_run_input) && self.known.run_input.is_none(),
+            nodes: nodes
+                .into_iter()
+                .map(|node| self.plan.node_id(node).clone())
+                .collect(),
+            context: needs
+                .context
+                .iter()
+                .filter(|key| !self.known.has_context(key))
+                .cloned()
+                .collect(),
+            ..Load::default()
+        }
+    }
+
+    /// Those of the nodes that are not at hand, with the fallbacks that may stand in for them.
+    fn with_fallbacks(&self, nodes: impl IntoIterator<Item = NodeIx>) -> Vec<NodeIx> {
+        let mut all: Vec<NodeIx> = nodes
+            .into_iter()
+            .flat_map(|node| std::iter::successors(Some(node), |&node| self.stand_in(node)))
+            .filter(|&node| self.known.node(node).is_none())
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// The fallback whose result may stand for the node's.
+    fn stand_in(&self, node: NodeIx) -> Option<NodeIx> {
+        match self.known.node(node) {
+            Some(value) if value.status != StepStatus::Failed => None,
+            _ => self.plan.fallback(node),
+        }
+    }
+
+    pub(super) async fn fetch(&mut self, ready: Ready) -> Result<(), DriveError> {
+        let load = self.wanted(ready, false);
+        self.fetch_load(load).await
+    }
+
+    pub(super) async fn fetch_nodes(
+        &mut self,
+        nodes: impl IntoIterator<Item = NodeIx>,
+        input: bool,
+    ) -> Result<(), DriveError> {
+        let nodes = self.with_fallbacks(nodes);
+        let load = Load {
+            input: input && self.known.run_input.is_none(),
+            nodes: nodes
+                .into_iter()
+                .map(|node| self.plan.node_id(node).clone())
+                .collect(),
+            ..Load::default()
+        };
+        self.fetch_load(load).await
+    }
+
+    async fn fetch_load(&mut self, load: Load) -> Result<(), DriveError> {
+        if !load.input && load.nodes.is_empty() && load.context.is_empty() {
+            return Ok(());
+        }
+        let loaded = self.inner.load(&self.run_id, load.clone()).await?;
+        let loaded = loaded.ok_or_else(|| BadJob::UnknownRun(self.run_id.clone()))?;
+        self.learn(&load, &loaded);
+        Ok(())
+    }
+
+    pub(super) fn learn(&mut self, load: &Load, loaded: &Loaded) {
+        if let Some(input) = &loaded.input {
+            self.known.run_input = Some(input.clone());
+        }
+        let own = load.step.as_ref().map(|(id, _)| id);
+        for (id, value) in load.nodes.iter().zip(&loaded.nodes) {
+            // What is final stays so; anything else may change while this run goes on elsewhere.
+            let stays = |value: &&NodeValue| value.status != StepStatus::Waiting || own == Some(id);
+            if let (Some(node), Some(value)) = (
+                self.plan.workflow.node_ix(id.as_str()),
+                value.as_ref().filter(stays),
+            ) {
+                self.known.set_node(node, value.clone());
+            }
+        }
+        for (key, value) in load.context.iter().zip(&loaded.context) {
+            self.known.set_context(key.clone(), value.clone());
+        }
+    }
+
+    /// The input of a step: what its `inputs` name, else what came over its edge, else the run's input. A fallback's is that of the step
+    /// that failed.
+    pub(super) async fn input(
+        &mut self,
+        ready: Ready,
+    ) -> Result<Result<Json, EvalError>, DriveError> {
+        let (mut node, mut via) = (ready.node, ready.via);
+        while let Some(edge) = via.filter(|&edge| !self.plan.workflow.graph.is_flow(edge)) {
+            node = self.plan.workflow.graph.edge(edge).source;
+            if let Some(input) = self.known.input_of(node) {
+                return Ok(Ok(input.clone()));
+            }
+            self.fetch_nodes([node], true).await?;
+            via = self.known.node(node).and_then(|value| value.via);
+            self.fetch(Ready { node, via }).await?;
+        }
+        let (plan, secrets) = (&*self.plan, &*self.inner.secrets);
+        let handed = match via {
+            None => self.known.run_input.clone().unwrap_or_default(),
+            Some(edge) => {
+                let source = plan.workflow.graph.edge(edge).source;
+                let output = self.known.output(plan, source).cloned().unwrap_or_default();
+                match transformed(plan, &self.known, secrets, &self.run_id, edge, &output) {
+                    Ok(None) => output,
+                    Ok(Some(handed)) => return Ok(Ok(handed)),
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+        };
+        Ok(input_of(
+            plan,
+            &self.known,
+            secrets,
+            &self.run_id,
+            node,
+            &handed,
+        ))
+    }
+}
