@@ -144,6 +144,11 @@ impl Scope {
         Scope((!text.is_empty()).then_some(text))
     }
 
+    /// Whether it is the scope outside every loop and batch.
+    pub fn is_root(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// The scope as text; empty for the root.
     pub fn as_str(&self) -> &str {
         self.0.as_deref().unwrap_or_default()

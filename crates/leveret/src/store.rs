@@ -259,15 +259,32 @@ pub struct RunEnd {
     pub ended_at: Timestamp,
 }
 
+/// A node of the run's workflow: stores look for it by its id, or by its place in the definition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRef {
+    /// Its id.
+    pub id: NodeId,
+    /// Its place.
+    pub ix: NodeIx,
+}
+
+impl NodeRef {
+    /// A node of a workflow.
+    pub fn new(workflow: &Workflow, ix: NodeIx) -> NodeRef {
+        let id = workflow.nodes[ix].id.clone();
+        NodeRef { id, ix }
+    }
+}
+
 /// What a worker needs of a run to execute a step.
 #[derive(Clone, Debug, Default)]
 pub struct Load {
     /// The step's node and scope.
-    pub step: Option<(NodeId, Scope)>,
+    pub step: Option<(NodeRef, Scope)>,
     /// Whether the run's input is wanted.
     pub input: bool,
     /// Nodes whose outputs and errors are wanted, in the root scope.
-    pub nodes: Vec<NodeId>,
+    pub nodes: Vec<NodeRef>,
     /// Context keys that are wanted.
     pub context: Vec<Arc<str>>,
     /// Whether the count of the step's redeliveries is wanted.

@@ -17,6 +17,7 @@ use leveret_core::{
     ids::{RunId, Scope, StepKey},
     json::Json,
     time::Timestamp,
+    workflow::WorkflowHash,
 };
 use tokio::time::Instant;
 
@@ -230,13 +231,14 @@ impl Drive<'_> {
     /// A job in the middle of a run, or one that comes again.
     async fn later(&mut self, job: &Job, ready: Ready) -> Result<(), DriveError> {
         let load = Load {
-            step: Some((job.node_id.clone(), Scope::root())),
+            step: Some((self.node_ref(ready.node), Scope::root())),
             redeliveries: self.redelivered,
             ..self.wanted(ready, true)
         };
         let Some(loaded) = self.inner.load(&self.run_id, load.clone()).await? else {
             return Err(BadJob::UnknownRun(self.run_id.clone()).into());
         };
+        self.expect_definition(&loaded.workflow_hash)?;
         if self.redelivered
             && loaded.redeliveries >= self.inner.options.deliveries_max
             && matches!(loaded.step, Some((StepStatus::Failed, _)))
@@ -269,6 +271,14 @@ impl Drive<'_> {
         }
     }
 
+    /// Nodes and edges are known by their places in the definition: another one would have others there.
+    fn expect_definition(&self, of_run: &WorkflowHash) -> Result<(), DriveError> {
+        if *of_run == self.plan.workflow.hash {
+            return Ok(());
+        }
+        Err(BadJob::OtherDefinition(self.run_id.clone()).into())
+    }
+
     /// Goes on from what is committed: publishes what should be running, or goes on with it here if it is a single step.
     async fn resume(&mut self, from: impl IntoIterator<Item = Ready>) -> Result<(), DriveError> {
         let from: Vec<Ready> = from.into_iter().collect();
@@ -276,6 +286,7 @@ impl Drive<'_> {
             let Some(progress) = self.inner.progress(&self.run_id).await? else {
                 return Ok(());
             };
+            self.expect_definition(&progress.workflow_hash)?;
             if progress.status != RunStatus::Running {
                 return self.repeat_completion().await;
             }
@@ -289,7 +300,7 @@ impl Drive<'_> {
                 return Ok(());
             };
             let load = Load {
-                step: Some((self.plan.node_id(single.node).clone(), Scope::root())),
+                step: Some((self.node_ref(single.node), Scope::root())),
                 redeliveries: true,
                 ..self.wanted(single, true)
             };
@@ -342,7 +353,7 @@ impl Drive<'_> {
             (None, 0)
         } else {
             let alone = inner.suspects.turn(counted).await;
-            (alone, self.redeliveries(&key).await?)
+            (alone, self.redeliveries(ready.node).await?)
         };
         let _trial = inner.suspects.trial(key.clone(), counted);
         inner.set_redeliveries(&key, counted + 1).await?;
@@ -352,9 +363,9 @@ impl Drive<'_> {
         self.give_up(ready, attempts, counted + 1).await
     }
 
-    async fn redeliveries(&self, key: &StepKey) -> Result<u32, DriveError> {
+    async fn redeliveries(&self, node: NodeIx) -> Result<u32, DriveError> {
         let load = Load {
-            step: Some((key.node_id.clone(), key.scope.clone())),
+            step: Some((self.node_ref(node), Scope::root())),
             redeliveries: true,
             ..Load::default()
         };

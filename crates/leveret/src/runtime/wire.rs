@@ -217,6 +217,9 @@ pub enum BadJob {
     /// No such run, and no definition to begin one.
     #[error("run {0} is not recorded and the message carries no workflow to begin it")]
     UnknownRun(RunId),
+    /// It names or carries another definition than that which its run began with.
+    #[error("run {0} was begun with another definition of its workflow")]
+    OtherDefinition(RunId),
 }
 
 impl Job {

@@ -246,13 +246,13 @@ impl Run {
             step: load
                 .step
                 .as_ref()
-                .and_then(|(node, scope)| step(node, scope))
+                .and_then(|(node, scope)| step(&node.id, scope))
                 .map(|record| (record.status, record.attempts)),
             nodes: load
                 .nodes
                 .iter()
                 .map(|node| {
-                    step(node, &Scope::root()).map(|record| NodeValue {
+                    step(&node.id, &Scope::root()).map(|record| NodeValue {
                         status: record.status,
                         output: record.output.clone(),
                         action: record.action.clone(),
@@ -342,10 +342,10 @@ impl Store for MemoryStore {
         let state = self.state();
         let loaded = |(run_id, load): &(RunId, Load)| {
             let mut loaded = state.runs.get(run_id)?.load(load);
-            if let Some((node_id, scope)) = load.step.clone() {
+            if let Some((node, scope)) = load.step.clone() {
                 let key = StepKey {
                     run_id: run_id.clone(),
-                    node_id,
+                    node_id: node.id,
                     scope,
                 };
                 loaded.redeliveries = state.redeliveries.get(&key).copied().unwrap_or(0);

@@ -4,6 +4,7 @@
 //! What a call returned is on disk.
 
 mod commit;
+mod numbers;
 mod read;
 mod timers;
 mod workflows;

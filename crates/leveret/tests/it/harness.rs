@@ -8,10 +8,13 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use leveret::{
-    Connected, connect,
+    Connected,
+    broker::{ConsumeOptions, Header},
+    connect,
     core::{ids::RunId, json::Json, parse::workflow_from_json, time::Timestamp},
     nodes::{NodeContext, NodeError, NodeOutput, Registry},
     runtime::{Clock, Engine, EngineParts, Roles, RunResult, StartRequest},
@@ -186,6 +189,33 @@ pub(crate) async fn serving(parts: EngineParts, roles: Roles) -> Engine {
         serving.serve(roles, stopped).await
     });
     engine
+}
+
+/// Works until the run ends, in paused time; its summary and the reasons of the dead letters.
+pub(crate) async fn work(engine: &Engine, run_id: &RunId) -> (String, Vec<String>) {
+    let (_stop, stopped) = watch::channel(false);
+    let serving = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.serve(Roles::all(), stopped).await }
+    });
+    // Less than it takes the reconciler to look.
+    let ended = tokio::time::timeout(Duration::from_secs(30), engine.wait(run_id)).await;
+    let result = ended.expect("the run ends").expect("the store answers");
+    let result = result.expect("the run is recorded");
+    // What follows from the end is published after it is recorded.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    serving.abort();
+    let queue = ConsumeOptions::queue(engine.names().dead_letters.clone());
+    let mut letters = engine.broker().consume(queue).await.expect("consumes");
+    let mut reasons = Vec::new();
+    while let Some(letter) = letters.try_next() {
+        match &letter.message.headers["x-leveret-reason"] {
+            Header::Text(reason) => reasons.push(reason.clone()),
+            other => panic!("{other:?}"),
+        }
+        letter.receipt.ack();
+    }
+    (summary(&result), reasons)
 }
 
 /// `status output-or-error | completed nodes | other nodes`, nodes by name with their attempts if there were several.

@@ -5,6 +5,8 @@ mod harness;
 
 // The messages that tell how runs ended.
 mod completion;
+// Jobs that name another definition than their run's.
+mod definitions;
 // flowcraft's conformance cases, each a run on a real engine.
 mod flowcraft;
 // The store on PostgreSQL: conformance, reconnecting, migrations, and a measurement. Needs `LEVERET_TEST_POSTGRES_URL`.

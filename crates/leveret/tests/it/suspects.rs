@@ -1,20 +1,19 @@
 //! A step that was delivered too often is given up: what follows from that, and what does not.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use leveret::{
-    broker::{ConsumeOptions, Header, memory::MemoryBroker},
+    broker::{ConsumeOptions, memory::MemoryBroker},
     core::{
         ids::{NodeId, RunId, Scope, StepKey},
         json::Json,
         parse::workflow_from_json,
     },
-    runtime::{Engine, EngineOptions, EngineParts, Publish, Roles, StartRequest, StatusMessages},
+    runtime::{Engine, EngineOptions, EngineParts, Publish, StartRequest, StatusMessages},
     store::memory::MemoryStore,
 };
-use tokio::sync::watch;
 
-use crate::harness::{blueprint, registry, summary};
+use crate::harness::{blueprint, registry, work};
 
 async fn engine() -> Engine {
     let parts = EngineParts {
@@ -49,33 +48,6 @@ async fn redelivered(engine: &Engine, text: &str, count: u32) -> RunId {
     let mut consumer = engine.broker().consume(queue).await.expect("consumes");
     drop(consumer.next().await.expect("the job is there"));
     run_id
-}
-
-/// Works until the run ends; its summary and the reasons of the dead letters.
-async fn work(engine: &Engine, run_id: &RunId) -> (String, Vec<String>) {
-    let (_stop, stopped) = watch::channel(false);
-    let serving = tokio::spawn({
-        let engine = engine.clone();
-        async move { engine.serve(Roles::all(), stopped).await }
-    });
-    // In paused time: less than it takes the reconciler to look.
-    let ended = tokio::time::timeout(Duration::from_secs(30), engine.wait(run_id)).await;
-    let result = ended.expect("the run ends").expect("the store answers");
-    let result = result.expect("the run is recorded");
-    // What follows from the end is published after it is recorded.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    serving.abort();
-    let queue = ConsumeOptions::queue(engine.names().dead_letters.clone());
-    let mut letters = engine.broker().consume(queue).await.expect("consumes");
-    let mut reasons = Vec::new();
-    while let Some(letter) = letters.try_next() {
-        match &letter.message.headers["x-leveret-reason"] {
-            Header::Text(reason) => reasons.push(reason.clone()),
-            other => panic!("{other:?}"),
-        }
-        letter.receipt.ack();
-    }
-    (summary(&result), reasons)
 }
 
 const GIVEN_UP: &str = "the step was delivered 6 times and was never recorded: it ended its worker each time, or its result cannot be stored";

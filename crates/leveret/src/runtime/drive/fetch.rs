@@ -8,7 +8,7 @@ use crate::{
         execute::{input_of, transformed},
         wire::BadJob,
     },
-    store::{Load, Loaded, NodeValue, StepStatus},
+    store::{Load, Loaded, NodeRef, NodeValue, StepStatus},
 };
 
 impl Drive<'_> {
@@ -23,10 +23,7 @@ impl Drive<'_> {
         let handed_run_input = ready.via.is_none();
         Load {
             input: (needs.run_input || handed_run_input) && self.known.run_input.is_none(),
-            nodes: nodes
-                .into_iter()
-                .map(|node| self.plan.node_id(node).clone())
-                .collect(),
+            nodes,
             context: needs
                 .context
                 .iter()
@@ -37,8 +34,12 @@ impl Drive<'_> {
         }
     }
 
+    pub(super) fn node_ref(&self, node: NodeIx) -> NodeRef {
+        NodeRef::new(&self.plan.workflow, node)
+    }
+
     /// Those of the nodes that are not at hand, with the fallbacks that may stand in for them.
-    fn with_fallbacks(&self, nodes: impl IntoIterator<Item = NodeIx>) -> Vec<NodeIx> {
+    fn with_fallbacks(&self, nodes: impl IntoIterator<Item = NodeIx>) -> Vec<NodeRef> {
         let mut all: Vec<NodeIx> = nodes
             .into_iter()
             .flat_map(|node| std::iter::successors(Some(node), |&node| self.stand_in(node)))
@@ -46,7 +47,7 @@ impl Drive<'_> {
             .collect();
         all.sort_unstable();
         all.dedup();
-        all
+        all.into_iter().map(|node| self.node_ref(node)).collect()
     }
 
     /// The fallback whose result may stand for the node's.
@@ -70,10 +71,7 @@ impl Drive<'_> {
         let nodes = self.with_fallbacks(nodes);
         let load = Load {
             input: input && self.known.run_input.is_none(),
-            nodes: nodes
-                .into_iter()
-                .map(|node| self.plan.node_id(node).clone())
-                .collect(),
+            nodes,
             ..Load::default()
         };
         self.fetch_load(load).await
@@ -93,15 +91,13 @@ impl Drive<'_> {
         if let Some(input) = &loaded.input {
             self.known.run_input = Some(input.clone());
         }
-        let own = load.step.as_ref().map(|(id, _)| id);
-        for (id, value) in load.nodes.iter().zip(&loaded.nodes) {
+        let own = load.step.as_ref().map(|(node, _)| node);
+        for (node, value) in load.nodes.iter().zip(&loaded.nodes) {
             // What is final stays so; anything else may change while this run goes on elsewhere.
-            let stays = |value: &&NodeValue| value.status != StepStatus::Waiting || own == Some(id);
-            if let (Some(node), Some(value)) = (
-                self.plan.workflow.node_ix(id.as_str()),
-                value.as_ref().filter(stays),
-            ) {
-                self.known.set_node(node, value.clone());
+            let stays =
+                |value: &&NodeValue| value.status != StepStatus::Waiting || own == Some(node);
+            if let Some(value) = value.as_ref().filter(stays) {
+                self.known.set_node(node.ix, value.clone());
             }
         }
         for (key, value) in load.context.iter().zip(&loaded.context) {

@@ -280,13 +280,13 @@ pub(super) async fn scopes_are_apart(world: &mut World) {
         ..scoped("each[0]", 9)
     };
     assert_repeated(&world.commit(&[late]).await[0]);
-    let step = Some((super::world::node_id("a"), Scope::new("each[1]")));
+    let step = Some((run.node("a"), Scope::new("each[1]")));
     let loaded = world
         .load(
             &run,
             Load {
                 step,
-                nodes: vec![super::world::node_id("a")],
+                nodes: vec![run.node("a")],
                 ..Load::default()
             },
         )

@@ -9,7 +9,7 @@ use leveret_core::{
 };
 use serde_json::json;
 
-use super::world::{World, error, node_id};
+use super::world::{World, error};
 use crate::store::{Finished, Load, NodeValue, Outcome, RunStatus, StepStatus};
 
 pub(super) async fn everything(world: &mut World) {
@@ -34,9 +34,9 @@ pub(super) async fn everything(world: &mut World) {
         ])
         .await;
     let load = Load {
-        step: Some((node_id("e"), Scope::root())),
+        step: Some((run.node("e"), Scope::root())),
         input: true,
-        nodes: ["d", "a", "b", "e", "a"].map(node_id).into(),
+        nodes: ["d", "a", "b", "e", "a"].map(|node| run.node(node)).into(),
         context: vec!["missing".into(), "k".into()],
         redeliveries: true,
     };
@@ -87,8 +87,8 @@ pub(super) async fn everything(world: &mut World) {
 pub(super) async fn missing(world: &mut World) {
     let run = world.run("r", &world.flow("a>b", &json!({}))).await;
     let load = Load {
-        step: Some((node_id("b"), Scope::root())),
-        nodes: vec![node_id("a")],
+        step: Some((run.node("b"), Scope::root())),
+        nodes: vec![run.node("a")],
         ..Load::default()
     };
     let loaded = world.load(&run, load.clone()).await;
@@ -115,7 +115,7 @@ pub(super) async fn many_at_once(world: &mut World) {
     world.commit(&batch).await;
     let load = |number: usize| Load {
         input: number.is_multiple_of(2),
-        nodes: vec![node_id(if number.is_multiple_of(3) { "a" } else { "b" })],
+        nodes: vec![runs[number].node(if number.is_multiple_of(3) { "a" } else { "b" })],
         context: vec!["number".into()],
         ..Load::default()
     };
@@ -148,7 +148,7 @@ pub(super) async fn redeliveries_are_kept(world: &mut World) {
     let run = world.run("r", &world.flow("a b", &json!({}))).await;
     let (a, b) = (run.done("a").key(), run.done("b").key());
     let load = |node: &str| Load {
-        step: Some((node_id(node), Scope::root())),
+        step: Some((run.node(node), Scope::root())),
         redeliveries: true,
         ..Load::default()
     };

@@ -245,7 +245,7 @@ pub(super) async fn waiting_then_completed_in_one_batch(world: &mut World) {
         .load(
             &run,
             Load {
-                step: Some((node_id("a"), Scope::root())),
+                step: Some((run.node("a"), Scope::root())),
                 ..Load::default()
             },
         )

@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 
 use super::Opener;
 use crate::store::{
-    Committed, ErrorCode, Finished, Load, Loaded, NewRun, Outcome, RunEnd, RunRecord, RunStatus,
-    StepError, StepRecord, Store, Timer,
+    Committed, ErrorCode, Finished, Load, Loaded, NewRun, NodeRef, Outcome, RunEnd, RunRecord,
+    RunStatus, StepError, StepRecord, Store, Timer,
 };
 
 /// When the reconciler first looks at a run, unless a case says otherwise: later than any clock of the suite.
@@ -218,6 +218,10 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn ix(&self, node: &str) -> NodeIx {
         self.workflow.node_ix(node).expect("a node of the workflow")
+    }
+
+    pub(super) fn node(&self, node: &str) -> NodeRef {
+        NodeRef::new(&self.workflow, self.ix(node))
     }
 
     pub(super) fn ended(&self, node: &str, outcome: Outcome) -> Finished {

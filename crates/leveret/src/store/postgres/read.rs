@@ -94,15 +94,15 @@ pub(super) async fn load(
     );
     for (position, (run, load)) in batch.iter().enumerate() {
         for (place, node) in load.nodes.iter().enumerate() {
-            nodes.push(position, place, run, node.as_str(), "");
+            nodes.push(position, place, run, node.id.as_str(), "");
         }
         for (place, key) in load.context.iter().enumerate() {
             context.push(position, place, run, key, "");
         }
         if let Some((node, scope)) = &load.step {
-            steps.push(position, 0, run, node.as_str(), scope.as_str());
+            steps.push(position, 0, run, node.id.as_str(), scope.as_str());
             if load.redeliveries {
-                counts.push(position, 0, run, node.as_str(), scope.as_str());
+                counts.push(position, 0, run, node.id.as_str(), scope.as_str());
             }
         }
     }

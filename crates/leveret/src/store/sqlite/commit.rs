@@ -8,7 +8,7 @@ use leveret_core::{
 };
 use rusqlite::params;
 
-use super::{Session, error_text, json_text, parse_error, parsed, step_error, time};
+use super::{Session, error_text, hash, json_text, numbers, parsed, step_error, time};
 use crate::store::{
     Committed, Finished, NewRun, Outcome, RunEnd, RunStatus, Started, StoreError,
     commit::{
@@ -106,35 +106,6 @@ fn status_of_run(session: &Session<'_>, run_id: &RunId) -> Result<Option<RunStat
     )
 }
 
-/// A run that is running.
-struct Running {
-    error: Option<String>,
-    created_at: Timestamp,
-}
-
-/// The run, if it is running; else where it stands, if it exists.
-fn running(
-    session: &Session<'_>,
-    run_id: &RunId,
-) -> Result<Result<Running, Option<RunStatus>>, StoreError> {
-    let found = session.row::<_, StoreError>(
-        "SELECT status, error, created_at_ms FROM runs WHERE run_id = ?1",
-        [run_id.as_str()],
-        |row| {
-            let status: RunStatus = parsed(row, 0)?;
-            let run = Running {
-                error: row.get(1)?,
-                created_at: time(row, 2)?,
-            };
-            Ok((status, run))
-        },
-    )?;
-    Ok(match found {
-        Some((RunStatus::Running, run)) => Ok(run),
-        other => Err(other.map(|(status, _)| status)),
-    })
-}
-
 pub(super) fn commit(session: &Session<'_>, finished: &Finished) -> Result<Committed, StoreError> {
     let run_id = &finished.run_id;
     if let Some(refused) = record_step(session, finished)? {
@@ -147,19 +118,21 @@ pub(super) fn commit(session: &Session<'_>, finished: &Finished) -> Result<Commi
     for (point, state) in &decision.joins {
         save_join(session, finished, *point, state)?;
     }
-    for &(node, passed) in &decision.passed {
-        let status = passed_status(passed);
-        session.execute(
-            "INSERT INTO steps (run_id, node_id, scope, status, attempts, via, started_at_ms, finished_at_ms)
-             VALUES (?1, ?2, ?3, ?4, 0, -1, ?5, ?5) ON CONFLICT DO NOTHING",
-            params![
-                run_id.as_str(),
-                node_id(&finished.workflow, node),
-                finished.scope.as_str(),
-                status.as_str(),
-                finished.finished_at.0,
-            ],
-        )?;
+    if !decision.passed.is_empty() {
+        let scope = numbers::of_scope(session, run_id, &finished.scope)?
+            .ok_or_else(|| StoreError::corrupt("a run vanished"))?;
+        for &(node, passed) in &decision.passed {
+            session.execute(
+                "INSERT INTO steps (step_no, node_id, status, attempts, via, started_at_ms, finished_at_ms)
+                 VALUES (?1, ?2, ?3, 0, -1, ?4, ?4) ON CONFLICT DO NOTHING",
+                params![
+                    scope | node as i64,
+                    node_id(&finished.workflow, node),
+                    passed_status(passed).as_str(),
+                    finished.finished_at.0,
+                ],
+            )?;
+        }
     }
     match &finished.outcome {
         Outcome::Failed { error, .. } if fails_run(finished) => {
@@ -182,14 +155,8 @@ pub(super) fn commit(session: &Session<'_>, finished: &Finished) -> Result<Commi
     }
     let mut end = None;
     if decision.ended {
-        let run = running(session, run_id)?;
-        let run = run.map_err(|_| StoreError::corrupt("a run ended before its last step"))?;
-        let status = match run.error {
-            None => RunStatus::Completed,
-            Some(_) => RunStatus::Failed,
-        };
-        let now = finished.finished_at;
-        end = Some(end_running(session, run_id, run, status, now)?);
+        let ended = end_running(session, run_id, None, finished.finished_at)?;
+        end = Some(ended.ok_or_else(|| StoreError::corrupt("a run ended before its last step"))?);
     }
     Ok(Committed::Recorded { decision, end })
 }
@@ -210,18 +177,28 @@ fn record_step(
         node_id(&finished.workflow, finished.node),
         finished.scope.as_str(),
     );
+    let inner_scope = if finished.scope.is_root() {
+        None
+    } else {
+        let numbers = numbers::of_inner_scope(session, &finished.run_id, &finished.scope)?;
+        if numbers.is_none() {
+            return refused(session, finished).map(Some);
+        }
+        numbers
+    };
     let status = status_of(&finished.outcome).as_str();
     let (short, long) = text_in_row(session, output)?;
-    // `OR FAIL`: else SQLite copies the pages first, to undo an insert of several rows that fails in the middle.
+    // `OR IGNORE` passes over a step that is there, and over one of a run that is not running: the table refuses its number. With the run in
+    // a FROM clause this would be an insert of many rows, for which SQLite copies the pages first, to undo it in the middle.
     let is_first = session.execute(
-        "INSERT OR FAIL INTO steps (run_id, node_id, scope, status, attempts, via, started_at_ms, finished_at_ms, action, error, output, output_text_id)
-         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12
-         WHERE EXISTS (SELECT 1 FROM runs WHERE run_id = ?1 AND status = 'running')
-         ON CONFLICT DO NOTHING",
+        "INSERT OR IGNORE INTO steps (step_no, node_id, status, attempts, via, started_at_ms, finished_at_ms, action, error, output, output_text_id)
+         VALUES (coalesce((SELECT coalesce(?2, run_no << 21) | ?3 FROM runs WHERE run_id = ?1 AND status = 'running' AND workflow_hash = ?14), -1),
+                 ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
         params![
             run_id,
+            inner_scope,
+            finished.node as i64,
             node_id,
-            scope,
             status,
             finished.attempts,
             edge_to_i64(finished.via),
@@ -231,23 +208,24 @@ fn record_step(
             error,
             short,
             long,
+            finished.workflow.hash.as_bytes(),
         ],
     )?;
     if is_first == 1 {
         return Ok(None);
     }
-    if let Err(over) = running(session, &finished.run_id)? {
+    let refused = refused(session, finished)?;
+    if !matches!(refused, Committed::Repeated) {
         forget_text(session, long)?;
-        return Ok(Some(Committed::Over(over)));
+        return Ok(Some(refused));
     }
     let overtaken = session.execute(
-        "UPDATE steps SET status = ?4, attempts = ?5, finished_at_ms = ?6, action = ?7, error = ?8, output = ?9, output_text_id = ?10
-         WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3 AND status = 'waiting'
-             AND (?5 > attempts OR ?5 = attempts AND ?4 <> 'waiting')",
+        "UPDATE steps SET status = ?3, attempts = ?4, finished_at_ms = ?5, action = ?6, error = ?7, output = ?8, output_text_id = ?9
+         WHERE step_no = ?1 | ?2 AND status = 'waiting'
+             AND (?4 > attempts OR ?4 = attempts AND ?3 <> 'waiting')",
         params![
-            run_id,
-            node_id,
-            scope,
+            numbers::of_scope(session, &finished.run_id, &finished.scope)?,
+            finished.node as i64,
             status,
             finished.attempts,
             finished.finished_at.0,
@@ -259,12 +237,30 @@ fn record_step(
     )?;
     if overtaken == 0 {
         forget_text(session, long)?;
-        return Ok(Some(Committed::Repeated));
+        return Ok(Some(refused));
     }
     if !matches!(finished.outcome, Outcome::Waiting { .. }) {
         remove_timer(session, (run_id, node_id, scope))?;
     }
     Ok(None)
+}
+
+/// Why a step was not recorded: its run does not run, or it was recorded before.
+fn refused(session: &Session<'_>, finished: &Finished) -> Result<Committed, StoreError> {
+    let run = session.row::<(RunStatus, _), StoreError>(
+        "SELECT status, workflow_hash FROM runs WHERE run_id = ?1",
+        [finished.run_id.as_str()],
+        |row| Ok((parsed(row, 0)?, hash(row, 1)?)),
+    )?;
+    match run {
+        Some((RunStatus::Running, hash)) if hash == finished.workflow.hash => {
+            Ok(Committed::Repeated)
+        }
+        Some((RunStatus::Running, _)) => Err(StoreError::corrupt(
+            "a step of another definition than its run's",
+        )),
+        other => Ok(Committed::Over(other.map(|(status, _)| status))),
+    }
 }
 
 fn load_joins(
@@ -333,41 +329,38 @@ pub(super) fn cancel(
     run_id: &RunId,
     now: Timestamp,
 ) -> Result<Option<(RunEnd, bool)>, StoreError> {
-    match running(session, run_id)? {
-        Ok(run) => {
-            let end = end_running(session, run_id, run, RunStatus::Cancelled, now)?;
-            Ok(Some((end, true)))
-        }
-        Err(None) => Ok(None),
-        Err(Some(_)) => {
-            let before = session.row(
-                "SELECT status, error, created_at_ms, ended_at_ms FROM runs WHERE run_id = ?1",
-                [run_id.as_str()],
-                read_end,
-            )?;
-            Ok(before.map(|end| (end, false)))
-        }
+    if let Some(end) = end_running(session, run_id, Some(RunStatus::Cancelled), now)? {
+        return Ok(Some((end, true)));
     }
+    let before = end_of(session, run_id)?;
+    Ok(before.map(|end| (end, false)))
 }
 
+/// Ends a run that is running: with this status, or as its steps went.
 fn end_running(
     session: &Session<'_>,
     run_id: &RunId,
-    run: Running,
-    status: RunStatus,
+    status: Option<RunStatus>,
     now: Timestamp,
-) -> Result<RunEnd, StoreError> {
-    session.execute(
-        "UPDATE runs SET status = ?2, ended_at_ms = ?3 WHERE run_id = ?1",
-        (run_id.as_str(), status.as_str(), now.0),
+) -> Result<Option<RunEnd>, StoreError> {
+    let ended = session.execute(
+        "UPDATE runs SET status = coalesce(?2, iif(error IS NULL, 'completed', 'failed')), ended_at_ms = ?3
+         WHERE run_id = ?1 AND status = 'running'",
+        (run_id.as_str(), status.map(RunStatus::as_str), now.0),
     )?;
-    let Running { error, created_at } = run;
-    Ok(RunEnd {
-        status,
-        error: error.as_deref().map(parse_error).transpose()?,
-        created_at,
-        ended_at: now,
-    })
+    if ended == 0 {
+        return Ok(None);
+    }
+    end_of(session, run_id)
+}
+
+/// How a run ended that is not running, if there is one.
+fn end_of(session: &Session<'_>, run_id: &RunId) -> Result<Option<RunEnd>, StoreError> {
+    session.row(
+        "SELECT status, error, created_at_ms, ended_at_ms FROM runs WHERE run_id = ?1",
+        [run_id.as_str()],
+        read_end,
+    )
 }
 
 fn read_end(row: &rusqlite::Row<'_>) -> Result<RunEnd, StoreError> {

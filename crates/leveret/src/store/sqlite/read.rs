@@ -1,9 +1,12 @@
 //! Reading runs and steps, on connections that only read.
 
-use leveret_core::ids::{NodeId, RunId, Scope, WorkflowId};
+use leveret_core::{
+    graph::NodeIx,
+    ids::{RunId, Scope, WorkflowId},
+};
 use rusqlite::{Params, Row, ToSql};
 
-use super::{Session, hash, id, json, parsed, step_error, time};
+use super::{Session, hash, id, json, numbers, parsed, step_error, time};
 use crate::store::{
     JoinKey, Load, Loaded, NodeValue, Progress, RunFilter, RunRecord, RunStatus, StepRecord,
     StoreError,
@@ -16,22 +19,22 @@ pub(super) fn load(
     load: &Load,
 ) -> Result<Option<Loaded>, StoreError> {
     let run = session.row::<_, StoreError>(
-        "SELECT workflow_hash, status, created_at_ms, CASE WHEN ?2 THEN coalesce(input, (SELECT text FROM texts WHERE text_id = input_text_id)) END FROM runs WHERE run_id = ?1",
+        "SELECT run_no, workflow_hash, status, created_at_ms, CASE WHEN ?2 THEN coalesce(input, (SELECT text FROM texts WHERE text_id = input_text_id)) END FROM runs WHERE run_id = ?1",
         (run_id.as_str(), load.input),
-        |row| Ok((hash(row, 0)?, parsed(row, 1)?, time(row, 2)?, json(row, 3)?)),
+        |row| Ok((row.get(0)?, hash(row, 1)?, parsed(row, 2)?, time(row, 3)?, json(row, 4)?)),
     )?;
-    let Some((workflow_hash, status, created_at, input)) = run else {
+    let Some((run_no, workflow_hash, status, created_at, input)) = run else {
         return Ok(None);
     };
     let (mut step, mut redeliveries) = (None, 0);
-    if let Some((node_id, scope)) = &load.step {
-        let key = (run_id.as_str(), node_id.as_str(), scope.as_str());
+    if let Some((node, scope)) = &load.step {
         step = session.row::<_, StoreError>(
-            "SELECT status, attempts FROM steps WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3",
-            key,
+            "SELECT status, attempts FROM steps WHERE step_no = ?1 | ?2",
+            (numbers::of_scope(session, run_id, scope)?, node.ix as i64),
             |row| Ok((parsed(row, 0)?, row.get(1)?)),
         )?;
         if load.redeliveries {
+            let key = (run_id.as_str(), node.id.as_str(), scope.as_str());
             redeliveries = session.row::<_, StoreError>(
                 "SELECT count FROM redeliveries WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3",
                 key,
@@ -43,7 +46,7 @@ pub(super) fn load(
     let nodes = load
         .nodes
         .iter()
-        .map(|node| node_value(session, run_id, node))
+        .map(|node| node_value(session, run_no, node.ix))
         .collect::<Result<_, _>>()?;
     let mut context = Vec::with_capacity(load.context.len());
     for key in &load.context {
@@ -68,12 +71,12 @@ pub(super) fn load(
 
 fn node_value(
     session: &Session<'_>,
-    run_id: &RunId,
-    node: &NodeId,
+    run_no: i64,
+    node: NodeIx,
 ) -> Result<Option<NodeValue>, StoreError> {
     session.row(
-        "SELECT status, coalesce(output, (SELECT text FROM texts WHERE text_id = output_text_id)), action, error, via FROM steps WHERE run_id = ?1 AND node_id = ?2 AND scope = ''",
-        (run_id.as_str(), node.as_str()),
+        "SELECT status, coalesce(output, (SELECT text FROM texts WHERE text_id = output_text_id)), action, error, via FROM steps WHERE step_no = ?1 << 21 | ?2",
+        (run_no, node as i64),
         |row| {
             Ok(NodeValue {
                 status: parsed(row, 0)?,
@@ -99,7 +102,7 @@ pub(super) fn progress(
         return Ok(None);
     };
     let marks = session.rows::<_, StoreError>(
-        "SELECT node_id, status FROM steps WHERE run_id = ?1 AND scope = ''",
+        "SELECT node_id, status FROM run_steps WHERE run_id = ?1 AND scope = ''",
         [run_id.as_str()],
         |row| Ok((id(row, 0)?, mark_of(parsed(row, 1)?))),
     )?;
@@ -157,7 +160,7 @@ pub(super) fn steps(session: &Session<'_>, run_id: &RunId) -> Result<Vec<StepRec
     let mut steps = session.rows::<_, StoreError>(
         "SELECT node_id, scope, status, attempts, coalesce(output, (SELECT text FROM texts WHERE text_id = output_text_id)),
                 action, via, error, started_at_ms, finished_at_ms
-         FROM steps WHERE run_id = ?1",
+         FROM run_steps WHERE run_id = ?1",
         [run_id.as_str()],
         |row| {
             Ok(StepRecord {
@@ -227,9 +230,9 @@ pub(super) fn runs(
         // The latest ones of each workflow, and of these the latest.
         values.push(&filter.limit);
         format!(
-            "SELECT {RUN_COLUMNS} FROM runs WHERE run_id IN (
-                 {WORKFLOWS} SELECT run_id FROM workflow CROSS JOIN runs ON run_id IN (
-                     SELECT run_id FROM runs WHERE workflow_id = id AND {wanted} {latest} LIMIT ?)
+            "SELECT {RUN_COLUMNS} FROM runs WHERE run_no IN (
+                 {WORKFLOWS} SELECT run_no FROM workflow CROSS JOIN runs ON run_no IN (
+                     SELECT run_no FROM runs WHERE workflow_id = id AND {wanted} {latest} LIMIT ?)
                  {latest} LIMIT ?)
              {latest}"
         )

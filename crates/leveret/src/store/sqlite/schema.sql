@@ -13,7 +13,8 @@ CREATE TABLE workflows (
 ) WITHOUT ROWID;
 
 CREATE TABLE runs (
-    run_id TEXT PRIMARY KEY,
+    run_no INTEGER PRIMARY KEY,
+    run_id TEXT NOT NULL UNIQUE,
     workflow_id TEXT NOT NULL,
     workflow_hash BLOB NOT NULL,
     status TEXT NOT NULL,
@@ -23,17 +24,27 @@ CREATE TABLE runs (
     reconcile_at_ms INTEGER NOT NULL,
     input TEXT,
     input_text_id INTEGER
-) WITHOUT ROWID;
+);
 
 -- Serves the runs of all workflows, too: each run costs an index less, and a list looks into it once for each workflow.
 CREATE INDEX runs_by_workflow ON runs (workflow_id, created_at_ms, run_id);
 CREATE INDEX runs_to_reconcile ON runs (reconcile_at_ms) WHERE status = 'running';
 CREATE INDEX runs_not_well ON runs (status, created_at_ms, run_id) WHERE status IN ('failed', 'cancelled');
 
-CREATE TABLE steps (
-    run_id TEXT NOT NULL,
-    node_id TEXT NOT NULL,
+-- Where in loops and batches a step is, if not in the root scope.
+CREATE TABLE scopes (
+    scope_no INTEGER PRIMARY KEY,
+    run_no INTEGER NOT NULL,
     scope TEXT NOT NULL,
+    UNIQUE (run_no, scope)
+);
+
+-- A step's number is made of, from the highest bit down: the number of its run, or of its scope; one bit, which is set if it is that of a scope;
+-- 20 bits with the place of its node in the definition. So steps of a run lie together, a lookup compares integers, and what is recorded is mostly
+-- appended to the table, which costs one page: in the order of a text SQLite moves rows between four pages for every third step.
+CREATE TABLE steps (
+    step_no INTEGER PRIMARY KEY CHECK (step_no >= 0),
+    node_id TEXT NOT NULL,
     status TEXT NOT NULL,
     attempts INTEGER NOT NULL,
     via INTEGER NOT NULL,
@@ -42,9 +53,17 @@ CREATE TABLE steps (
     action TEXT,
     error TEXT,
     output TEXT,
-    output_text_id INTEGER,
-    PRIMARY KEY (run_id, node_id, scope)
-) WITHOUT ROWID;
+    output_text_id INTEGER
+);
+
+-- Steps with their run and scope.
+CREATE VIEW run_steps AS
+    SELECT r.run_id, '' AS scope, s.*
+    FROM runs r JOIN steps s ON s.step_no BETWEEN r.run_no << 21 AND r.run_no << 21 | 0xFFFFF
+    UNION ALL
+    SELECT r.run_id, c.scope, s.*
+    FROM runs r JOIN scopes c ON c.run_no = r.run_no
+    JOIN steps s ON s.step_no BETWEEN (c.scope_no << 1 | 1) << 20 AND (c.scope_no << 1 | 1) << 20 | 0xFFFFF;
 
 -- Long texts. They are not in the rows that name them: SQLite reads whole rows to compare keys.
 CREATE TABLE texts (

@@ -104,7 +104,7 @@ pub(super) fn claim_stalled(
         let (timer, step) = session
             .row::<_, StoreError>(
                 "SELECT (SELECT max(due_at_ms) FROM timers WHERE run_id = ?1),
-                    (SELECT max(finished_at_ms) FROM steps WHERE run_id = ?1)",
+                    (SELECT max(finished_at_ms) FROM run_steps WHERE run_id = ?1)",
                 [run_id.as_str()],
                 |row| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?)),
             )?

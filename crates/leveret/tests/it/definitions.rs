@@ -1,0 +1,76 @@
+//! A run keeps to the definition that it began with.
+
+use std::sync::Arc;
+
+use leveret::{
+    broker::{ConsumeOptions, Message, Publication, memory::MemoryBroker},
+    core::{ids::RunId, json::Json, parse::workflow_from_json},
+    runtime::{Engine, EngineParts, Publish, StartRequest, StatusMessages},
+    store::memory::MemoryStore,
+};
+use serde_json::{Value, json};
+
+use crate::harness::{blueprint, registry, work};
+
+/// An engine with a run of `A>B`, and what another definition of its workflow is like.
+async fn begun() -> (Engine, RunId, Value) {
+    let parts = EngineParts {
+        registry: registry(),
+        publish: Publish {
+            status: StatusMessages::Off,
+            completion: true,
+        },
+        ..EngineParts::new(Arc::new(MemoryStore::new()), Arc::new(MemoryBroker::new()))
+    };
+    let engine = Engine::new(parts).await.expect("declares");
+    let request = StartRequest {
+        workflow: Arc::new(
+            workflow_from_json(&blueprint("A>B; B = const 1"), None).expect("valid"),
+        ),
+        input: Json::null(),
+        run_id: None,
+    };
+    let (run_id, _) = engine.start(request).await.expect("starts");
+    (engine, run_id, blueprint("A>C; C = const 2"))
+}
+
+/// Publishes a message that comes again: the first time nobody settles it.
+async fn publish_twice(engine: &Engine, job: &Value) {
+    let queue = engine.names().execution.clone();
+    let mut consumer = engine
+        .broker()
+        .consume(ConsumeOptions::queue(queue.clone()))
+        .await
+        .expect("consumes");
+    let original = consumer.next().await.expect("the run's own job is there");
+    let message = Message {
+        body: job.to_string().into(),
+        ..Message::default()
+    };
+    for published in engine
+        .broker()
+        .publish(vec![Publication::to_queue(queue, message)])
+        .await
+    {
+        published.expect("publishes");
+    }
+    drop(consumer.next().await.expect("the other job is there"));
+    original.receipt.requeue();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_message_with_another_one_is_dead_lettered() {
+    let (engine, run_id, other) = begun().await;
+    let job = json!({
+        "workflow_id": other["id"], "execution_id": run_id.as_str(), "node_id": "A", "workflow": other,
+    });
+    publish_twice(&engine, &job).await;
+    let (summary, letters) = work(&engine, &run_id).await;
+    assert_eq!(summary, "completed 1 | A B |");
+    assert_eq!(
+        letters,
+        [format!(
+            "run {run_id} was begun with another definition of its workflow"
+        )]
+    );
+}
