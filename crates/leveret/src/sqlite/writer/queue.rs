@@ -51,6 +51,24 @@ impl<T, F, A> Task<T, F, A> {
             after,
         }
     }
+
+    /// Lets go of the job first: what it shared with the caller is then freed on the thread that made it.
+    fn finish(
+        self,
+        result: impl FnOnce(Option<Result<T, DatabaseError>>) -> Result<T, DatabaseError>,
+    ) where
+        A: FnOnce(Result<T, DatabaseError>),
+    {
+        let Task {
+            job,
+            result: found,
+            after,
+        } = self;
+        drop(job);
+        if catch_unwind(AssertUnwindSafe(|| after(result(found)))).is_err() {
+            tracing::error!("what follows a database job panicked");
+        }
+    }
 }
 
 impl<T, F, A> Job for Task<T, F, A>
@@ -66,23 +84,15 @@ where
     }
 
     fn committed(self: Box<Self>) {
-        let result = self.result.expect("the job ran");
-        finish(self.after, result);
+        self.finish(|result| result.expect("the job ran"));
     }
 
     fn fail(self: Box<Self>, error: DatabaseError) {
         // An error of its own says more.
-        let result = match self.result {
+        self.finish(|result| match result {
             Some(Err(own)) => Err(own),
             _ => Err(error),
-        };
-        finish(self.after, result);
-    }
-}
-
-fn finish<T>(after: impl FnOnce(Result<T, DatabaseError>), result: Result<T, DatabaseError>) {
-    if catch_unwind(AssertUnwindSafe(|| after(result))).is_err() {
-        tracing::error!("what follows a database job panicked");
+        });
     }
 }
 
@@ -100,6 +110,8 @@ struct Waiting {
     urgent: bool,
     /// When the jobs that nobody waits for must run.
     deadline: Option<Instant>,
+    /// Whether such a job came since the writer parked.
+    soon: bool,
     parked: bool,
     /// It wakes by itself before a deadline that is set now.
     timed: bool,
@@ -137,6 +149,7 @@ impl JobQueue {
             Urgency::Soon if waiting.deadline.is_some() => false,
             Urgency::Soon => {
                 waiting.deadline = Some(Instant::now() + LINGER);
+                waiting.soon = true;
                 !waiting.timed
             }
         };
@@ -213,15 +226,21 @@ impl JobQueue {
         mut waiting: MutexGuard<'a, Waiting>,
         now: Instant,
     ) -> MutexGuard<'a, Waiting> {
+        let timeout = match waiting.deadline {
+            Some(deadline) => Some(deadline.saturating_duration_since(now)),
+            // Somebody else did those that came. The next ones will come, too, and then need not wake it.
+            None if waiting.soon => Some(LINGER),
+            None => None,
+        };
+        waiting.soon = false;
         waiting.parked = true;
-        waiting.timed = waiting.deadline.is_some();
-        let mut waiting = match waiting.deadline {
+        waiting.timed = timeout.is_some();
+        let mut waiting = match timeout {
             None => self
                 .wake
                 .wait(waiting)
                 .unwrap_or_else(PoisonError::into_inner),
-            Some(deadline) => {
-                let timeout = deadline.saturating_duration_since(now);
+            Some(timeout) => {
                 let woken = self.wake.wait_timeout(waiting, timeout);
                 woken.unwrap_or_else(PoisonError::into_inner).0
             }
