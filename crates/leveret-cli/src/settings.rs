@@ -167,6 +167,17 @@ pub(crate) struct Settings {
     )]
     pub(crate) stalled_after: Option<Span>,
 
+    /// Whether idle CPUs poll for work while steps are committed, where that is quicker and allowed: on a virtual machine, as root [default: true]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "LEVERET_KEEP_CPUS_AWAKE",
+        hide_env_values = true,
+        hide_short_help = true,
+        global = true
+    )]
+    pub(crate) keep_cpus_awake: Option<bool>,
+
     /// What is logged to stderr: a level, or directives such as `info,leveret::log=debug` [default: info; warnings and
     /// `log` nodes for `run`]
     #[arg(
@@ -300,6 +311,7 @@ impl Settings {
             prefix: self.prefix.or(file.prefix),
             drain_timeout: self.drain_timeout.or(file.drain_timeout),
             stalled_after: self.stalled_after.or(file.stalled_after),
+            keep_cpus_awake: self.keep_cpus_awake.or(file.keep_cpus_awake),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
         }
@@ -368,6 +380,7 @@ impl Settings {
         let default = EngineOptions::default();
         EngineOptions {
             quiet: self.stalled_after.map_or(default.quiet, |span| span.0),
+            keep_cpus_awake: self.keep_cpus_awake.unwrap_or(true),
             ..default
         }
     }
@@ -395,6 +408,7 @@ impl Settings {
             prefix: Some(self.prefix.clone().unwrap_or_default()),
             drain_timeout: Some(Span(worker.drain_timeout)),
             stalled_after: Some(Span(self.engine().quiet)),
+            keep_cpus_awake: Some(self.engine().keep_cpus_awake),
             log: Some(self.log.clone().unwrap_or_else(|| "info".to_owned())),
             log_format: Some(self.log_format.unwrap_or_default()),
         }

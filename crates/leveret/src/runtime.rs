@@ -24,6 +24,7 @@ use crate::{
     },
 };
 
+mod awake;
 mod batcher;
 mod client;
 mod clock;
@@ -44,6 +45,7 @@ mod wire;
 mod worker;
 
 use self::{
+    awake::Awake,
     batcher::{Batcher, Gone},
     health::Health,
     hub::Hub,
@@ -84,6 +86,10 @@ pub struct EngineOptions {
     pub quiet: Duration,
     /// How long starting or cancelling a run may wait for a broker that is away. Default 10 s.
     pub start_timeout: Duration,
+    /// Whether idle CPUs of this machine poll for work, instead of halting, from a commit until 2 ms after it. On a virtual machine a run that is
+    /// alone takes a quarter less time then, for the price of CPUs that are busy while few runs come. It is done only on a Linux guest whose CPUs
+    /// halt at once (`haltpoll`), and with the right to write to `/dev/cpu_dma_latency`. Default false.
+    pub keep_cpus_awake: bool,
 }
 
 impl Default for EngineOptions {
@@ -97,6 +103,7 @@ impl Default for EngineOptions {
             deliveries_max: 5,
             quiet: Duration::from_secs(60),
             start_timeout: Duration::from_secs(10),
+            keep_cpus_awake: false,
         }
     }
 }
@@ -250,8 +257,9 @@ impl Engine {
             Observer::new(publish.status, names.clone(), hub.clone(), broker.clone());
         tokio::spawn(publishing);
         let metrics = Arc::new(Metrics::new(registry.names()));
+        let awake = options.keep_cpus_awake.then(Awake::start).flatten();
         let inner = Inner {
-            commits: commits(&store, metrics.clone()),
+            commits: commits(&store, metrics.clone(), awake),
             starts: starts(&store),
             loads: loads(&store),
             store,
@@ -384,6 +392,7 @@ fn store_error(error: timers::FireError) -> StoreError {
 fn commits(
     store: &Arc<dyn Store>,
     metrics: Arc<Metrics>,
+    awake: Option<Awake>,
 ) -> Batcher<Arc<Finished>, Result<Committed, StoreError>> {
     let store = store.clone();
     let Batching {
@@ -393,6 +402,9 @@ fn commits(
     } = store.batching();
     let batcher = Batcher::new(steps_max, calls_max, move |batch: Vec<Arc<Finished>>| {
         metrics.commit_steps.observe(batch.len() as u64);
+        if let Some(awake) = &awake {
+            awake.used();
+        }
         let store = store.clone();
         async move { commit_each(&*store, &batch).await }
     });
