@@ -33,6 +33,20 @@ pub(super) fn of_scope(
     )
 }
 
+/// Of each scope of a run that may have steps: its numbers, as above. Nothing if there is no such run.
+pub(super) fn of_scopes(
+    session: &Session<'_>,
+    run_id: &RunId,
+) -> Result<Vec<(Scope, i64)>, StoreError> {
+    session.rows(
+        "SELECT '', run_no << 21 FROM runs WHERE run_id = ?1
+         UNION ALL
+         SELECT scope, (scope_no << 1 | 1) << 20 FROM runs JOIN scopes USING (run_no) WHERE run_id = ?1",
+        [run_id.as_str()],
+        |row| Ok((Scope::new(row.get::<_, String>(0)?), row.get(1)?)),
+    )
+}
+
 /// The same of a scope other than the root, which is added if it is new and its run is running.
 pub(super) fn of_inner_scope(
     session: &Session<'_>,

@@ -94,16 +94,16 @@ pub(super) fn progress(
     run_id: &RunId,
 ) -> Result<Option<Progress>, StoreError> {
     let run = session.row::<_, StoreError>(
-        "SELECT workflow_hash, status FROM runs WHERE run_id = ?1",
+        "SELECT workflow_hash, status, run_no << 21 FROM runs WHERE run_id = ?1",
         [run_id.as_str()],
-        |row| Ok((hash(row, 0)?, parsed(row, 1)?)),
+        |row| Ok((hash(row, 0)?, parsed(row, 1)?, row.get::<_, i64>(2)?)),
     )?;
-    let Some((workflow_hash, status)) = run else {
+    let Some((workflow_hash, status, numbers)) = run else {
         return Ok(None);
     };
     let marks = session.rows::<_, StoreError>(
-        "SELECT node_id, status FROM run_steps WHERE run_id = ?1 AND scope = ''",
-        [run_id.as_str()],
+        "SELECT node_id, status FROM steps WHERE step_no BETWEEN ?1 AND ?1 | 0xFFFFF",
+        [numbers],
         |row| Ok((id(row, 0)?, mark_of(parsed(row, 1)?))),
     )?;
     let joins = session.rows::<_, StoreError>(
@@ -157,29 +157,40 @@ fn run_record(row: &Row<'_>) -> Result<RunRecord, StoreError> {
 }
 
 pub(super) fn steps(session: &Session<'_>, run_id: &RunId) -> Result<Vec<StepRecord>, StoreError> {
-    let mut steps = session.rows::<_, StoreError>(
-        "SELECT node_id, scope, status, attempts, coalesce(output, (SELECT text FROM texts WHERE text_id = output_text_id)),
+    let mut steps = Vec::new();
+    for (scope, numbers) in numbers::of_scopes(session, run_id)? {
+        steps.append(&mut steps_of_scope(session, &scope, numbers)?);
+    }
+    // They come by their number. Sorting them there would copy each text twice more.
+    steps.sort_by_key(|step| step.started_at);
+    Ok(steps)
+}
+
+fn steps_of_scope(
+    session: &Session<'_>,
+    scope: &Scope,
+    numbers: i64,
+) -> Result<Vec<StepRecord>, StoreError> {
+    session.rows(
+        "SELECT node_id, status, attempts, coalesce(output, (SELECT text FROM texts WHERE text_id = output_text_id)),
                 action, via, error, started_at_ms, finished_at_ms
-         FROM run_steps WHERE run_id = ?1",
-        [run_id.as_str()],
+         FROM steps WHERE step_no BETWEEN ?1 AND ?1 | 0xFFFFF",
+        [numbers],
         |row| {
             Ok(StepRecord {
                 node_id: id(row, 0)?,
-                scope: Scope::new(row.get::<_, String>(1)?),
-                status: parsed(row, 2)?,
-                attempts: row.get(3)?,
-                output: json(row, 4)?,
-                action: row.get::<_, Option<String>>(5)?.map(Into::into),
-                via: edge_from_i64(row.get(6)?),
-                error: step_error(row, 7)?,
-                started_at: time(row, 8)?,
-                finished_at: time(row, 9)?,
+                scope: scope.clone(),
+                status: parsed(row, 1)?,
+                attempts: row.get(2)?,
+                output: json(row, 3)?,
+                action: row.get::<_, Option<String>>(4)?.map(Into::into),
+                via: edge_from_i64(row.get(5)?),
+                error: step_error(row, 6)?,
+                started_at: time(row, 7)?,
+                finished_at: time(row, 8)?,
             })
         },
-    )?;
-    // They come by their key. Sorting them there would copy each text twice more.
-    steps.sort_by_key(|step| step.started_at);
-    Ok(steps)
+    )
 }
 
 /// The workflows that have runs, by one look into the index for each.

@@ -56,15 +56,6 @@ CREATE TABLE steps (
     output_text_id INTEGER
 );
 
--- Steps with their run and scope.
-CREATE VIEW run_steps AS
-    SELECT r.run_id, '' AS scope, s.*
-    FROM runs r JOIN steps s ON s.step_no BETWEEN r.run_no << 21 AND r.run_no << 21 | 0xFFFFF
-    UNION ALL
-    SELECT r.run_id, c.scope, s.*
-    FROM runs r JOIN scopes c ON c.run_no = r.run_no
-    JOIN steps s ON s.step_no BETWEEN (c.scope_no << 1 | 1) << 20 AND (c.scope_no << 1 | 1) << 20 | 0xFFFFF;
-
 -- Long texts. They are not in the rows that name them: SQLite reads whole rows to compare keys.
 CREATE TABLE texts (
     text_id INTEGER PRIMARY KEY,

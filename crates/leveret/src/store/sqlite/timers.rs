@@ -8,7 +8,7 @@ use leveret_core::{
 };
 use rusqlite::{Row, params};
 
-use super::{Session, hash, id};
+use super::{Session, hash, id, numbers};
 use crate::store::{StoreError, Timer, commit::edge_from_i64};
 
 pub(super) fn next(session: &Session<'_>) -> Result<Option<Timestamp>, StoreError> {
@@ -101,25 +101,38 @@ pub(super) fn claim_stalled(
 ) -> Result<(Vec<RunId>, u32), StoreError> {
     let mut stalled = Vec::new();
     for run_id in due {
-        let (timer, step) = session
-            .row::<_, StoreError>(
-                "SELECT (SELECT max(due_at_ms) FROM timers WHERE run_id = ?1),
-                    (SELECT max(finished_at_ms) FROM run_steps WHERE run_id = ?1)",
-                [run_id.as_str()],
-                |row| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?)),
-            )?
-            .unwrap_or_default();
+        let timer = session.row::<_, StoreError>(
+            "SELECT max(due_at_ms) FROM timers WHERE run_id = ?1",
+            [run_id.as_str()],
+            |row| Ok(row.get::<_, Option<i64>>(0)?),
+        )?;
+        let timer = timer.flatten();
+        let step = last_step(session, run_id)?;
         let next = Timestamp(timer.map_or(now.0, |due| due.max(now.0))) + quiet;
         let claimed = session.execute(
             "UPDATE runs SET reconcile_at_ms = ?2 WHERE run_id = ?1 AND status = 'running' AND reconcile_at_ms <= ?3",
             params![run_id.as_str(), next.0, now.0],
         )?;
-        let active = step.is_some_and(|at| Timestamp(at) + quiet > now);
+        let active = step.is_some_and(|at| at + quiet > now);
         if claimed > 0 && timer.is_none() && !active {
             stalled.push(run_id.clone());
         }
     }
     Ok((stalled, due.len() as u32))
+}
+
+/// When the last step of a run ended or began to wait.
+fn last_step(session: &Session<'_>, run_id: &RunId) -> Result<Option<Timestamp>, StoreError> {
+    let mut last = None;
+    for (_, numbers) in numbers::of_scopes(session, run_id)? {
+        let of_scope = session.row::<_, StoreError>(
+            "SELECT max(finished_at_ms) FROM steps WHERE step_no BETWEEN ?1 AND ?1 | 0xFFFFF",
+            [numbers],
+            |row| Ok(row.get::<_, Option<i64>>(0)?.map(Timestamp)),
+        )?;
+        last = last.max(of_scope.flatten());
+    }
+    Ok(last)
 }
 
 pub(super) fn put_off(
