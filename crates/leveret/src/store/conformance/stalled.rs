@@ -1,6 +1,6 @@
 //! The reconciler's claims on runs that may have stalled.
 
-use leveret_core::ids::RunId;
+use leveret_core::ids::{RunId, Scope};
 use serde_json::json;
 
 use super::world::{Run, World, ms};
@@ -43,9 +43,10 @@ async fn claim(world: &World, now: i64) -> (Vec<String>, u32) {
 }
 
 pub(super) async fn quiet_runs_are_found(world: &mut World) {
-    let (quiet, busy) = (
+    let (quiet, busy, inside) = (
         begin(world, "quiet", 500).await,
         begin(world, "busy", 500).await,
+        begin(world, "inside", 500).await,
     );
     let ended = begin(world, "ended", 500).await;
     world.store.cancel(&ended.id, world.at(1)).await.unwrap();
@@ -56,9 +57,17 @@ pub(super) async fn quiet_runs_are_found(world: &mut World) {
             ..busy.done("a")
         })
         .await;
+    let in_a_batch = Finished {
+        scope: Scope::new("each[1]"),
+        finished_at: world.at(400),
+        ..inside.waiting("a", 1, world.at(450))
+    };
+    world.record(in_a_batch).await;
+    let timers = world.claim(world.at(450), ms(10)).await;
+    world.store.remove_timers(&timers).await.unwrap();
 
     assert_eq!(claim(world, 499).await, (vec![], 0));
-    assert_eq!(claim(world, 500).await, (vec!["quiet".to_owned()], 2));
+    assert_eq!(claim(world, 500).await, (vec!["quiet".to_owned()], 3));
     assert_eq!(
         claim(world, 1499).await,
         (vec![], 0),
@@ -66,7 +75,10 @@ pub(super) async fn quiet_runs_are_found(world: &mut World) {
     );
     assert_eq!(
         claim(world, 1500).await,
-        (vec!["busy".to_owned(), "quiet".to_owned()], 2)
+        (
+            vec!["busy".to_owned(), "inside".to_owned(), "quiet".to_owned()],
+            3
+        )
     );
     world
         .record(Finished {
@@ -76,7 +88,7 @@ pub(super) async fn quiet_runs_are_found(world: &mut World) {
         .await;
     assert_eq!(
         claim(world, 2500).await,
-        (vec!["busy".to_owned()], 2),
+        (vec!["busy".to_owned(), "inside".to_owned()], 3),
         "a step 999 ms ago"
     );
 }
