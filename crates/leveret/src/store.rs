@@ -171,7 +171,7 @@ pub enum Started {
 pub struct Finished {
     /// The run.
     pub run_id: RunId,
-    /// Its workflow.
+    /// Its workflow, by the definition that it began with.
     pub workflow: Arc<Workflow>,
     /// The node.
     pub node: NodeIx,
