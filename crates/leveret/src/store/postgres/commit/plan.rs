@@ -111,7 +111,7 @@ impl Segment<'_> {
 /// Cuts the batch where a step could overtake an earlier one of the same key: rare, since a step is repeated by another delivery.
 pub(super) fn segments(batch: &[Arc<Finished>]) -> Vec<Segment<'_>> {
     let mut segments = vec![Segment::default()];
-    let mut seen: HashMap<(&str, &str, &str), usize> = HashMap::new();
+    let mut seen: HashMap<(&str, &str, &str), usize> = HashMap::with_capacity(batch.len());
     for (position, finished) in batch.iter().enumerate() {
         let key = step_order(finished);
         if let Some(&first) = seen.get(&key) {
