@@ -270,6 +270,9 @@ pub struct NodeRef {
 
 impl NodeRef {
     /// A node of a workflow.
+    ///
+    /// # Panics
+    /// If the workflow has no node at that place.
     pub fn new(workflow: &Workflow, ix: NodeIx) -> NodeRef {
         let id = workflow.nodes[ix].id.clone();
         NodeRef { id, ix }

@@ -3,31 +3,23 @@
 use std::{sync::Arc, time::Duration};
 
 use leveret::{
-    broker::{ConsumeOptions, memory::MemoryBroker},
+    broker::ConsumeOptions,
     core::{json::Json, parse::workflow_from_json},
-    runtime::{
-        Engine, EngineOptions, EngineParts, Publish, Roles, RunResult, StartRequest, StatusMessages,
-    },
-    store::memory::MemoryStore,
+    runtime::{Engine, EngineOptions, EngineParts, Roles, RunResult, StartRequest},
 };
 use serde_json::{Value, json};
 
-use crate::harness::{blueprint, registry, serving};
+use crate::harness::{blueprint, in_memory, serving};
 
 /// A serving engine whose messages have 1000 bytes at most.
 async fn engine() -> Engine {
     serving(
         EngineParts {
-            registry: registry(),
-            publish: Publish {
-                status: StatusMessages::Off,
-                completion: true,
-            },
             options: EngineOptions {
                 message_bytes_max: 1000,
                 ..EngineOptions::default()
             },
-            ..EngineParts::new(Arc::new(MemoryStore::new()), Arc::new(MemoryBroker::new()))
+            ..in_memory()
         },
         Roles::all(),
     )

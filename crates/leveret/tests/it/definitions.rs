@@ -3,26 +3,17 @@
 use std::sync::Arc;
 
 use leveret::{
-    broker::{ConsumeOptions, Message, Publication, memory::MemoryBroker},
+    broker::{ConsumeOptions, Message, Publication},
     core::{ids::RunId, json::Json, parse::workflow_from_json},
-    runtime::{Engine, EngineParts, Publish, StartRequest, StatusMessages},
-    store::memory::MemoryStore,
+    runtime::{Engine, StartRequest},
 };
 use serde_json::{Value, json};
 
-use crate::harness::{blueprint, registry, work};
+use crate::harness::{blueprint, in_memory, work};
 
 /// An engine with a run of `A>B`, and what another definition of its workflow is like.
 async fn begun() -> (Engine, RunId, Value) {
-    let parts = EngineParts {
-        registry: registry(),
-        publish: Publish {
-            status: StatusMessages::Off,
-            completion: true,
-        },
-        ..EngineParts::new(Arc::new(MemoryStore::new()), Arc::new(MemoryBroker::new()))
-    };
-    let engine = Engine::new(parts).await.expect("declares");
+    let engine = Engine::new(in_memory()).await.expect("declares");
     let request = StartRequest {
         workflow: Arc::new(
             workflow_from_json(&blueprint("A>B; B = const 1"), None).expect("valid"),

@@ -13,12 +13,14 @@ use std::{
 
 use leveret::{
     Connected,
-    broker::{ConsumeOptions, Header},
+    broker::{ConsumeOptions, Header, memory::MemoryBroker},
     connect,
     core::{ids::RunId, json::Json, parse::workflow_from_json, time::Timestamp},
     nodes::{NodeContext, NodeError, NodeOutput, Registry},
-    runtime::{Clock, Engine, EngineParts, Roles, RunResult, StartRequest},
-    store::{RunStatus, StepStatus},
+    runtime::{
+        Clock, Engine, EngineParts, Publish, Roles, RunResult, StartRequest, StatusMessages,
+    },
+    store::{RunStatus, StepStatus, memory::MemoryStore},
 };
 use serde_json::{Map, Value, json};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
@@ -176,6 +178,18 @@ impl Clock for PausedClock {
     fn new_run_id(&self) -> RunId {
         let number = self.ids.fetch_add(1, Ordering::Relaxed);
         RunId::new(format!("{}-{number:04}", self.name)).expect("an id")
+    }
+}
+
+/// Parts of an engine in memory that publishes completion messages, and no status messages.
+pub(crate) fn in_memory() -> EngineParts {
+    EngineParts {
+        registry: registry(),
+        publish: Publish {
+            status: StatusMessages::Off,
+            completion: true,
+        },
+        ..EngineParts::new(Arc::new(MemoryStore::new()), Arc::new(MemoryBroker::new()))
     }
 }
 

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use leveret::{
-    broker::{ConsumeOptions, memory::MemoryBroker},
+    broker::ConsumeOptions,
     core::{json::Json, parse::workflow_from_json},
     runtime::{EngineParts, Publish, Roles, Secrets, StartRequest, StatusMessages},
-    store::memory::MemoryStore,
 };
 use serde_json::{Value, json};
 
-use crate::harness::{blueprint, registry, serving};
+use crate::harness::{blueprint, in_memory, serving};
 
 #[derive(Debug)]
 struct OneSecret;
@@ -25,13 +24,12 @@ impl Secrets for OneSecret {
 async fn statuses(status: StatusMessages, text: &str) -> String {
     let engine = serving(
         EngineParts {
-            registry: registry(),
             publish: Publish {
                 status,
                 completion: true,
             },
             secrets: Arc::new(OneSecret),
-            ..EngineParts::new(Arc::new(MemoryStore::new()), Arc::new(MemoryBroker::new()))
+            ..in_memory()
         },
         Roles::all(),
     )

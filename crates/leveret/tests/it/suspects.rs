@@ -3,28 +3,19 @@
 use std::sync::Arc;
 
 use leveret::{
-    broker::{ConsumeOptions, memory::MemoryBroker},
+    broker::ConsumeOptions,
     core::{
         ids::{NodeId, RunId, Scope, StepKey},
         json::Json,
         parse::workflow_from_json,
     },
-    runtime::{Engine, EngineOptions, EngineParts, Publish, StartRequest, StatusMessages},
-    store::memory::MemoryStore,
+    runtime::{Engine, EngineOptions, StartRequest},
 };
 
-use crate::harness::{blueprint, registry, work};
+use crate::harness::{blueprint, in_memory, work};
 
 async fn engine() -> Engine {
-    let parts = EngineParts {
-        registry: registry(),
-        publish: Publish {
-            status: StatusMessages::Off,
-            completion: true,
-        },
-        ..EngineParts::new(Arc::new(MemoryStore::new()), Arc::new(MemoryBroker::new()))
-    };
-    Engine::new(parts).await.expect("declares")
+    Engine::new(in_memory()).await.expect("declares")
 }
 
 /// Starts a run whose first step, `A`, was redelivered so often.

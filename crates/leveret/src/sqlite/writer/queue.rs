@@ -110,8 +110,6 @@ struct Waiting {
     urgent: bool,
     /// When the jobs that nobody waits for must run.
     deadline: Option<Instant>,
-    /// Whether such a job came since the writer parked.
-    soon: bool,
     parked: bool,
     /// It wakes by itself before a deadline that is set now.
     timed: bool,
@@ -149,7 +147,6 @@ impl JobQueue {
             Urgency::Soon if waiting.deadline.is_some() => false,
             Urgency::Soon => {
                 waiting.deadline = Some(Instant::now() + LINGER);
-                waiting.soon = true;
                 !waiting.timed
             }
         };
@@ -226,21 +223,15 @@ impl JobQueue {
         mut waiting: MutexGuard<'a, Waiting>,
         now: Instant,
     ) -> MutexGuard<'a, Waiting> {
-        let timeout = match waiting.deadline {
-            Some(deadline) => Some(deadline.saturating_duration_since(now)),
-            // Somebody else did those that came. The next ones will come, too, and then need not wake it.
-            None if waiting.soon => Some(LINGER),
-            None => None,
-        };
-        waiting.soon = false;
         waiting.parked = true;
-        waiting.timed = timeout.is_some();
-        let mut waiting = match timeout {
+        waiting.timed = waiting.deadline.is_some();
+        let mut waiting = match waiting.deadline {
             None => self
                 .wake
                 .wait(waiting)
                 .unwrap_or_else(PoisonError::into_inner),
-            Some(timeout) => {
+            Some(deadline) => {
+                let timeout = deadline.saturating_duration_since(now);
                 let woken = self.wake.wait_timeout(waiting, timeout);
                 woken.unwrap_or_else(PoisonError::into_inner).0
             }

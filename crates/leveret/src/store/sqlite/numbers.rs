@@ -13,7 +13,7 @@ const _: () = assert!(
     "a step's number has 20 bits for its node"
 );
 
-/// The numbers of a scope's steps, without their nodes' bits. `None` if there is no such run, or no step in that scope yet.
+/// The numbers of a scope's steps, with their nodes' bits at zero. `None` if there is no such run, or no step in that scope yet.
 pub(super) fn of_scope(
     session: &Session<'_>,
     run_id: &RunId,
@@ -33,7 +33,7 @@ pub(super) fn of_scope(
     )
 }
 
-/// Of each scope of a run that may have steps: its numbers, as above. Nothing if there is no such run.
+/// Each scope of a run that may have steps, with its numbers as in [`of_scope`]. Nothing if there is no such run.
 pub(super) fn of_scopes(
     session: &Session<'_>,
     run_id: &RunId,
@@ -47,7 +47,7 @@ pub(super) fn of_scopes(
     )
 }
 
-/// The same of a scope other than the root, which is added if it is new and its run is running.
+/// As [`of_scope`], for a scope other than the root, which is added if it is new and its run is running.
 pub(super) fn of_inner_scope(
     session: &Session<'_>,
     run_id: &RunId,

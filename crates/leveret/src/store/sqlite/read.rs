@@ -19,18 +19,23 @@ pub(super) fn load(
     load: &Load,
 ) -> Result<Option<Loaded>, StoreError> {
     let run = session.row::<_, StoreError>(
-        "SELECT run_no, workflow_hash, status, created_at_ms, CASE WHEN ?2 THEN coalesce(input, (SELECT text FROM texts WHERE text_id = input_text_id)) END FROM runs WHERE run_id = ?1",
+        "SELECT run_no << 21, workflow_hash, status, created_at_ms, CASE WHEN ?2 THEN coalesce(input, (SELECT text FROM texts WHERE text_id = input_text_id)) END FROM runs WHERE run_id = ?1",
         (run_id.as_str(), load.input),
         |row| Ok((row.get(0)?, hash(row, 1)?, parsed(row, 2)?, time(row, 3)?, json(row, 4)?)),
     )?;
-    let Some((run_no, workflow_hash, status, created_at, input)) = run else {
+    let Some((root, workflow_hash, status, created_at, input)) = run else {
         return Ok(None);
     };
     let (mut step, mut redeliveries) = (None, 0);
     if let Some((node, scope)) = &load.step {
+        let numbers = if scope.is_root() {
+            Some(root)
+        } else {
+            numbers::of_scope(session, run_id, scope)?
+        };
         step = session.row::<_, StoreError>(
             "SELECT status, attempts FROM steps WHERE step_no = ?1 | ?2",
-            (numbers::of_scope(session, run_id, scope)?, node.ix as i64),
+            (numbers, node.ix as i64),
             |row| Ok((parsed(row, 0)?, row.get(1)?)),
         )?;
         if load.redeliveries {
@@ -46,7 +51,7 @@ pub(super) fn load(
     let nodes = load
         .nodes
         .iter()
-        .map(|node| node_value(session, run_no, node.ix))
+        .map(|node| node_value(session, root, node.ix))
         .collect::<Result<_, _>>()?;
     let mut context = Vec::with_capacity(load.context.len());
     for key in &load.context {
@@ -69,14 +74,15 @@ pub(super) fn load(
     }))
 }
 
+/// What a node of the root scope left behind, by the numbers of that scope.
 fn node_value(
     session: &Session<'_>,
-    run_no: i64,
+    root: i64,
     node: NodeIx,
 ) -> Result<Option<NodeValue>, StoreError> {
     session.row(
-        "SELECT status, coalesce(output, (SELECT text FROM texts WHERE text_id = output_text_id)), action, error, via FROM steps WHERE step_no = ?1 << 21 | ?2",
-        (run_no, node as i64),
+        "SELECT status, coalesce(output, (SELECT text FROM texts WHERE text_id = output_text_id)), action, error, via FROM steps WHERE step_no = ?1 | ?2",
+        (root, node as i64),
         |row| {
             Ok(NodeValue {
                 status: parsed(row, 0)?,
@@ -98,12 +104,12 @@ pub(super) fn progress(
         [run_id.as_str()],
         |row| Ok((hash(row, 0)?, parsed(row, 1)?, row.get::<_, i64>(2)?)),
     )?;
-    let Some((workflow_hash, status, numbers)) = run else {
+    let Some((workflow_hash, status, root)) = run else {
         return Ok(None);
     };
     let marks = session.rows::<_, StoreError>(
         "SELECT node_id, status FROM steps WHERE step_no BETWEEN ?1 AND ?1 | 0xFFFFF",
-        [numbers],
+        [root],
         |row| Ok((id(row, 0)?, mark_of(parsed(row, 1)?))),
     )?;
     let joins = session.rows::<_, StoreError>(
