@@ -1,6 +1,8 @@
 //! Batches that form by themselves: while one call is in flight, items gather; the next call takes them all.
 //!
-//! One item alone never waits for company. There is no timer and no task of its own: the item that finds nobody calling makes the call.
+//! One item alone never waits for company. There is no timer and no task of its own: the item that finds nobody calling makes the call. Several
+//! calls may be in flight; one more begins when as many items wait as those have. So few items do not wait for each other, and many share the
+//! cost of a call, which for a transaction is that of some twenty items.
 
 use std::{
     collections::VecDeque,
@@ -31,7 +33,12 @@ struct Shared<T, R> {
 
 struct State<T, R> {
     waiting: VecDeque<(T, oneshot::Sender<R>)>,
+    /// Calls in flight, and the one that gathers.
     calls: usize,
+    /// The items of the calls in flight.
+    called: usize,
+    /// A call that is about to take what waits.
+    gathering: bool,
 }
 
 impl<T, R> Clone for Batcher<T, R> {
@@ -62,6 +69,8 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
         let state = State {
             waiting: VecDeque::new(),
             calls: 0,
+            called: 0,
+            gathering: false,
         };
         Batcher {
             shared: Arc::new(Shared {
@@ -74,7 +83,7 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
         }
     }
 
-    /// The same, but a call takes what waits and lets no task run before.
+    /// The same, but a call begins with the first item that waits, and lets no task run before.
     pub(crate) fn without_gathering(mut self) -> Self {
         let shared = Arc::get_mut(&mut self.shared).expect("a new batcher has no clones");
         shared.gathers = false;
@@ -97,8 +106,7 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
                 state.waiting.push_back((item, sender));
                 answers.push(receiver);
             }
-            let lead = state.calls < self.shared.calls_max && !state.waiting.is_empty();
-            state.calls += usize::from(lead);
+            let lead = self.shared.leads(&mut state);
             (answers, lead)
         };
         let lead = lead.then(|| Lead::new(self.shared.clone()));
@@ -122,6 +130,18 @@ impl<T, R> Shared<T, R> {
 
     fn waiting(&self) -> usize {
         self.lock().waiting.len()
+    }
+
+    /// Takes the lead of one more call, if it is time for it.
+    fn leads(&self, state: &mut State<T, R>) -> bool {
+        let waiting = state.waiting.len();
+        let due = !self.gathers || (!state.gathering && waiting >= state.called);
+        let leads = due && waiting > 0 && state.calls < self.calls_max;
+        if leads {
+            state.calls += 1;
+            state.gathering = true;
+        }
+        leads
     }
 }
 
@@ -153,19 +173,19 @@ impl<T: Send + 'static, R: Send + 'static> Lead<T, R> {
 impl<T: Send + 'static, R: Send + 'static> Drop for Lead<T, R> {
     /// Leaves what is not done to a task: the call in the middle, and what waits.
     fn drop(&mut self) {
-        let (call, shared) = (self.call.take(), self.shared.clone());
-        if call.is_none() && shared.give_up_if_idle() {
-            return;
-        }
+        let shared = self.shared.clone();
+        let call = match self.call.take() {
+            Some(call) => call,
+            None if shared.leads_on() => Box::pin(call_once(shared.clone())),
+            None => return,
+        };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             shared.abandon();
             return;
         };
         runtime.spawn(async move {
-            if let Some(call) = call {
-                call.await;
-            }
-            while !shared.give_up_if_idle() {
+            call.await;
+            while shared.leads_on() {
                 call_once(shared.clone()).await;
             }
         });
@@ -173,18 +193,18 @@ impl<T: Send + 'static, R: Send + 'static> Drop for Lead<T, R> {
 }
 
 impl<T, R> Shared<T, R> {
-    /// Gives the lead up if nothing waits.
-    fn give_up_if_idle(&self) -> bool {
+    /// After a call: keeps the lead for the next one, if it is time for it.
+    fn leads_on(&self) -> bool {
         let mut state = self.lock();
-        let idle = state.waiting.is_empty();
-        state.calls -= usize::from(idle);
-        idle
+        state.calls -= 1;
+        self.leads(&mut state)
     }
 
     /// Gives the lead up and what waits with it: its senders are dropped, and so whoever waits learns of it.
     fn abandon(&self) {
         let mut state = self.lock();
         state.calls -= 1;
+        state.gathering = false;
         state.waiting.clear();
     }
 }
@@ -197,11 +217,17 @@ async fn call_once<T: Send, R: Send>(shared: Arc<Shared<T, R>>) {
     let (batch, answers): (Vec<T>, Vec<_>) = {
         let mut state = shared.lock();
         let take = state.waiting.len().min(shared.batch_max);
+        state.gathering = false;
+        state.called += take;
         state.waiting.drain(..take).unzip()
     };
     if batch.is_empty() {
         return;
     }
+    let _called = Called {
+        shared: &shared,
+        count: batch.len(),
+    };
     let Ok(results) = AssertUnwindSafe((shared.call)(batch)).catch_unwind().await else {
         // The answers are dropped, and so whoever waits learns of it.
         tracing::error!("a call for a batch panicked");
@@ -215,6 +241,18 @@ async fn call_once<T: Send, R: Send>(shared: Arc<Shared<T, R>>) {
     for (answer, result) in answers.into_iter().zip(results) {
         // Nobody may wait for the answer any more.
         drop(answer.send(result));
+    }
+}
+
+/// The items of a call in flight.
+struct Called<'a, T, R> {
+    shared: &'a Shared<T, R>,
+    count: usize,
+}
+
+impl<T, R> Drop for Called<'_, T, R> {
+    fn drop(&mut self) {
+        self.shared.lock().called -= self.count;
     }
 }
 
@@ -267,6 +305,53 @@ mod tests {
             assert_eq!(answer.await.unwrap(), Ok(vec![n * 2]));
         }
         assert_eq!(calls.load(Ordering::SeqCst), 2);
+    }
+
+    /// A call goes out beside another when as many items wait as that one has, not before.
+    #[tokio::test]
+    async fn calls_at_once_are_worth_it() {
+        let gate = Arc::new(Semaphore::new(0));
+        let sizes = Arc::new(Mutex::new(Vec::new()));
+        let batcher = Batcher::new(100, 4, {
+            let (gate, sizes) = (gate.clone(), sizes.clone());
+            move |batch: Vec<u32>| {
+                sizes.lock().unwrap().push(batch.len());
+                let gate = gate.clone();
+                async move {
+                    gate.acquire().await.unwrap().forget();
+                    batch
+                }
+            }
+        });
+        let settle = async || {
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let submit = async |count: u32| {
+            let submitted: Vec<_> = (0..count)
+                .map(|n| tokio::spawn(batcher.submit(vec![n])))
+                .collect();
+            settle().await;
+            submitted
+        };
+        let mut all = submit(3).await;
+        assert_eq!(*sizes.lock().unwrap(), [3]);
+        all.extend(submit(2).await);
+        assert_eq!(*sizes.lock().unwrap(), [3], "two would not be worth it");
+        all.extend(submit(1).await);
+        assert_eq!(*sizes.lock().unwrap(), [3, 3]);
+        all.extend(submit(5).await);
+        gate.add_permits(1);
+        for answer in all.drain(..3) {
+            answer.await.unwrap().unwrap();
+        }
+        settle().await;
+        assert_eq!(*sizes.lock().unwrap(), [3, 3, 5], "five beside three are");
+        gate.add_permits(2);
+        for answer in all {
+            answer.await.unwrap().unwrap();
+        }
     }
 
     #[tokio::test]

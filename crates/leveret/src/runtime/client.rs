@@ -207,7 +207,9 @@ impl Engine {
                     cancel: true,
                     ..plan.job(run_id, plan.workflow.graph.starts()[0])
                 };
-                inner.publish_within(vec![inner.names.job(&job)]).await?;
+                inner
+                    .publish_within(vec![inner.names.job_from_client(&job)])
+                    .await?;
             }
         }
         let Some((end, ended)) = inner.store.cancel(run_id, inner.clock.now()).await? else {

@@ -764,7 +764,7 @@ impl Inner {
         let fresh = input.is_some();
         let workflow = &new.workflow;
         let node_id = workflow.nodes[node].id.clone();
-        self.names.job(&Job {
+        self.names.job_from_client(&Job {
             input,
             fresh,
             ..Job::new(

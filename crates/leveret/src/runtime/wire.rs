@@ -1,6 +1,7 @@
 //! The worker's messages and topology, as foreign clients see them: names, fields and optionality.
 //!
-//! Queues are named by their routing keys and bound to one topic exchange. A job comes through the exchange or straight to the queue.
+//! Queues are named by their routing keys and bound to one topic exchange. A client publishes jobs straight to the queue, which is cheaper: the
+//! broker matches no patterns. A worker's messages go through the exchange, where others may listen.
 
 use std::sync::Arc;
 
@@ -77,8 +78,14 @@ impl Names {
         }
     }
 
+    /// A job that a worker publishes.
     pub(crate) fn job(&self, job: &Job) -> Publication {
         self.publication(&self.execution, to_message(job))
+    }
+
+    /// A job that a client publishes.
+    pub(crate) fn job_from_client(&self, job: &Job) -> Publication {
+        Publication::to_queue(self.execution.clone(), to_message(job))
     }
 
     pub(crate) fn status(&self, status: &NodeStatus<'_>) -> Publication {

@@ -27,8 +27,8 @@ use super::{
 };
 use crate::broker::{BrokerError, Publication};
 
-/// Lanes of one connection.
-const LANES: usize = 8;
+/// Lanes of one connection. More would make smaller groups, and a broker takes each through several processes.
+const LANES: usize = 4;
 
 /// Batches that wait for a lane; beyond, callers wait before they hand theirs over.
 const WAITING_MAX: usize = 64;

@@ -32,7 +32,7 @@ use super::{
     rows::{StepColumns, get},
 };
 use crate::store::{
-    Committed, Finished, JoinKey, RunStatus,
+    Committed, Finished, JoinKey, RunStatus, StoreError,
     commit::{join_of, key_of, parse_join},
 };
 
@@ -42,8 +42,8 @@ const CONFLICTS_MAX: u32 = 10;
 const LOCK: &str = "SELECT run_id FROM runs WHERE run_id = ANY($1) AND status = 'running'
      ORDER BY run_id FOR NO KEY UPDATE";
 
-/// Inserts steps of running runs; a waiting step is overtaken as `MemoryStore` says. Answers with the keys of those that were recorded, and
-/// removes the timers of steps that no longer wait. `xmax` is 0 in a row that was inserted, not updated.
+/// Inserts steps of running runs; a waiting step is overtaken as `MemoryStore` says. Answers with the keys of those that were recorded, in
+/// one row, or with none if all were. Removes the timers of steps that no longer wait. `xmax` is 0 in a row that was inserted, not updated.
 const RECORD: &str = "
     WITH recorded AS (
         INSERT INTO steps AS s (run_id, node_id, scope, status, attempts, via, started_at_ms, finished_at_ms,
@@ -64,7 +64,8 @@ const RECORD: &str = "
         DELETE FROM timers t USING recorded r
         WHERE r.woken AND t.run_id = r.run_id AND t.node_id = r.node_id AND t.scope = r.scope
     )
-    SELECT run_id, node_id, scope FROM recorded";
+    SELECT array_agg(run_id), array_agg(node_id), array_agg(scope) FROM recorded
+    HAVING count(*) < cardinality($1)";
 
 const READ_JOINS: &str =
     "SELECT j.run_id, j.node_id, j.state FROM unnest($1::text[], $2::text[]) AS n (run_id, node_id)
@@ -200,13 +201,15 @@ async fn record<'a>(
 /// The items of the segment that were recorded, by position.
 fn recorded_positions(segment: &Segment<'_>, rows: &[Row]) -> Result<Vec<usize>, Failure> {
     let all = 0..segment.items.len();
-    if rows.len() == all.len() {
+    let [row] = rows else {
         return Ok(all.collect());
-    }
-    let keys: HashSet<(&str, &str, &str)> = rows
-        .iter()
-        .map(|row| Ok((get(row, 0)?, get(row, 1)?, get(row, 2)?)))
-        .collect::<Result<_, Failure>>()?;
+    };
+    let column = |at| Ok::<_, StoreError>(get::<Option<Vec<&str>>>(row, at)?.unwrap_or_default());
+    let (runs, nodes, scopes) = (column(0)?, column(1)?, column(2)?);
+    let recorded = runs.into_iter().zip(nodes).zip(scopes);
+    let keys: HashSet<_> = recorded
+        .map(|((run, node), scope)| (run, node, scope))
+        .collect();
     Ok(all
         .filter(|&position| {
             keys.contains(&super::rows::step_order(segment.items[position].finished))
