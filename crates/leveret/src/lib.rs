@@ -1,5 +1,6 @@
 //! Leveret: message-driven backends, embedded or across machines.
 
+mod batcher;
 pub mod broker;
 mod connect;
 #[cfg(feature = "http")]

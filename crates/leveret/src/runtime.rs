@@ -14,6 +14,7 @@ use leveret_core::{
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
+    batcher::{Batcher, Gone},
     broker::{Broker, BrokerError},
     metrics::Metrics,
     nodes::Registry,
@@ -25,7 +26,6 @@ use crate::{
 };
 
 mod awake;
-mod batcher;
 mod client;
 mod clock;
 mod drive;
@@ -46,7 +46,6 @@ mod worker;
 
 use self::{
     awake::Awake,
-    batcher::{Batcher, Gone},
     health::Health,
     hub::Hub,
     local::LocalRuns,

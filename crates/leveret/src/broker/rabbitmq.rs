@@ -203,7 +203,7 @@ impl RabbitMq {
         let topology = Arc::new(Remembered::new(queue_type));
         let publishing = Keeper::start(options.target("publish")?, topology.clone()).await?;
         let (alive, all_gone) = mpsc::channel(1);
-        let publisher = Publisher::start(&publishing, options.limits(), &alive);
+        let publisher = Publisher::new(&publishing, options.limits(), &alive);
         Ok(RabbitMq {
             shared: Arc::new(Shared {
                 options,

@@ -1,14 +1,18 @@
 //! Publishing with confirms.
 //!
-//! Batches go through *lanes*: each lane has a channel in confirm mode and sends one group of batches at a time, all its
-//! messages at once, then waits for the confirms. While all lanes are busy, batches gather into the next group. So the confirms
-//! of several callers overlap, at most `publish_window` messages are unconfirmed, and a caller alone waits for nobody.
+//! What callers publish gathers into groups. A group goes through a *lane*, which has a channel in confirm mode, all its messages at once, and
+//! its callers are answered when all are confirmed. Meanwhile the next group forms and may go through another lane, as the
+//! [batcher](crate::batcher) says. So the confirms of several groups overlap, at most `publish_window` messages are unconfirmed (but for a
+//! caller's batch that is larger than its lane's part of that: it goes in pieces), and a caller alone waits for nobody.
 //!
 //! A lane waits for its whole group before the next one for the sake of returned messages. AMQP returns an unroutable message
 //! before its ack, but does not say which one it was, and lapin attaches it to *some* confirm of the same channel. Once the
 //! group is confirmed, all its returns are here, and none of another group: what came back is matched by content.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use lapin::{
@@ -17,7 +21,7 @@ use lapin::{
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
 use tokio::{
-    sync::{Mutex, mpsc, oneshot},
+    sync::mpsc,
     time::{Instant, timeout_at},
 };
 
@@ -25,13 +29,13 @@ use super::{
     link::{Keeper, Link, lost_error},
     wire::{self, short},
 };
-use crate::broker::{BrokerError, Publication};
+use crate::{
+    batcher::Batcher,
+    broker::{BrokerError, Publication},
+};
 
-/// Lanes of one connection. More would make smaller groups, and a broker takes each through several processes.
-const LANES: usize = 4;
-
-/// Batches that wait for a lane; beyond, callers wait before they hand theirs over.
-const WAITING_MAX: usize = 64;
+/// Lanes of one connection.
+const LANES: usize = 8;
 
 type Outcome = Result<(), BrokerError>;
 
@@ -47,36 +51,29 @@ pub(super) struct Limits {
 struct Request {
     batch: Vec<Publication>,
     since: Instant,
-    reply: oneshot::Sender<Vec<Outcome>>,
 }
 
 /// The way into the lanes. Clones share them; they end when the last clone is gone.
 #[derive(Clone)]
 pub(super) struct Publisher {
-    requests: mpsc::Sender<Request>,
+    requests: Batcher<Request, Vec<Outcome>>,
 }
 
 impl Publisher {
-    /// Starts the lanes. Each holds `alive` until it has ended.
-    pub(super) fn start(
-        keeper: &Arc<Keeper>,
-        limits: Limits,
-        alive: &mpsc::Sender<()>,
-    ) -> Publisher {
-        let (requests, waiting) = mpsc::channel(WAITING_MAX);
-        let waiting = Arc::new(Mutex::new(waiting));
-        for _ in 0..LANES {
-            let lane = Lane {
-                keeper: keeper.clone(),
-                limits,
-                channel: None,
-            };
-            let (waiting, alive) = (waiting.clone(), alive.clone());
-            tokio::spawn(async move {
-                lane.run(&waiting).await;
-                drop(alive);
-            });
-        }
+    /// A publisher that holds `alive` as long as there is something to publish.
+    pub(super) fn new(keeper: &Arc<Keeper>, limits: Limits, alive: &mpsc::Sender<()>) -> Publisher {
+        let group_max = (limits.window / LANES).max(1);
+        let lanes = Arc::new(Lanes {
+            keeper: keeper.clone(),
+            limits,
+            group_max,
+            idle: Mutex::default(),
+            _alive: alive.clone(),
+        });
+        let requests = Batcher::new(group_max, LANES, move |group| {
+            let lanes = lanes.clone();
+            async move { lanes.publish(group).await }
+        });
         Publisher { requests }
     }
 
@@ -85,18 +82,10 @@ impl Publisher {
         if count == 0 {
             return Vec::new();
         }
-        let (reply, outcomes) = oneshot::channel();
-        let request = Request {
-            batch,
-            since: Instant::now(),
-            reply,
-        };
-        if self.requests.send(request).await.is_err() {
-            return vec![Err(BrokerError::Closed); count];
-        }
-        outcomes
-            .await
-            .unwrap_or_else(|_| vec![Err(lost_error()); count])
+        let since = Instant::now();
+        let answers = self.requests.submit(vec![Request { batch, since }]).await;
+        let answer = answers.ok().and_then(|mut answers| answers.pop());
+        answer.unwrap_or_else(|| vec![Err(lost_error()); count])
     }
 }
 
@@ -112,6 +101,41 @@ fn check(publication: &Publication, bytes_max: usize) -> Outcome {
     Ok(())
 }
 
+struct Lanes {
+    keeper: Arc<Keeper>,
+    limits: Limits,
+    group_max: usize,
+    idle: Mutex<Vec<Lane>>,
+    _alive: mpsc::Sender<()>,
+}
+
+impl Lanes {
+    /// Publishes a group through a lane that is idle, or a new one.
+    async fn publish(&self, group: Vec<Request>) -> Vec<Vec<Outcome>> {
+        let mut lane = self.lock().pop().unwrap_or_else(|| Lane {
+            keeper: self.keeper.clone(),
+            limits: self.limits,
+            channel: None,
+        });
+        let since = group.iter().map(|request| request.since).min();
+        let deadline = since.unwrap_or_else(Instant::now) + self.limits.outage_wait;
+        let publications = group.iter().flat_map(|request| &request.batch);
+        let publications: Vec<&Publication> = publications.collect();
+        let mut outcomes = Vec::with_capacity(publications.len());
+        for chunk in publications.chunks(self.group_max) {
+            outcomes.extend(lane.publish(chunk, deadline).await);
+        }
+        self.lock().push(lane);
+        let mut outcomes = outcomes.into_iter();
+        let own = |request: &Request| outcomes.by_ref().take(request.batch.len()).collect();
+        group.iter().map(own).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Lane>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 struct Lane {
     keeper: Arc<Keeper>,
     limits: Limits,
@@ -119,27 +143,6 @@ struct Lane {
 }
 
 impl Lane {
-    async fn run(mut self, waiting: &Mutex<mpsc::Receiver<Request>>) {
-        let group_max = (self.limits.window / LANES).max(1);
-        loop {
-            let group = gather(&mut *waiting.lock().await, group_max).await;
-            let Some(first) = group.first() else { return };
-            let deadline = first.since + self.limits.outage_wait;
-            let publications = group.iter().flat_map(|request| &request.batch);
-            let publications: Vec<&Publication> = publications.collect();
-            let mut outcomes = Vec::with_capacity(publications.len());
-            for chunk in publications.chunks(group_max) {
-                outcomes.extend(self.publish(chunk, deadline).await);
-            }
-            drop(publications);
-            for request in group.into_iter().rev() {
-                let own = outcomes.split_off(outcomes.len() - request.batch.len());
-                // The caller may have stopped waiting.
-                let _ = request.reply.send(own);
-            }
-        }
-    }
-
     async fn publish(&mut self, chunk: &[&Publication], deadline: Instant) -> Vec<Outcome> {
         let (link, channel) = match self.ready(deadline).await {
             Ok(ready) => ready,
@@ -186,23 +189,6 @@ impl Lane {
         }
         Ok((link, channel))
     }
-}
-
-/// Waits for a request, and takes what else is there, up to so many messages (more if the first is larger).
-async fn gather(waiting: &mut mpsc::Receiver<Request>, messages_max: usize) -> Vec<Request> {
-    let Some(first) = waiting.recv().await else {
-        return Vec::new();
-    };
-    let mut messages = first.batch.len();
-    let mut group = vec![first];
-    while messages < messages_max {
-        let Ok(request) = waiting.try_recv() else {
-            break;
-        };
-        messages += request.batch.len();
-        group.push(request);
-    }
-    group
 }
 
 /// Sends all, then waits for all confirms.
