@@ -90,24 +90,34 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
         self
     }
 
-    /// Queues the items at once, in order, and waits for their answers. Dropping the future does not take the items back.
+    /// Queues an item and waits for its answer. Dropping the future does not take the item back.
     ///
     /// Whoever leads makes the first call within its own future, which saves a task and its wake-ups; dropped in the middle, it leaves the
     /// rest to a task.
-    pub(crate) fn submit(
+    pub(crate) fn submit(&self, item: T) -> impl Future<Output = Result<R, Gone>> + use<T, R> {
+        let (answer, lead) = {
+            let mut state = self.shared.lock();
+            (state.queue(item), self.shared.leads(&mut state))
+        };
+        let lead = lead.then(|| Lead::new(self.shared.clone()));
+        async move {
+            if let Some(mut lead) = lead {
+                lead.first_call().await;
+            }
+            answer.await.map_err(|_| Gone)
+        }
+    }
+
+    /// The same for several items, which are queued at once, in order.
+    pub(crate) fn submit_all(
         &self,
         items: Vec<T>,
     ) -> impl Future<Output = Result<Vec<R>, Gone>> + use<T, R> {
         let (answers, lead) = {
             let mut state = self.shared.lock();
-            let mut answers = Vec::with_capacity(items.len());
-            for item in items {
-                let (sender, receiver) = oneshot::channel();
-                state.waiting.push_back((item, sender));
-                answers.push(receiver);
-            }
-            let lead = self.shared.leads(&mut state);
-            (answers, lead)
+            let queue = |item| state.queue(item);
+            let answers: Vec<_> = items.into_iter().map(queue).collect();
+            (answers, self.shared.leads(&mut state))
         };
         let lead = lead.then(|| Lead::new(self.shared.clone()));
         async move {
@@ -120,6 +130,14 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
             }
             Ok(results)
         }
+    }
+}
+
+impl<T, R> State<T, R> {
+    fn queue(&mut self, item: T) -> oneshot::Receiver<R> {
+        let (sender, answer) = oneshot::channel();
+        self.waiting.push_back((item, sender));
+        answer
     }
 }
 
@@ -292,17 +310,15 @@ mod tests {
                 }
             }
         });
-        let first = tokio::spawn(batcher.submit(vec![1]));
+        let first = tokio::spawn(batcher.submit(1));
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
-        let rest: Vec<_> = (2..50)
-            .map(|n| tokio::spawn(batcher.submit(vec![n])))
-            .collect();
+        let rest: Vec<_> = (2..50).map(|n| tokio::spawn(batcher.submit(n))).collect();
         gate.add_permits(2);
-        assert_eq!(first.await.unwrap(), Ok(vec![2]));
+        assert_eq!(first.await.unwrap(), Ok(2));
         for (n, answer) in (2..50).zip(rest) {
-            assert_eq!(answer.await.unwrap(), Ok(vec![n * 2]));
+            assert_eq!(answer.await.unwrap(), Ok(n * 2));
         }
         assert_eq!(calls.load(Ordering::SeqCst), 2);
     }
@@ -330,7 +346,7 @@ mod tests {
         };
         let submit = async |count: u32| {
             let submitted: Vec<_> = (0..count)
-                .map(|n| tokio::spawn(batcher.submit(vec![n])))
+                .map(|n| tokio::spawn(batcher.submit(n)))
                 .collect();
             settle().await;
             submitted
@@ -360,7 +376,7 @@ mod tests {
             assert!(!batch[0], "asked to panic");
             batch
         });
-        assert_eq!(batcher.submit(vec![true]).await, Err(Gone));
-        assert_eq!(batcher.submit(vec![false]).await, Ok(vec![false]));
+        assert_eq!(batcher.submit(true).await, Err(Gone));
+        assert_eq!(batcher.submit_all(vec![false; 2]).await, Ok(vec![false; 2]));
     }
 }

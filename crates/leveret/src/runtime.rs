@@ -489,11 +489,11 @@ impl Inner {
         batch: &[Arc<Finished>],
     ) -> Result<(Vec<Committed>, bool), StoreError> {
         self.durably(|| async {
-            self.commits
-                .submit(batch.to_vec())
-                .await?
-                .into_iter()
-                .collect()
+            if let [only] = batch {
+                return Ok(vec![self.commits.submit(only.clone()).await??]);
+            }
+            let answers = self.commits.submit_all(batch.to_vec()).await?;
+            answers.into_iter().collect()
         })
         .await
     }
@@ -508,21 +508,11 @@ impl Inner {
     }
 
     async fn start(&self, new: NewRun) -> Result<Started, StoreError> {
-        self.starts
-            .submit(vec![new])
-            .await?
-            .pop()
-            .expect("one answer for one run")
+        self.starts.submit(new).await?
     }
 
     async fn load(&self, run_id: &RunId, load: Load) -> Result<Option<Loaded>, StoreError> {
-        let call = || async {
-            self.loads
-                .submit(vec![(run_id.clone(), load.clone())])
-                .await?
-                .pop()
-                .expect("one answer for one load")
-        };
+        let call = || async { self.loads.submit((run_id.clone(), load.clone())).await? };
         Ok(self.durably(call).await?.0)
     }
 

@@ -166,9 +166,8 @@ impl Engine {
 
     /// A look at the run's row: asked again and again, it must not grow with the run.
     async fn look(&self, run_id: &RunId) -> Result<Option<Loaded>, StoreError> {
-        let looks = vec![(run_id.clone(), Load::default())];
-        let loaded = self.inner.loads.submit(looks).await?.pop();
-        loaded.expect("one answer for one load")
+        let look = (run_id.clone(), Load::default());
+        self.inner.loads.submit(look).await?
     }
 
     /// A run with its steps, as recorded now.

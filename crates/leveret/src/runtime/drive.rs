@@ -394,7 +394,7 @@ impl Drive<'_> {
         self.dead = Some(message);
         let now = self.inner.clock.now();
         let finished = self.finished(ready, attempts, now, outcome);
-        if let Some(decision) = self.record(vec![finished]).await? {
+        if let Some(decision) = self.record(&[finished]).await? {
             for next in decision.ready {
                 self.publish_job(next, 0);
             }
@@ -406,7 +406,8 @@ impl Drive<'_> {
     async fn chain(&mut self, ready: Ready, attempts: u32, woken: bool) -> Result<(), DriveError> {
         let begun = Instant::now();
         let (mut ready, mut attempts, mut woken) = (ready, attempts, woken);
-        let mut pure = Vec::new();
+        // What was executed and is not recorded: several steps only if all but the last are pure.
+        let mut executed = Vec::new();
         loop {
             let finished = self.step(ready, attempts, woken).await?;
             (attempts, woken) = (0, false);
@@ -415,17 +416,18 @@ impl Drive<'_> {
                 && begun.elapsed() < self.inner.options.inline_time_max;
             if inline
                 && self.plan.is_pure(ready.node)
-                && pure.len() < PURE_STEPS_MAX
+                && executed.len() < PURE_STEPS_MAX
                 && let Some(next) = self.foresee(&finished)
             {
-                pure.push(finished);
+                executed.push(finished);
                 ready = next;
                 continue;
             }
-            pure.push(finished);
-            let Some(decision) = self.record(std::mem::take(&mut pure)).await? else {
+            executed.push(finished);
+            let Some(decision) = self.record(&executed).await? else {
                 return Ok(());
             };
+            executed.clear();
             match decision.ready[..] {
                 [next] if inline => ready = next,
                 _ => {
@@ -594,10 +596,10 @@ impl Drive<'_> {
     }
 
     /// Commits steps, then does what follows from the last: tells observers and those who wait. `None`: nothing follows.
-    async fn record(&mut self, batch: Vec<Arc<Finished>>) -> Result<Option<Decision>, DriveError> {
+    async fn record(&mut self, batch: &[Arc<Finished>]) -> Result<Option<Decision>, DriveError> {
         let inner = self.inner;
         let shown = std::mem::take(&mut self.shown);
-        let (results, ambiguous) = inner.commit_durably(&batch).await?;
+        let (results, ambiguous) = inner.commit_durably(batch).await?;
         let mut last = None;
         for (finished, result) in batch.iter().zip(results) {
             last = None;

@@ -83,9 +83,8 @@ impl Publisher {
             return Vec::new();
         }
         let since = Instant::now();
-        let answers = self.requests.submit(vec![Request { batch, since }]).await;
-        let answer = answers.ok().and_then(|mut answers| answers.pop());
-        answer.unwrap_or_else(|| vec![Err(lost_error()); count])
+        let answer = self.requests.submit(Request { batch, since }).await;
+        answer.unwrap_or_else(|_| vec![Err(lost_error()); count])
     }
 }
 
