@@ -27,7 +27,6 @@ struct Shared<T, R> {
     call: Box<Call<T, R>>,
     batch_max: usize,
     calls_max: usize,
-    gathers: bool,
     state: Mutex<State<T, R>>,
 }
 
@@ -39,6 +38,8 @@ struct State<T, R> {
     called: usize,
     /// A call that is about to take what waits.
     gathering: bool,
+    /// Whether the last call had several items.
+    company: bool,
 }
 
 impl<T, R> Clone for Batcher<T, R> {
@@ -71,23 +72,16 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
             calls: 0,
             called: 0,
             gathering: false,
+            company: false,
         };
         Batcher {
             shared: Arc::new(Shared {
                 call: Box::new(move |batch| Box::pin(call(batch))),
                 batch_max,
                 calls_max,
-                gathers: true,
                 state: Mutex::new(state),
             }),
         }
-    }
-
-    /// The same, but a call begins with the first item that waits, and lets no task run before.
-    pub(crate) fn without_gathering(mut self) -> Self {
-        let shared = Arc::get_mut(&mut self.shared).expect("a new batcher has no clones");
-        shared.gathers = false;
-        self
     }
 
     /// Queues an item and waits for its answer. Dropping the future does not take the item back.
@@ -146,15 +140,19 @@ impl<T, R> Shared<T, R> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn waiting(&self) -> usize {
-        self.lock().waiting.len()
+    /// How many items wait, if there may be more of them soon.
+    fn waiting(&self) -> Option<usize> {
+        let state = self.lock();
+        let waiting = state.waiting.len();
+        let company = state.company || state.called > 0 || waiting > 1;
+        (company && waiting < self.batch_max).then_some(waiting)
     }
 
     /// Takes the lead of one more call, if it is time for it.
     fn leads(&self, state: &mut State<T, R>) -> bool {
         let waiting = state.waiting.len();
-        let due = !self.gathers || (!state.gathering && waiting >= state.called);
-        let leads = due && waiting > 0 && state.calls < self.calls_max;
+        let due = waiting > 0 && waiting >= state.called;
+        let leads = due && !state.gathering && state.calls < self.calls_max;
         if leads {
             state.calls += 1;
             state.gathering = true;
@@ -229,13 +227,12 @@ impl<T, R> Shared<T, R> {
 
 /// Takes what waits, calls, and answers.
 async fn call_once<T: Send, R: Send>(shared: Arc<Shared<T, R>>) {
-    if shared.gathers {
-        gather(&shared).await;
-    }
+    gather(&shared).await;
     let (batch, answers): (Vec<T>, Vec<_>) = {
         let mut state = shared.lock();
         let take = state.waiting.len().min(shared.batch_max);
         state.gathering = false;
+        state.company = take > 1;
         state.called += take;
         state.waiting.drain(..take).unzip()
     };
@@ -274,16 +271,15 @@ impl<T, R> Drop for Called<'_, T, R> {
     }
 }
 
-/// Lets the tasks that are about to submit do so, as long as each round brings more: a few microseconds, no timer.
+/// Lets the tasks that are about to submit do so, as long as each round brings more: a few microseconds, no timer. Not for an item that is
+/// alone.
 async fn gather<T, R>(shared: &Shared<T, R>) {
-    let mut before = shared.waiting();
-    while before < shared.batch_max {
-        tokio::task::yield_now().await;
-        let now = shared.waiting();
-        if now <= before {
-            return;
-        }
+    let mut before = 0;
+    while let Some(now) = shared.waiting()
+        && now > before
+    {
         before = now;
+        tokio::task::yield_now().await;
     }
 }
 

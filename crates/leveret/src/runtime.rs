@@ -397,21 +397,15 @@ fn commits(
     let Batching {
         steps_max,
         calls_max,
-        gathers,
     } = store.batching();
-    let batcher = Batcher::new(steps_max, calls_max, move |batch: Vec<Arc<Finished>>| {
+    Batcher::new(steps_max, calls_max, move |batch: Vec<Arc<Finished>>| {
         metrics.commit_steps.observe(batch.len() as u64);
         if let Some(awake) = &awake {
             awake.used();
         }
         let store = store.clone();
         async move { commit_each(&*store, &batch).await }
-    });
-    if gathers {
-        batcher
-    } else {
-        batcher.without_gathering()
-    }
+    })
 }
 
 /// The most starts or loads in one call of the store, and the most of these calls at the same time.

@@ -445,8 +445,6 @@ pub struct Batching {
     pub steps_max: usize,
     /// Calls at the same time.
     pub calls_max: usize,
-    /// Whether a call first lets the tasks that are about to submit a step do so. Not where many calls share a transaction anyway.
-    pub gathers: bool,
 }
 
 /// A store. Cheap to share behind an `Arc`.
@@ -457,7 +455,6 @@ pub trait Store: Send + Sync + 'static {
         Batching {
             steps_max: 512,
             calls_max: 1,
-            gathers: true,
         }
     }
 

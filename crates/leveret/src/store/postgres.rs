@@ -163,7 +163,6 @@ impl Store for PostgresStore {
         Batching {
             steps_max: 512,
             calls_max: 4,
-            gathers: true,
         }
     }
 

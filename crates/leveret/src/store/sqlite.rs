@@ -167,9 +167,8 @@ impl Store for SqliteStore {
     /// Small ones: the writer makes transactions of what waits, and works on some while the runs of others go on.
     fn batching(&self) -> Batching {
         Batching {
-            steps_max: 16,
-            calls_max: 16,
-            gathers: false,
+            steps_max: 32,
+            calls_max: 8,
         }
     }
 
