@@ -2,7 +2,7 @@
 //!
 //! One item alone never waits for company. There is no timer and no task of its own: the item that finds nobody calling makes the call. Several
 //! calls may be in flight; one more begins when as many items wait as those have. So few items do not wait for each other, and many share the
-//! cost of a call, which for a transaction is that of some twenty items.
+//! cost of a call. The price: while a call with many items hangs, fewer than those wait for it to end.
 
 use std::{
     collections::VecDeque,
@@ -56,7 +56,7 @@ impl<T, R> fmt::Debug for Batcher<T, R> {
     }
 }
 
-/// The call ended without an answer: the runtime is shutting down.
+/// The call ended without an answer: it panicked, or the runtime is shutting down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gone;
 

@@ -2,8 +2,8 @@
 //!
 //! What callers publish gathers into groups. A group goes through a *lane*, which has a channel in confirm mode, all its messages at once, and
 //! its callers are answered when all are confirmed. Meanwhile the next group forms and may go through another lane, as the
-//! [batcher](crate::batcher) says. So the confirms of several groups overlap, at most `publish_window` messages are unconfirmed (but for a
-//! caller's batch that is larger than its lane's part of that: it goes in pieces), and a caller alone waits for nobody.
+//! [batcher](crate::batcher) says. So the confirms of several groups overlap, and a caller alone waits for nobody. A group with more messages
+//! than its lane's part of `publish_window` goes in pieces, one after the other: never more than the window are unconfirmed.
 //!
 //! A lane waits for its whole group before the next one for the sake of returned messages. AMQP returns an unroutable message
 //! before its ack, but does not say which one it was, and lapin attaches it to *some* confirm of the same channel. Once the
@@ -53,7 +53,7 @@ struct Request {
     since: Instant,
 }
 
-/// The way into the lanes. Clones share them; they end when the last clone is gone.
+/// The way into the lanes. Clones share them; they end when the last clone is gone and all is confirmed or given up.
 #[derive(Clone)]
 pub(super) struct Publisher {
     requests: Batcher<Request, Vec<Outcome>>,
