@@ -1,20 +1,24 @@
 //! Batches that form by themselves: while one call is in flight, items gather; the next call takes them all.
 //!
-//! One item alone never waits for company. There is no timer and no task of its own: the item that finds nobody calling makes the call. Several
-//! calls may be in flight; one more begins when as many items wait as those have. So few items do not wait for each other, and many share the
-//! cost of a call. The price: while a call with many items hangs, fewer than those wait for it to end.
+//! One item alone never waits for company, and no task stands by: the item that finds nobody calling makes the call. Several calls may be in
+//! flight; one more begins when as many items wait as those have. So few items do not wait for each other, and many share the cost of a call.
+//! A call that takes longer than [`PATIENCE`] counts no more: what hangs holds back nothing but its place among the calls.
 
 use std::{
     collections::VecDeque,
     fmt,
     future::Future,
     panic::AssertUnwindSafe,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use futures_util::FutureExt;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
+
+/// How long a call holds back fewer items than it has. Many times what a commit or a confirm takes.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 type Call<T, R> = dyn Fn(Vec<T>) -> Pin<Box<dyn Future<Output = Vec<R>> + Send>> + Send + Sync;
 
@@ -34,7 +38,7 @@ struct State<T, R> {
     waiting: VecDeque<(T, oneshot::Sender<R>)>,
     /// Calls in flight, and the one that gathers.
     calls: usize,
-    /// The items of the calls in flight.
+    /// The items of the calls in flight, but not of those that take too long.
     called: usize,
     /// A call that is about to take what waits.
     gathering: bool,
@@ -226,7 +230,7 @@ impl<T, R> Shared<T, R> {
 }
 
 /// Takes what waits, calls, and answers.
-async fn call_once<T: Send, R: Send>(shared: Arc<Shared<T, R>>) {
+async fn call_once<T: Send + 'static, R: Send + 'static>(shared: Arc<Shared<T, R>>) {
     gather(&shared).await;
     let (batch, answers): (Vec<T>, Vec<_>) = {
         let mut state = shared.lock();
@@ -239,11 +243,22 @@ async fn call_once<T: Send, R: Send>(shared: Arc<Shared<T, R>>) {
     if batch.is_empty() {
         return;
     }
-    let _called = Called {
+    let called = Called {
         shared: &shared,
         count: batch.len(),
     };
-    let Ok(results) = AssertUnwindSafe((shared.call)(batch)).catch_unwind().await else {
+    let mut call = pin!(AssertUnwindSafe((shared.call)(batch)).catch_unwind());
+    let results = if called.count == 1 {
+        // It holds back nothing, and needs no timer.
+        call.await
+    } else if let Ok(results) = timeout(PATIENCE, &mut call).await {
+        results
+    } else {
+        drop(called);
+        lead_beside(&shared);
+        call.await
+    };
+    let Ok(results) = results else {
         // The answers are dropped, and so whoever waits learns of it.
         tracing::error!("a call for a batch panicked");
         return;
@@ -256,6 +271,14 @@ async fn call_once<T: Send, R: Send>(shared: Arc<Shared<T, R>>) {
     for (answer, result) in answers.into_iter().zip(results) {
         // Nobody may wait for the answer any more.
         drop(answer.send(result));
+    }
+}
+
+/// Leaves what waits to a task, if it is time for one more call.
+fn lead_beside<T: Send + 'static, R: Send + 'static>(shared: &Arc<Shared<T, R>>) {
+    let leads = shared.leads(&mut shared.lock());
+    if leads {
+        drop(Lead::new(shared.clone()));
     }
 }
 
@@ -291,6 +314,13 @@ mod tests {
 
     use super::*;
 
+    /// Lets what was submitted go out.
+    async fn settle() {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     #[tokio::test]
     async fn what_waits_during_a_call_goes_into_the_next() {
         let gate = Arc::new(Semaphore::new(0));
@@ -307,9 +337,7 @@ mod tests {
             }
         });
         let first = tokio::spawn(batcher.submit(1));
-        tokio::task::yield_now().await;
-        tokio::task::yield_now().await;
-        tokio::task::yield_now().await;
+        settle().await;
         let rest: Vec<_> = (2..50).map(|n| tokio::spawn(batcher.submit(n))).collect();
         gate.add_permits(2);
         assert_eq!(first.await.unwrap(), Ok(2));
@@ -335,11 +363,6 @@ mod tests {
                 }
             }
         });
-        let settle = async || {
-            for _ in 0..10 {
-                tokio::task::yield_now().await;
-            }
-        };
         let submit = async |count: u32| {
             let submitted: Vec<_> = (0..count)
                 .map(|n| tokio::spawn(batcher.submit(n)))
@@ -364,6 +387,24 @@ mod tests {
         for answer in all {
             answer.await.unwrap().unwrap();
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_hangs_holds_nothing_back() {
+        let batcher = Batcher::new(100, 4, |batch: Vec<bool>| async move {
+            if batch[0] {
+                std::future::pending::<()>().await;
+            }
+            batch
+        });
+        let hangs = tokio::spawn(batcher.submit_all(vec![true; 3]));
+        settle().await;
+        let began = tokio::time::Instant::now();
+        assert_eq!(batcher.submit(false).await, Ok(false));
+        assert_eq!(began.elapsed().as_millis(), PATIENCE.as_millis());
+        assert_eq!(batcher.submit(false).await, Ok(false));
+        assert_eq!(began.elapsed().as_millis(), PATIENCE.as_millis());
+        hangs.abort();
     }
 
     #[tokio::test]
