@@ -30,6 +30,7 @@ mod newest;
 mod page;
 mod problem;
 mod runs;
+mod schema;
 mod scrape;
 mod serve;
 #[cfg(test)]

@@ -30,6 +30,7 @@ use super::{
     Api,
     extract::Id,
     problem::{Problem, ProblemBody},
+    schema::RunInPath,
 };
 use crate::{
     runtime::{RunChanged, RunResult},
@@ -82,17 +83,30 @@ pub(super) struct EndEvent<'a> {
     duration_ms: u64,
 }
 
+/// An event as it is streamed.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "described here, printed by the server")]
+struct StreamEvent {
+    /// `step` or `end`.
+    event: String,
+    /// Names the event for `Last-Event-ID`.
+    id: String,
+    /// JSON: a `StepEvent` or an `EndEvent`.
+    #[schema(content_media_type = "application/json")]
+    data: String,
+}
+
 /// Streams what happens to a run: first the steps recorded so far, then those that come, each as an event of type `step`; then
 /// one of type `end`, and the stream closes. With `Last-Event-ID` only what comes after that event. At least once: after a
 /// reconnect, steps may come again.
 #[utoipa::path(get, path = "/api/v1/runs/{run_id}/events", operation_id = "run_events", tag = "runs",
     params(
-        ("run_id" = String, Path, description = "The run", min_length = 1, max_length = 200),
+        RunInPath,
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that the client has"),
     ),
     responses(
         (status = 200, description = "Events of types `step` and `end`, with JSON data", content_type = "text/event-stream",
-            body = String),
+            body = StreamEvent),
         (status = 204, description = "The client has the end already"),
         (status = 400, description = "Not an id", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such run", body = ProblemBody, content_type = "application/problem+json"),

@@ -12,7 +12,10 @@ use leveret_core::{
     json::Json,
 };
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{Ref, RefOr, Schema, schema::AnyOfBuilder},
+};
 use uuid::Uuid;
 
 use super::{
@@ -21,6 +24,7 @@ use super::{
     extract::{Id, Params, idempotency_key, is_json, media_type, read_body, run_id},
     page::{self, Page},
     problem::{Problem, ProblemBody},
+    schema::{self, RunInPath, WorkflowInPath},
 };
 use crate::{
     runtime::{Awaited, RunResult, StartError, StartRequest},
@@ -37,7 +41,7 @@ pub struct StartBody {
     pub input: Option<Json>,
     /// The run's identity, of 1 to 200 bytes; a new one when absent. Not together with an `Idempotency-Key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(schema_with = schema::optional_id)]
     pub run_id: Option<String>,
 }
 
@@ -130,7 +134,7 @@ impl StartQuery {
 /// starts nothing and answers for the run that began before.
 #[utoipa::path(post, path = "/api/v1/workflows/{id}/runs", operation_id = "start_run", tag = "runs",
     params(
-        ("id" = String, Path, description = "The workflow's name", min_length = 1, max_length = 200),
+        WorkflowInPath,
         StartQuery,
         ("Idempotency-Key" = Option<String>, Header,
             description = "The client's own name of this request: repeated, it starts one run", min_length = 1, max_length = 255),
@@ -199,14 +203,26 @@ pub(super) async fn start(
     }
 }
 
-/// What the two kinds of answers with status 200 look like.
-#[derive(ToSchema)]
-#[schema(description = "A result, or a run that began before")]
-#[serde(untagged)]
-#[allow(dead_code)] // A schema.
-pub(super) enum StartAnswer {
-    Result(RunResult),
-    Begun(RunBegun),
+/// The two kinds of answers with status 200. A result also has all that a run that began before has.
+pub(super) struct StartAnswer;
+
+impl PartialSchema for StartAnswer {
+    fn schema() -> RefOr<Schema> {
+        AnyOfBuilder::new()
+            .description(Some("A result, or a run that began before"))
+            .item(Ref::from_schema_name(RunResult::name()))
+            .item(Ref::from_schema_name(RunBegun::name()))
+            .into()
+    }
+}
+
+impl ToSchema for StartAnswer {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((RunResult::name().into(), RunResult::schema()));
+        RunResult::schemas(schemas);
+        schemas.push((RunBegun::name().into(), RunBegun::schema()));
+        RunBegun::schemas(schemas);
+    }
 }
 
 /// What the body and the headers ask for: the input and the run's id, if the client names it.
@@ -363,7 +379,7 @@ async fn result_within(
 
 /// Shows a run with its steps, as recorded now.
 #[utoipa::path(get, path = "/api/v1/runs/{run_id}", operation_id = "show_run", tag = "runs",
-    params(("run_id" = String, Path, description = "The run", min_length = 1, max_length = 200)),
+    params(RunInPath),
     responses(
         (status = 200, description = "The run", body = RunResult),
         (status = 400, description = "Not an id", body = ProblemBody, content_type = "application/problem+json"),
@@ -388,7 +404,7 @@ pub(super) async fn show(
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
     /// Only runs of this workflow.
-    #[param(min_length = 1, max_length = 200)]
+    #[param(schema_with = schema::id)]
     workflow_id: Option<String>,
     /// Only runs in this state.
     status: Option<RunStatus>,
@@ -396,6 +412,7 @@ pub(super) struct ListQuery {
     #[param(minimum = 1, maximum = 500, default = 50)]
     limit: Option<u32>,
     /// The `next` of the page before.
+    #[param(min_length = 1)]
     after: Option<String>,
 }
 
@@ -442,7 +459,7 @@ fn item(run: RunRecord) -> RunItem {
 
 /// Cancels a run: no further step of it is recorded. Cancelling again changes nothing.
 #[utoipa::path(post, path = "/api/v1/runs/{run_id}/cancel", operation_id = "cancel_run", tag = "runs",
-    params(("run_id" = String, Path, description = "The run", min_length = 1, max_length = 200)),
+    params(RunInPath),
     responses(
         (status = 200, description = "It is cancelled", body = Cancelled),
         (status = 400, description = "Not an id", body = ProblemBody, content_type = "application/problem+json"),

@@ -20,6 +20,7 @@ use super::{
     extract::{Id, Params, is_json, media_type, read_body},
     page::{self, Page},
     problem::{Problem, ProblemBody},
+    schema::WorkflowInPath,
 };
 use crate::store::WorkflowRecord;
 
@@ -104,10 +105,9 @@ struct Detail<'a> {
 /// Puts a definition: it becomes the newest version of the workflow, unless it is that already. Runs that began before go on with
 /// theirs.
 #[utoipa::path(put, path = "/api/v1/workflows/{id}", operation_id = "put_workflow", tag = "workflows",
-    params(("id" = String, Path, description = "The workflow's name; a definition without `id` takes it",
-        min_length = 1, max_length = 200)),
-    request_body(description = "The definition, JSON or YAML by content type", content(
-        (serde_json::Value = "application/json"), (String = "application/yaml"),
+    params(WorkflowInPath),
+    request_body(description = "The definition, JSON or YAML by content type; without `id` it takes the name from the path", content(
+        (Object = "application/json"), (String = "application/yaml"),
     )),
     responses(
         (status = 200, description = "It is the newest version already", body = WorkflowPut),
@@ -170,7 +170,7 @@ pub(super) async fn put(
 
 /// Shows the newest version of a workflow.
 #[utoipa::path(get, path = "/api/v1/workflows/{id}", operation_id = "show_workflow", tag = "workflows",
-    params(("id" = String, Path, description = "The workflow's name", min_length = 1, max_length = 200)),
+    params(WorkflowInPath),
     responses(
         (status = 200, description = "The newest version", body = WorkflowDetail),
         (status = 400, description = "Not an id", body = ProblemBody, content_type = "application/problem+json"),
@@ -203,6 +203,7 @@ pub(super) struct ListQuery {
     #[param(minimum = 1, maximum = 500, default = 50)]
     limit: Option<u32>,
     /// The `next` of the page before.
+    #[param(min_length = 1)]
     after: Option<String>,
 }
 
