@@ -179,6 +179,8 @@ pub struct Metrics {
     pub timers_fired: Counter,
     /// Messages that the broker confirmed.
     pub published: Counter,
+    /// Status messages that the broker did not take. They are not published again.
+    pub status_messages_lost: Counter,
     /// Deliveries of jobs taken.
     pub consumed: Counter,
     /// Deliveries acknowledged, after everything that follows from them was confirmed.
@@ -220,6 +222,7 @@ impl Metrics {
             reconciled: Counter::default(),
             timers_fired: Counter::default(),
             published: Counter::default(),
+            status_messages_lost: Counter::default(),
             consumed: Counter::default(),
             acked: Counter::default(),
             requeued: Counter::default(),

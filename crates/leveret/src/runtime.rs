@@ -252,10 +252,15 @@ impl Engine {
         broker.declare(&names.topology(publish)).await?;
         let names = Arc::new(names);
         let hub = Arc::new(Hub::default());
-        let (observer, publishing) =
-            Observer::new(publish.status, names.clone(), hub.clone(), broker.clone());
-        tokio::spawn(publishing);
         let metrics = Arc::new(Metrics::new(registry.names()));
+        let (observer, publishing) = Observer::new(
+            publish.status,
+            names.clone(),
+            hub.clone(),
+            broker.clone(),
+            metrics.clone(),
+        );
+        tokio::spawn(publishing);
         let awake = options.keep_cpus_awake.then(Awake::start).flatten();
         let inner = Inner {
             commits: commits(&store, metrics.clone(), awake),

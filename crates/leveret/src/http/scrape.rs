@@ -107,6 +107,11 @@ fn counted(writer: &mut TextWriter, metrics: &Metrics) {
             &m.published,
         ),
         (
+            "leveret_status_messages_lost_total",
+            "Status messages that the broker did not take.",
+            &m.status_messages_lost,
+        ),
+        (
             "leveret_messages_consumed_total",
             "Deliveries of jobs taken.",
             &m.consumed,

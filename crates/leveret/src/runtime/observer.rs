@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     broker::{Broker, Publication},
+    metrics::Metrics,
     store::{Finished, Outcome},
 };
 
@@ -45,10 +46,11 @@ impl Observer {
         names: Arc<Names>,
         hub: Arc<Hub>,
         broker: Arc<dyn Broker>,
+        metrics: Arc<Metrics>,
     ) -> (Observer, impl Future<Output = ()> + Send + 'static) {
         let (queue, items) = mpsc::unbounded_channel();
         let permits = Arc::new(tokio::sync::Semaphore::new(QUEUE_MAX));
-        let task = publish_all(items, broker, permits.clone());
+        let task = publish_all(items, broker, metrics, permits.clone());
         (
             Observer {
                 mode,
@@ -174,6 +176,7 @@ fn blank<'a>(
 async fn publish_all(
     mut items: mpsc::UnboundedReceiver<Item>,
     broker: Arc<dyn Broker>,
+    metrics: Arc<Metrics>,
     permits: Arc<tokio::sync::Semaphore>,
 ) {
     let mut items_taken = Vec::with_capacity(BATCH_MAX);
@@ -185,7 +188,11 @@ async fn publish_all(
                 Item::Flush(waiter) => waiters.push(waiter),
             }
         }
-        publish(&*broker, batch, &permits).await;
+        let count = batch.len();
+        if count > 0 {
+            publish(&*broker, &metrics, batch).await;
+            permits.add_permits(count.min(QUEUE_MAX.saturating_sub(permits.available_permits())));
+        }
         for waiter in waiters {
             // Whoever waited may have gone.
             let _gone = waiter.send(());
@@ -193,19 +200,14 @@ async fn publish_all(
     }
 }
 
-async fn publish(broker: &dyn Broker, batch: Vec<Publication>, permits: &tokio::sync::Semaphore) {
+async fn publish(broker: &dyn Broker, metrics: &Metrics, batch: Vec<Publication>) {
     let count = batch.len();
-    if count == 0 {
-        return;
-    }
-    let lost: Vec<_> = broker
-        .publish(batch)
-        .await
-        .into_iter()
-        .filter_map(Result::err)
-        .collect();
+    let results = broker.publish(batch).await;
+    let lost: Vec<_> = results.into_iter().filter_map(Result::err).collect();
+    metrics.published.add((count - lost.len()) as u64);
+    metrics.status_messages_lost.add(lost.len() as u64);
     if let Some(error) = lost.first() {
+        metrics.broker_errors.inc();
         tracing::warn!(count = lost.len(), %error, "status messages were not published");
     }
-    permits.add_permits(count.min(QUEUE_MAX.saturating_sub(permits.available_permits())));
 }

@@ -59,10 +59,18 @@ async fn statuses(status: StatusMessages, text: &str) -> String {
         prefetch: 100,
         ..ConsumeOptions::queue(engine.names().status.clone())
     };
-    let ready = engine.broker().queue_stats(&queue.queue).await;
+    let depth = engine.broker().queue_stats(&queue.queue).await;
+    let ready = depth.expect("counts").ready;
+    let metrics = engine.metrics();
+    assert_eq!(
+        metrics.published.get(),
+        metrics.consumed.get() + 1 + ready,
+        "the jobs, the completion, and the status messages"
+    );
+    assert_eq!(metrics.status_messages_lost.get(), 0);
     let mut consumer = engine.broker().consume(queue).await.expect("consumes");
     let mut lines = Vec::new();
-    for _ in 0..ready.expect("counts").ready {
+    for _ in 0..ready {
         let delivery = consumer.next().await.expect("a status");
         let mut body: Value = serde_json::from_slice(&delivery.message.body).expect("JSON");
         delivery.receipt.ack();
