@@ -8,8 +8,8 @@
 //! - **Redelivered is never missing.** Before a message is delivered, the file says that it may be, a few messages ahead
 //!   ([`RESERVE`]): after a crash every message that was delivered is marked, and up to that many more. After
 //!   [`close`](Broker::close) the mark is exact. Requeued messages keep their place and carry the mark.
-//! - **Memory is bounded.** A queue keeps [`WINDOW`] messages or [`WINDOW_BYTES`] of bodies in memory; the rest waits on disk and
-//!   is read in order.
+//! - **Memory is bounded.** A queue keeps [`WINDOW`] messages or [`WINDOW_BYTES`] of bodies in memory, and a consumer holds its prefetch
+//!   or [`HELD_BYTES`]; the rest waits on disk and is read in order.
 //!
 //! Delay queues keep the time of each message in the file, so that it counts on through a restart.
 
@@ -39,6 +39,9 @@ pub const WINDOW: usize = 1024;
 
 /// The bytes of their bodies.
 pub const WINDOW_BYTES: usize = 4 << 20;
+
+/// The bytes of bodies from which on a consumer gets no more, whatever its prefetch, until it settles some.
+pub const HELD_BYTES: usize = 256 << 20;
 
 /// How many messages ahead the file says that they may be delivered.
 pub const RESERVE: u64 = 1024;

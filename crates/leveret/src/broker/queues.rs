@@ -34,6 +34,12 @@ pub(super) struct Waiting {
     pub(super) stored: Arc<Stored>,
 }
 
+impl Waiting {
+    fn bytes(&self) -> usize {
+        self.stored.message.body.len()
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ConsumerId(pub(super) u64);
 
@@ -44,6 +50,8 @@ pub(super) struct Bounds {
     pub(super) window: usize,
     /// The most bytes of bodies in the window, which holds one message whatever its size.
     pub(super) window_bytes: usize,
+    /// The most bytes of bodies that a consumer holds, which may hold one message whatever its size.
+    pub(super) held_bytes: usize,
     /// How far ahead deliveries are allowed.
     pub(super) reserve: u64,
 }
@@ -53,6 +61,7 @@ impl Bounds {
     pub(super) const NONE: Bounds = Bounds {
         window: usize::MAX,
         window_bytes: usize::MAX,
+        held_bytes: usize::MAX,
         reserve: u64::MAX,
     };
 }
@@ -84,6 +93,13 @@ struct Slot {
     id: ConsumerId,
     prefetch: usize,
     held: usize,
+    held_bytes: usize,
+}
+
+impl Slot {
+    fn has_room(&self, bounds: &Bounds) -> bool {
+        self.held == 0 || (self.held < self.prefetch && self.held_bytes < bounds.held_bytes)
+    }
 }
 
 pub(super) struct QueueState {
@@ -179,7 +195,7 @@ impl QueueState {
 
     fn push(&mut self, waiting: Waiting) {
         self.paged_after = waiting.seq;
-        self.window_bytes += waiting.stored.message.body.len();
+        self.window_bytes += waiting.bytes();
         self.window.push_back(waiting);
     }
 
@@ -258,6 +274,7 @@ impl QueueState {
             id,
             prefetch: usize::from(prefetch.max(1)),
             held: 0,
+            held_bytes: 0,
         });
     }
 
@@ -272,12 +289,13 @@ impl QueueState {
         let count = self.consumers.len();
         let index = (0..count)
             .map(|step| (turn + step) % count)
-            .find(|&index| self.consumers[index].held < self.consumers[index].prefetch)?;
+            .find(|&index| self.consumers[index].has_room(&self.bounds))?;
         let waiting = self.take_first(|waiting, allowed| waiting.seq <= allowed)?;
         self.delivered = self.delivered.max(waiting.seq);
         self.turn = index + 1;
         let slot = &mut self.consumers[index];
         slot.held += 1;
+        slot.held_bytes += waiting.bytes();
         let held = Held {
             consumer: Some(slot.id),
             waiting: waiting.clone(),
@@ -296,7 +314,7 @@ impl QueueState {
             return None;
         }
         let waiting = self.window.pop_front()?;
-        self.window_bytes -= waiting.stored.message.body.len();
+        self.window_bytes -= waiting.bytes();
         Some(waiting)
     }
 
@@ -311,6 +329,7 @@ impl QueueState {
             .find(|slot| Some(slot.id) == held.consumer);
         if let Some(slot) = slot {
             slot.held -= 1;
+            slot.held_bytes -= held.waiting.bytes();
         }
         if settlement == Settlement::Requeue {
             let waiting = Waiting {
@@ -373,16 +392,24 @@ mod tests {
     const SMALL: Bounds = Bounds {
         window: 4,
         window_bytes: 1 << 20,
+        held_bytes: 100,
         reserve: 8,
     };
 
     fn waiting(seq: u64) -> Waiting {
+        sized(seq, 0)
+    }
+
+    fn sized(seq: u64, bytes: usize) -> Waiting {
         Waiting {
             seq,
             due: Timestamp(seq as i64 * 10),
             redelivered: false,
             stored: Arc::new(Stored {
-                message: Message::default(),
+                message: Message {
+                    body: vec![0; bytes].into(),
+                    ..Message::default()
+                },
                 exchange: "".into(),
                 routing_key: "q".into(),
             }),
@@ -426,6 +453,23 @@ mod tests {
                 consumers: 1
             }
         );
+    }
+
+    #[test]
+    fn consumers_hold_so_many_bytes() {
+        let mut queue = queue(SMALL, 0);
+        queue.allow(100);
+        queue.subscribe(ConsumerId(1), 100);
+        for (seq, bytes) in [(1, 500), (2, 60), (3, 60), (4, 0)] {
+            queue.arrive(sized(seq, bytes));
+        }
+        assert_eq!(deliver(&mut queue), "1:1", "one, whatever its size");
+        queue.settle(1, Settlement::Ack);
+        assert_eq!(deliver(&mut queue), "1:2 1:3");
+        queue.settle(3, Settlement::Requeue);
+        assert_eq!(deliver(&mut queue), "1:3!");
+        queue.settle(2, Settlement::Ack);
+        assert_eq!(deliver(&mut queue), "1:4");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use leveret_core::time::Timestamp;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use super::{
-    RESERVE, WINDOW, WINDOW_BYTES, error,
+    HELD_BYTES, RESERVE, WINDOW, WINDOW_BYTES, error,
     rows::{self, PageBounds},
 };
 use crate::{
@@ -27,6 +27,7 @@ use crate::{
 const BOUNDS: Bounds = Bounds {
     window: WINDOW,
     window_bytes: WINDOW_BYTES,
+    held_bytes: HELD_BYTES,
     reserve: RESERVE,
 };
 
