@@ -35,7 +35,7 @@ struct Shared<T, R> {
 }
 
 struct State<T, R> {
-    waiting: VecDeque<(T, oneshot::Sender<R>)>,
+    waiting: VecDeque<Waiting<T, R>>,
     /// Calls in flight, and the one that gathers.
     calls: usize,
     /// The items of the calls in flight, but not of those that take too long.
@@ -44,6 +44,13 @@ struct State<T, R> {
     gathering: bool,
     /// Whether the last call had several items.
     company: bool,
+}
+
+struct Waiting<T, R> {
+    item: T,
+    answer: oneshot::Sender<R>,
+    /// It goes out in one call with the one behind it.
+    with_next: bool,
 }
 
 impl<T, R> Clone for Batcher<T, R> {
@@ -65,7 +72,7 @@ impl<T, R> fmt::Debug for Batcher<T, R> {
 pub(crate) struct Gone;
 
 impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
-    /// At most `batch_max` items a call, at most `calls_max` calls at once. `call` answers in the order of its batch.
+    /// About `batch_max` items a call, and at most `calls_max` calls at once. `call` answers in the order of its batch.
     pub(crate) fn new<F, Fut>(batch_max: usize, calls_max: usize, call: F) -> Self
     where
         F: Fn(Vec<T>) -> Fut + Send + Sync + 'static,
@@ -95,7 +102,7 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
     pub(crate) fn submit(&self, item: T) -> impl Future<Output = Result<R, Gone>> + use<T, R> {
         let (answer, lead) = {
             let mut state = self.shared.lock();
-            (state.queue(item), self.shared.leads(&mut state))
+            (state.queue(item, false), self.shared.leads(&mut state))
         };
         let lead = lead.then(|| Lead::new(self.shared.clone()));
         async move {
@@ -106,15 +113,16 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
         }
     }
 
-    /// The same for several items, which are queued at once, in order.
+    /// The same for several items, which go out in one call, in order: `batch_max` does not part them.
     pub(crate) fn submit_all(
         &self,
         items: Vec<T>,
     ) -> impl Future<Output = Result<Vec<R>, Gone>> + use<T, R> {
         let (answers, lead) = {
             let mut state = self.shared.lock();
-            let queue = |item| state.queue(item);
-            let answers: Vec<_> = items.into_iter().map(queue).collect();
+            let last = items.len().saturating_sub(1);
+            let queue = |(at, item)| state.queue(item, at < last);
+            let answers: Vec<_> = items.into_iter().enumerate().map(queue).collect();
             (answers, self.shared.leads(&mut state))
         };
         let lead = lead.then(|| Lead::new(self.shared.clone()));
@@ -132,10 +140,24 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
 }
 
 impl<T, R> State<T, R> {
-    fn queue(&mut self, item: T) -> oneshot::Receiver<R> {
+    fn queue(&mut self, item: T, with_next: bool) -> oneshot::Receiver<R> {
         let (sender, answer) = oneshot::channel();
-        self.waiting.push_back((item, sender));
+        self.waiting.push_back(Waiting {
+            item,
+            answer: sender,
+            with_next,
+        });
         answer
+    }
+
+    /// Takes what goes into the next call.
+    fn take(&mut self, batch_max: usize) -> (Vec<T>, Vec<oneshot::Sender<R>>) {
+        let mut count = self.waiting.len().min(batch_max);
+        while count > 0 && self.waiting[count - 1].with_next {
+            count += 1;
+        }
+        let taken = self.waiting.drain(..count);
+        taken.map(|waiting| (waiting.item, waiting.answer)).unzip()
     }
 }
 
@@ -232,13 +254,13 @@ impl<T, R> Shared<T, R> {
 /// Takes what waits, calls, and answers.
 async fn call_once<T: Send + 'static, R: Send + 'static>(shared: Arc<Shared<T, R>>) {
     gather(&shared).await;
-    let (batch, answers): (Vec<T>, Vec<_>) = {
+    let (batch, answers, alone) = {
         let mut state = shared.lock();
-        let take = state.waiting.len().min(shared.batch_max);
+        let (batch, answers) = state.take(shared.batch_max);
         state.gathering = false;
-        state.company = take > 1;
-        state.called += take;
-        state.waiting.drain(..take).unzip()
+        state.company = batch.len() > 1;
+        state.called += batch.len();
+        (batch, answers, state.called == 1)
     };
     if batch.is_empty() {
         return;
@@ -248,7 +270,7 @@ async fn call_once<T: Send + 'static, R: Send + 'static>(shared: Arc<Shared<T, R
         count: batch.len(),
     };
     let mut call = pin!(AssertUnwindSafe((shared.call)(batch)).catch_unwind());
-    let results = if called.count == 1 {
+    let results = if alone {
         // It holds back nothing, and needs no timer.
         call.await
     } else if let Ok(results) = timeout(PATIENCE, &mut call).await {
@@ -389,22 +411,54 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_call_that_hangs_holds_nothing_back() {
+    /// Several calls of `count` items each hang; how long the items after them take.
+    async fn behind_hanging(count: usize) -> [u128; 2] {
         let batcher = Batcher::new(100, 4, |batch: Vec<bool>| async move {
             if batch[0] {
                 std::future::pending::<()>().await;
             }
             batch
         });
-        let hangs = tokio::spawn(batcher.submit_all(vec![true; 3]));
-        settle().await;
+        for _ in 0..2 {
+            tokio::spawn(batcher.submit_all(vec![true; count]));
+            settle().await;
+        }
         let began = tokio::time::Instant::now();
-        assert_eq!(batcher.submit(false).await, Ok(false));
-        assert_eq!(began.elapsed().as_millis(), PATIENCE.as_millis());
-        assert_eq!(batcher.submit(false).await, Ok(false));
-        assert_eq!(began.elapsed().as_millis(), PATIENCE.as_millis());
-        hangs.abort();
+        let mut took = [0; 2];
+        for took in &mut took {
+            assert_eq!(batcher.submit(false).await, Ok(false));
+            *took = began.elapsed().as_millis();
+        }
+        took
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_hang_hold_nothing_back() {
+        let patience = PATIENCE.as_millis();
+        assert_eq!(behind_hanging(3).await, [patience; 2]);
+        assert_eq!(behind_hanging(1).await, [patience; 2]);
+    }
+
+    #[tokio::test]
+    async fn what_is_submitted_together_goes_out_in_one_call() {
+        let sizes = Arc::new(Mutex::new(Vec::new()));
+        let batcher = Batcher::new(4, 1, {
+            let sizes = sizes.clone();
+            move |batch: Vec<u32>| {
+                sizes.lock().unwrap().push(batch.len());
+                async move { batch }
+            }
+        });
+        let all = [
+            batcher.submit_all(vec![1, 2, 3]),
+            batcher.submit_all(vec![4, 5, 6]),
+            batcher.submit_all(vec![]),
+            batcher.submit_all(vec![7]),
+        ];
+        let answers = futures_util::future::join_all(all).await;
+        let answers: Vec<u32> = answers.into_iter().flat_map(Result::unwrap).collect();
+        assert_eq!(answers, [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(*sizes.lock().unwrap(), [6, 1]);
     }
 
     #[tokio::test]

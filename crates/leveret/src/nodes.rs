@@ -88,7 +88,8 @@ impl fmt::Debug for NodeContext {
 pub enum Verdict {
     /// The step is done.
     Done(NodeOutput),
-    /// The step sleeps, in the store and not in memory, and is executed again at this time with [`NodeContext::woken`].
+    /// The step sleeps, in the store and not in memory, and is executed again at this time with [`NodeContext::woken`]. It may sleep as often
+    /// as it likes; from the second time on that counts as an attempt.
     WaitUntil(Timestamp),
 }
 

@@ -20,8 +20,8 @@ use crate::{
     nodes::Registry,
     one_file::OneFile,
     store::{
-        Batching, Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunRecord, Started,
-        Store, StoreError, commit_each,
+        Batching, Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunRecord,
+        RunStatus, Started, Store, StoreError, commit_each,
     },
 };
 
@@ -498,12 +498,15 @@ impl Inner {
     }
 
     async fn start_durably(&self, new: NewRun) -> Result<Started, StoreError> {
-        let started = self.durably(|| self.start(new.clone())).await?;
-        Ok(match started {
-            // The answer to the call that began the run was lost: it is ours.
-            (Started::Exists(crate::store::RunStatus::Running), true) => Started::New,
-            (started, _) => started,
-        })
+        let (started, ambiguous) = self.durably(|| self.start(new.clone())).await?;
+        if !ambiguous || started != Started::Exists(RunStatus::Running) {
+            return Ok(started);
+        }
+        // If it is the same, the answer to the call that began it was lost: it is ours.
+        let run = self.run(&new.run_id).await?;
+        let ours =
+            run.is_some_and(|run| run.workflow_hash == new.workflow.hash && run.input == new.input);
+        Ok(if ours { Started::New } else { started })
     }
 
     async fn start(&self, new: NewRun) -> Result<Started, StoreError> {

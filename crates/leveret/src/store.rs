@@ -10,7 +10,7 @@
 //!
 //! A crash during a call leaves each item of the batch entirely done or not begun.
 
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use leveret_core::{
@@ -280,7 +280,7 @@ impl NodeRef {
 }
 
 /// What a worker needs of a run to execute a step.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Load {
     /// The step's node and scope.
     pub step: Option<(NodeRef, Scope)>,
@@ -292,6 +292,13 @@ pub struct Load {
     pub context: Vec<Arc<str>>,
     /// Whether the count of the step's redeliveries is wanted.
     pub redeliveries: bool,
+}
+
+impl Load {
+    /// Whether nothing of the run but where it stands is wanted.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Load::default()
+    }
 }
 
 /// The answer to a [`Load`].
@@ -548,7 +555,8 @@ pub trait Store: Send + Sync + 'static {
     async fn close(&self);
 }
 
-/// Commits a batch; if it is refused, each of its steps alone, so that only the guilty ones fail. Answers in the order of the batch.
+/// Commits a batch; if it is refused, each of its steps alone, so that only the guilty ones fail, and what follows on them in the same run.
+/// Answers in the order of the batch.
 pub async fn commit_each(
     store: &dyn Store,
     batch: &[Arc<Finished>],
@@ -563,8 +571,17 @@ pub async fn commit_each(
         Ok(committed) => committed.into_iter().map(Ok).collect(),
         Err(error) if batch.len() > 1 && refused(&error) => {
             let mut answers = Vec::with_capacity(batch.len());
+            let mut failed: HashMap<&RunId, StoreError> = HashMap::new();
             for finished in batch {
+                let run_id = &finished.run_id;
+                if let Some(error) = failed.get(run_id) {
+                    answers.push(Err(error.clone()));
+                    continue;
+                }
                 let alone = store.commit(std::slice::from_ref(finished)).await;
+                if let Err(error) = &alone {
+                    failed.insert(run_id, error.clone());
+                }
                 answers.push(alone.map(|mut committed| committed.remove(0)));
             }
             answers
@@ -578,7 +595,7 @@ impl Progress {
     pub fn resolve(
         &self,
         workflow: &Workflow,
-    ) -> Result<(std::collections::HashMap<NodeIx, Mark>, Joins), StoreError> {
+    ) -> Result<(HashMap<NodeIx, Mark>, Joins), StoreError> {
         let node = |id: &str| {
             workflow.node_ix(id).ok_or_else(|| {
                 StoreError::corrupt(format!("node '{id}' is not in the run's workflow"))

@@ -74,6 +74,11 @@ pub(crate) async fn drive(
         drive.cancel().await?;
         return Ok(drive.disposal());
     }
+    let leads_here = |edge| drive.plan.workflow.graph.incoming(node).contains(&edge);
+    if !job.via.is_none_or(leads_here) {
+        let message = format!("`via` is no edge into node '{}'", job.node_id);
+        return Err(BadJob::Node(message).into());
+    }
     let _turn = inner
         .underway
         .turn(&job.execution_id, &job.node_id, redelivered)
@@ -102,6 +107,7 @@ pub(crate) async fn drive_new(
 ) -> Result<Disposal, DriveError> {
     let mut drive = Drive::new(inner, plan, new.run_id, false);
     drive.known.run_input = Some(new.input);
+    drive.unseen = true;
     drive.trail.begin(true);
     drive.chain(Ready { node, via: None }, 0, false).await?;
     Ok(drive.disposal())
@@ -135,6 +141,8 @@ struct Drive<'a> {
     plan: Arc<Plan>,
     run_id: RunId,
     redelivered: bool,
+    /// The run's start is on its way to the disk: until something is recorded, which goes there behind it, nothing can be loaded.
+    unseen: bool,
     known: Known,
     /// The parameters of steps that are not recorded yet, for status messages.
     shown: Vec<(NodeIx, Arc<serde_json::Value>)>,
@@ -151,6 +159,7 @@ impl Drive<'_> {
             plan,
             run_id,
             redelivered,
+            unseen: false,
             known: Known::default(),
             shown: Vec::new(),
             publications: Vec::new(),
@@ -428,6 +437,10 @@ impl Drive<'_> {
                 return Ok(());
             };
             executed.clear();
+            if !decision.joins.is_empty() {
+                // What runs beside this chain may have set it anew.
+                self.known.forget_context();
+            }
             match decision.ready[..] {
                 [next] if inline => ready = next,
                 _ => {
@@ -440,7 +453,7 @@ impl Drive<'_> {
         }
     }
 
-    /// The single successor of a step, if that is certain before the step is committed.
+    /// The single successor of a step, if that is certain, and can be executed, before the step is committed.
     fn foresee(&self, finished: &Finished) -> Option<Ready> {
         let Outcome::Completed { .. } = finished.outcome else {
             return None;
@@ -459,7 +472,10 @@ impl Drive<'_> {
                 joins,
                 ended: false,
                 ..
-            } if joins.is_empty() && ready.len() == 1 => Some(ready[0]),
+            } if joins.is_empty() && ready.len() == 1 => {
+                let loads = self.unseen && !self.wanted(ready[0], false).is_empty();
+                (!loads).then_some(ready[0])
+            }
             _ => None,
         }
     }
@@ -493,7 +509,7 @@ impl Drive<'_> {
                     &outcome,
                 );
                 self.keep(ready, &outcome);
-                return Ok(self.finished(ready, attempts + 1, started_at, outcome));
+                return Ok(self.finished(ready, attempts.saturating_add(1), started_at, outcome));
             }
         };
         self.known.set_input(node, input.clone());
@@ -503,13 +519,15 @@ impl Drive<'_> {
             secrets: &*inner.secrets,
             run_id: &self.run_id,
             node,
-            number: if woken { attempts.max(1) } else { attempts + 1 },
+            number: attempts.saturating_add(1),
             woken,
             input: &input,
         };
         if woken && self.is_retry(node) {
-            attempt.number = attempts + 1;
             attempt.woken = false;
+        } else if woken {
+            // It goes on with the attempt in which it began to wait.
+            attempt.number = attempts.max(1);
         }
         let params = attempt.params();
         // Not those of a node that reads a secret.
@@ -528,7 +546,11 @@ impl Drive<'_> {
             begun.elapsed(),
             &outcome,
         );
-        let attempts = attempt.number;
+        let mut attempts = attempt.number;
+        if attempt.woken && matches!(outcome, Outcome::Waiting { .. }) {
+            // What waits again follows on what waited.
+            attempts = attempts.saturating_add(1);
+        }
         self.shown.extend(shown.map(|params| (node, params)));
         self.keep(ready, &outcome);
         Ok(self.finished(ready, attempts, started_at, outcome))
@@ -600,6 +622,7 @@ impl Drive<'_> {
         let inner = self.inner;
         let shown = std::mem::take(&mut self.shown);
         let (results, ambiguous) = inner.commit_durably(batch).await?;
+        self.unseen = false;
         let mut last = None;
         for (finished, result) in batch.iter().zip(results) {
             last = None;

@@ -51,6 +51,11 @@ impl Known {
         };
     }
 
+    /// Forgets the run's context, which others may have set anew.
+    pub(crate) fn forget_context(&mut self) {
+        self.context.clear();
+    }
+
     /// Makes room before the next step, if outputs have grown large. `size` is that of the newest.
     pub(crate) fn trim(&mut self, size: usize, keep: NodeIx) {
         self.bytes += size;

@@ -1,7 +1,7 @@
 //! The reconciler: publishes again what should be running but is not.
 //!
 //! It finds running runs in which nothing was recorded for a while and no timer is set, and publishes the jobs that follow from what is
-//! recorded. Two kinds of runs are quiet and not stalled, and left alone: those of which a worker has a job, executed ([`attended`]) or waiting
+//! recorded, those of steps that wait for nothing among them. Two kinds of runs are quiet and not stalled, and left alone: those of which a worker has a job, executed ([`attended`]) or waiting
 //! for a place, which it says in the store from time to time; and those whose jobs wait in the queue, as long as that was never empty since
 //! they became quiet.
 //!
@@ -10,14 +10,14 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use leveret_core::{
-    decide::{decide_start, unfinished},
-    ids::RunId,
+    decide::{Mark, decide_start, unfinished},
+    ids::{RunId, Scope},
     time::Timestamp,
 };
 use tokio::sync::watch;
 
-use super::{Inner, timers::FireError, wire::Job};
-use crate::store::RunStatus;
+use super::{Inner, plan::Plan, timers::FireError, wire::Job};
+use crate::store::{Load, NodeRef, Progress, RunStatus, StepStatus, StoreError};
 
 /// How many runs are looked at in one go.
 const BATCH: u32 = 200;
@@ -52,26 +52,65 @@ async fn revive(inner: &Inner, run_id: &RunId) -> Result<(), FireError> {
     let (marks, joins) = progress.resolve(&plan.workflow)?;
     let starts = decide_start(&plan.workflow.graph).ready;
     let ready = unfinished(&plan.workflow.graph, starts, &marks, &joins);
+    let mut jobs: Vec<Job> = ready
+        .into_iter()
+        .map(|ready| Job {
+            via: ready.via,
+            ..plan.job(run_id, ready.node)
+        })
+        .collect();
+    jobs.extend(waiting(inner, &plan, run_id, &progress).await?);
     tracing::info!(
         run_id = run_id.as_str(),
-        jobs = ready.len(),
+        jobs = jobs.len(),
         "run {run_id} is stalled; publishing its jobs again"
     );
     inner.metrics.reconciled.inc();
-    let jobs = ready
-        .into_iter()
-        .map(|ready| {
-            inner.names.job(&Job {
-                via: ready.via,
-                ..plan.job(run_id, ready.node)
-            })
-        })
-        .collect();
+    let jobs = jobs.iter().map(|job| inner.names.job(job)).collect();
     for result in inner.broker.publish(jobs).await {
         result?;
         inner.metrics.published.inc();
     }
     Ok(())
+}
+
+/// The jobs of the steps that wait in a run without timers: theirs fired, and what it published was lost.
+async fn waiting(
+    inner: &Inner,
+    plan: &Plan,
+    run_id: &RunId,
+    progress: &Progress,
+) -> Result<Vec<Job>, StoreError> {
+    let mut jobs = Vec::new();
+    for (node_id, _) in progress
+        .marks
+        .iter()
+        .filter(|(_, mark)| *mark == Mark::Waiting)
+    {
+        let Some(node) = plan.workflow.node_ix(node_id.as_str()) else {
+            continue;
+        };
+        let node_ref = NodeRef::new(&plan.workflow, node);
+        let load = Load {
+            step: Some((node_ref.clone(), Scope::root())),
+            nodes: vec![node_ref],
+            ..Load::default()
+        };
+        let loaded = inner.store.load(&[(run_id.clone(), load)]).await?;
+        let Some(Some(loaded)) = loaded.into_iter().next() else {
+            continue;
+        };
+        if let (Some((StepStatus::Waiting, attempts)), Some(Some(value))) =
+            (loaded.step, loaded.nodes.first())
+        {
+            jobs.push(Job {
+                via: value.via,
+                attempts,
+                ..plan.job(run_id, node)
+            });
+        }
+    }
+    Ok(jobs)
 }
 
 /// Waits for the body of a step. When that takes long, the reconciler is told every so often that the run is not stalled.

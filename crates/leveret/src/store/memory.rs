@@ -387,11 +387,9 @@ impl Store for MemoryStore {
     async fn remove_timers(&self, timers: &[Timer]) -> Result<(), StoreError> {
         let mut state = self.state();
         for timer in timers {
-            if state
-                .timers
-                .get(&timer.key)
-                .is_some_and(|timed| timed.due == timer.claimed_until)
-            {
+            if state.timers.get(&timer.key).is_some_and(|timed| {
+                timed.due == timer.claimed_until && timed.timer.attempts == timer.attempts
+            }) {
                 state.timers.remove(&timer.key);
             }
         }

@@ -26,3 +26,4 @@ mod suspects;
 // TLS to real servers.
 #[cfg(all(feature = "postgres", feature = "rabbitmq"))]
 mod tls;
+mod waiting;

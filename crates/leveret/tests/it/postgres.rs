@@ -137,7 +137,8 @@ async fn reconnects_after_the_server_closed_the_connections() {
     .await;
 }
 
-/// What PostgreSQL cannot hold is refused for good, nothing of its batch is recorded, and each of the others can be recorded alone.
+/// What PostgreSQL cannot hold is refused for good, nothing of its batch is recorded, and each of the others can be recorded alone, but not
+/// what follows in the same run.
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_batch_is_committed_one_by_one() {
     in_schema(|options| async move {
@@ -145,6 +146,7 @@ async fn refused_batch_is_committed_one_by_one() {
         let runs = ["a", "b", "c"].map(|id| new_run(id, &chain()));
         store.start(&runs).await.unwrap();
         let mut batch: Vec<Finished> = runs.iter().map(|run| done(run, 0)).collect();
+        batch.push(done(&runs[1], 1));
         if let Outcome::Completed { action, .. } = &mut batch[1].outcome {
             *action = Some("\0".into());
         }
@@ -158,9 +160,11 @@ async fn refused_batch_is_committed_one_by_one() {
             [
                 Ok(Committed::Recorded { .. }),
                 Err(StoreError::Refused { .. }),
-                Ok(Committed::Recorded { .. })
+                Ok(Committed::Recorded { .. }),
+                Err(StoreError::Refused { .. })
             ]
         ));
+        assert!(store.steps(&runs[1].run_id).await.unwrap().is_empty());
     })
     .await;
 }

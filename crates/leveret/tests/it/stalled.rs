@@ -24,7 +24,7 @@ use crate::harness::{PausedClock, blueprint, serving};
 async fn engine(roles: Roles) -> (Engine, Arc<AtomicU64>) {
     let executed = Arc::new(AtomicU64::new(0));
     let count = executed.clone();
-    let mut registry = Registry::default();
+    let mut registry = Registry::builtin();
     registry.register_fn("long", move |_: NodeContext| {
         let count = count.clone();
         async move {
@@ -108,4 +108,40 @@ async fn jobs_that_wait_are_not_published_again_and_lost_ones_are() {
     assert_eq!(jobs(&engine).await, 3);
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(jobs(&engine).await, 3);
+}
+
+/// A timer fired, and the job that it published was lost with its queue.
+#[tokio::test(start_paused = true)]
+async fn a_step_that_waits_for_nothing_is_woken() {
+    let (engine, _) = engine(Roles::all()).await;
+    let definition = json!({
+        "id": "sleeper",
+        "nodes": [{ "id": "nap", "uses": "sleep", "params": { "duration": "1h" } }, { "id": "after", "uses": "set" }],
+        "edges": [{ "source": "nap", "target": "after" }],
+    });
+    let workflow = workflow_from_json(&definition, None).expect("valid");
+    let request = StartRequest {
+        workflow: Arc::new(workflow),
+        ..request()
+    };
+    let (run_id, _) = engine.start(request).await.expect("starts");
+    let store = engine.store();
+    let due = loop {
+        match store.next_timer().await.expect("the store answers") {
+            Some(due) => break due,
+            None => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    };
+    let timers = store.claim_timers(due, Duration::ZERO, 1).await;
+    let timers = timers.expect("the store answers");
+    assert_eq!(timers.len(), 1);
+    store
+        .remove_timers(&timers)
+        .await
+        .expect("the store answers");
+    let result = engine.wait(&run_id).await.expect("the store answers");
+    let result = result.expect("the run is there");
+    assert_eq!(result.steps["nap"].attempts, 1);
+    assert_eq!(result.steps["after"].attempts, 1);
+    assert_eq!(engine.metrics().reconciled.get(), 1);
 }

@@ -78,7 +78,7 @@ impl Drive<'_> {
     }
 
     async fn fetch_load(&mut self, load: Load) -> Result<(), DriveError> {
-        if !load.input && load.nodes.is_empty() && load.context.is_empty() {
+        if load.is_empty() {
             return Ok(());
         }
         let loaded = self.inner.load(&self.run_id, load.clone()).await?;

@@ -96,6 +96,9 @@ pub(super) async fn remove_only_if_unchanged(world: &mut World) {
     assert_eq!(left.len(), 1);
     assert_eq!((left[0].key.node_id.as_str(), left[0].attempts), ("a", 2));
 
+    // Set anew for the very time at which the claim ends.
+    world.record(run.waiting("a", 3, world.at(700))).await;
+    world.store.remove_timers(&left).await.unwrap();
     let newer = world.claim(world.at(700), ms(100)).await;
     assert_eq!(newer.len(), 1);
     world.store.remove_timers(&left).await.unwrap();

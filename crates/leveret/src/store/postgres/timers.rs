@@ -29,8 +29,10 @@ const CLAIM: &str = "
     FROM claimed c JOIN runs r ON r.run_id = c.run_id";
 
 const REMOVE: &str = "
-    DELETE FROM timers t USING unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS n (run_id, node_id, scope, due_at_ms)
-    WHERE t.run_id = n.run_id AND t.node_id = n.node_id AND t.scope = n.scope AND t.due_at_ms = n.due_at_ms";
+    DELETE FROM timers t USING unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[])
+        AS n (run_id, node_id, scope, due_at_ms, attempts)
+    WHERE t.run_id = n.run_id AND t.node_id = n.node_id AND t.scope = n.scope
+        AND t.due_at_ms = n.due_at_ms AND t.attempts = n.attempts";
 
 const SET_REDELIVERIES: &str = "
     INSERT INTO redeliveries (run_id, node_id, scope, count) VALUES ($1, $2, $3, $4)
@@ -107,9 +109,13 @@ pub(super) async fn remove(pool: &Pool, timers: &[Timer]) -> Result<(), Failure>
         .map(|timer| timer.key.scope.as_str())
         .collect();
     let due: Vec<i64> = sorted.iter().map(|timer| timer.claimed_until.0).collect();
+    let attempts: Vec<i64> = sorted
+        .iter()
+        .map(|timer| i64::from(timer.attempts))
+        .collect();
     pool.lease()
         .await?
-        .query(REMOVE, &[&runs, &nodes, &scopes, &due])
+        .query(REMOVE, &[&runs, &nodes, &scopes, &due, &attempts])
         .await?;
     Ok(())
 }

@@ -62,17 +62,16 @@ fn timer(row: &Row<'_>, claimed_until: Timestamp) -> Result<Timer, StoreError> {
 }
 
 pub(super) fn remove(session: &Session<'_>, timers: &[Timer]) -> Result<(), StoreError> {
-    for Timer {
-        key, claimed_until, ..
-    } in timers
-    {
+    for timer in timers {
+        let key = &timer.key;
         session.execute(
-            "DELETE FROM timers WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3 AND due_at_ms = ?4",
+            "DELETE FROM timers WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3 AND due_at_ms = ?4 AND attempts = ?5",
             params![
                 key.run_id.as_str(),
                 key.node_id.as_str(),
                 key.scope.as_str(),
-                claimed_until.0
+                timer.claimed_until.0,
+                timer.attempts,
             ],
         )?;
     }

@@ -1,0 +1,88 @@
+//! Steps of one's own that wait more than once, and what runs beside them.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use leveret::{
+    core::{json::Json, parse::workflow_from_json},
+    nodes::{NodeContext, NodeError, NodeOutput, Verdict},
+    runtime::{EngineParts, Roles, RunResult, StartRequest},
+};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::harness::{PausedClock, blueprint, in_memory, registry, serving};
+
+/// Waits three times, fails once in between, and is done.
+fn poll(calls: &AtomicU32, ctx: &NodeContext) -> Result<Verdict, NodeError> {
+    match calls.fetch_add(1, Ordering::SeqCst) {
+        0..3 => Ok(Verdict::WaitUntil(ctx.now + Duration::from_secs(60))),
+        3 => Err(NodeError::transient("not reachable")),
+        _ => Ok(Json::from(json!("done")).into()),
+    }
+}
+
+fn parts() -> EngineParts {
+    EngineParts {
+        registry: registry(),
+        clock: Arc::new(PausedClock::new("r", Instant::now())),
+        ..in_memory()
+    }
+}
+
+async fn result(text: &str, parts: EngineParts) -> RunResult {
+    let engine = serving(parts, Roles::all()).await;
+    let workflow = workflow_from_json(&blueprint(text), None).expect("valid");
+    let request = StartRequest {
+        workflow: Arc::new(workflow),
+        input: Json::null(),
+        run_id: None,
+    };
+    let result = engine.start_and_wait(request).await.expect("ends");
+    assert_eq!(engine.metrics().reconciled.get(), 0);
+    assert_eq!(engine.metrics().dead_letters.get(), 0);
+    result
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_waits_as_often_as_it_likes() {
+    let mut parts = parts();
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = calls.clone();
+    parts.registry.register_fn("poll", move |ctx: NodeContext| {
+        let verdict = poll(&counted, &ctx);
+        async move { verdict }
+    });
+    let text = r#"P>Q; P = poll; P.config = {"maxRetries":5,"retryDelay":1000}"#;
+    let result = result(text, parts).await;
+    assert_eq!(calls.load(Ordering::SeqCst), 5);
+    assert_eq!(result.steps["Q"].output, Json::from(json!("done")));
+}
+
+/// `J` reads what `B` set, though `A`, which is driven on to `J`, read it before.
+#[tokio::test(start_paused = true)]
+async fn a_join_reads_the_context_of_all_branches() {
+    let mut parts = parts();
+    parts
+        .registry
+        .register_fn("slow", |ctx: NodeContext| async move {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            Ok(ctx.input)
+        });
+    parts.registry.register_fn("late", |_| async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok(NodeOutput {
+            context: vec![("flag".into(), Json::from(json!("on")))],
+            ..NodeOutput::default()
+        })
+    });
+    let text = r#"S>A S>B A>J B>J; A = slow; B = late; A.inputs = "flag"; J.inputs = "flag""#;
+    let result = result(text, parts).await;
+    let output = |node: &str| -> Value { result.steps[node].output.value().clone() };
+    assert_eq!((output("A"), output("J")), (json!(null), json!("on")));
+}
