@@ -1,4 +1,4 @@
-//! Steps of one's own that wait more than once, and what runs beside them.
+//! Steps that wait more than once, and what a step reads of the run around it.
 
 use std::{
     sync::{
@@ -16,7 +16,7 @@ use leveret::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::harness::{PausedClock, blueprint, in_memory, registry, serving};
+use crate::harness::{Harness, PausedClock, blueprint, in_memory, registry, serving};
 
 /// Waits three times, fails once in between, and is done.
 fn poll(calls: &AtomicU32, ctx: &NodeContext) -> Result<Verdict, NodeError> {
@@ -85,4 +85,19 @@ async fn a_join_reads_the_context_of_all_branches() {
     let result = result(text, parts).await;
     let output = |node: &str| -> Value { result.steps[node].output.value().clone() };
     assert_eq!((output("A"), output("J")), (json!(null), json!("on")));
+}
+
+/// A run that is driven while its start is on its way to the disk: the second step reads the context, which only the store knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_is_not_visible_yet_loads_nothing() {
+    let harness = Harness::start().await;
+    let text = r#"A>B B>C; A = set; B = set; B.inputs = "flag""#;
+    for _ in 0..20 {
+        let result = harness
+            .run_result(&blueprint(text), json!({ "flag": "on" }))
+            .await;
+        assert_eq!(result.steps["C"].output, Json::from(json!("on")));
+    }
+    assert_eq!(harness.engine.metrics().dead_letters.get(), 0);
+    harness.stop().await;
 }
