@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::{
     Inner,
-    execute::Attempt,
+    execute::{Attempt, without_secrets},
     hub::{Ended, Trail},
     known::Known,
     plan::Plan,
@@ -494,8 +494,9 @@ impl Drive<'_> {
         let input = match self.input(ready).await? {
             Ok(input) => input,
             Err(error) => {
+                let message = without_secrets(error.to_string(), &self.plan, node, &*inner.secrets);
                 let error = StepError {
-                    message: error.to_string(),
+                    message,
                     code: ErrorCode::Expression,
                     node_id: self.plan.node_id(node).clone(),
                 };
@@ -531,7 +532,7 @@ impl Drive<'_> {
         }
         let params = attempt.params();
         // Not those of a node that reads a secret.
-        let shown = (inner.observer.is_on() && !self.plan.needs(node).secrets)
+        let shown = (inner.observer.is_on() && self.plan.needs(node).secrets.is_empty())
             .then(|| params.as_ref().ok().cloned())
             .flatten();
         let (plan, run_id) = (&self.plan, &self.run_id);

@@ -34,7 +34,8 @@ pub(crate) struct Needs {
     pub(crate) run_input: bool,
     pub(crate) nodes: BTreeSet<NodeIx>,
     pub(crate) context: BTreeSet<Arc<str>>,
-    pub(crate) secrets: bool,
+    /// The names of those that it reads.
+    pub(crate) secrets: BTreeSet<Arc<str>>,
 }
 
 impl Plan {
@@ -114,7 +115,7 @@ impl Plan {
             .extend(named.filter_map(|id| self.workflow.node_ix(id)));
         needs.context.extend(references.context.iter().cloned());
         needs.run_input |= references.run_input || !references.context.is_empty();
-        needs.secrets |= !references.secrets.is_empty();
+        needs.secrets.extend(references.secrets.iter().cloned());
     }
 
     pub(crate) fn node_id(&self, node: NodeIx) -> &NodeId {

@@ -131,3 +131,35 @@ async fn secrets_are_not_told() {
     {"node_id":"B","node_name":"B","output":{"name":"Ada"},"parameters":{"x":1},"status":"success"}
     "#);
 }
+
+/// Errors are stored: what a node type says of its parameters is told without the secret that was among them.
+#[tokio::test(start_paused = true)]
+async fn errors_tell_no_secrets() {
+    let secret = "{{ secret('KEY') }}";
+    let nodes = [
+        (
+            "switch",
+            json!({ "cases": [{ "when": secret, "action": "x" }] }),
+        ),
+        ("sleep", json!({ "duration": secret })),
+        ("log", json!({ "message": "m", "level": secret })),
+        (
+            "http",
+            json!({ "url": "http://127.0.0.1:1", "method": secret }),
+        ),
+        (
+            "http",
+            json!({ "url": "http://127.0.0.1:1", "headers": secret }),
+        ),
+        (
+            "const",
+            json!({ "value": "{{ run.input[secret('KEY')].x }}" }),
+        ),
+    ];
+    for (uses, params) in nodes {
+        let text = format!("A; A = {uses}; A.params = {params}");
+        let told = statuses(StatusMessages::Final, &text).await;
+        assert!(told.contains("\"status\":\"failed\""), "{told}");
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+}
