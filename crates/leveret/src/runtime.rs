@@ -21,7 +21,7 @@ use crate::{
     one_file::OneFile,
     store::{
         Batching, Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunRecord,
-        RunStatus, Started, Store, StoreError, commit_each,
+        RunStatus, Started, Store, StoreError, commit_each, start_each,
     },
 };
 
@@ -421,7 +421,7 @@ fn starts(store: &Arc<dyn Store>) -> Batcher<NewRun, Result<Started, StoreError>
     let store = store.clone();
     Batcher::new(CALL_MAX, CALLS_MAX, move |batch: Vec<NewRun>| {
         let store = store.clone();
-        async move { each(store.start(&batch).await, batch.len()) }
+        async move { start_each(&*store, &batch).await }
     })
 }
 

@@ -214,7 +214,7 @@ impl IntoResponse for Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Problem {
         match error {
-            StoreError::Unavailable { .. } | StoreError::Closed => {
+            StoreError::Unavailable { .. } | StoreError::Uncertain { .. } | StoreError::Closed => {
                 Problem::unavailable(error.to_string())
             }
             error => {

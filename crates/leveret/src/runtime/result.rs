@@ -77,6 +77,13 @@ impl RunResult {
                     attempts,
                     ..
                 } = step;
+                // Its timer finds the run ended.
+                let status = match status {
+                    StepStatus::Waiting if run.status != RunStatus::Running => {
+                        StepStatus::Cancelled
+                    }
+                    status => status,
+                };
                 (
                     name,
                     StepResult {

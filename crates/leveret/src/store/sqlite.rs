@@ -72,6 +72,9 @@ impl From<DatabaseError> for StoreError {
     fn from(error: DatabaseError) -> StoreError {
         match error {
             DatabaseError::Closed => StoreError::Closed,
+            DatabaseError::Uncertain { detail } => StoreError::Uncertain {
+                detail: detail.to_string(),
+            },
             DatabaseError::Refused(error) => match error.downcast::<StoreError>() {
                 Ok(error) => *error,
                 Err(error) => StoreError::Refused {

@@ -12,6 +12,7 @@ use leveret::{
     core::{json::Json, parse::workflow_from_json},
     nodes::{NodeContext, NodeError, NodeOutput, Verdict},
     runtime::{EngineParts, Roles, RunResult, StartRequest},
+    store::StepStatus,
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -100,4 +101,33 @@ async fn a_run_that_is_not_visible_yet_loads_nothing() {
     }
     assert_eq!(harness.engine.metrics().dead_letters.get(), 0);
     harness.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_waits_in_a_run_that_ended() {
+    let engine = serving(parts(), Roles::all()).await;
+    let text = r#"A>B; A = sleep; A.params = {"duration":"1h"}"#;
+    let workflow = workflow_from_json(&blueprint(text), None).expect("valid");
+    let request = StartRequest {
+        workflow: Arc::new(workflow),
+        input: Json::null(),
+        run_id: None,
+    };
+    let (run_id, _) = engine.start(request).await.expect("starts");
+    while engine
+        .store()
+        .next_timer()
+        .await
+        .expect("answers")
+        .is_none()
+    {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let of_nap = async || {
+        let result = engine.result(&run_id).await.expect("answers");
+        result.expect("the run is recorded").steps["A"].status
+    };
+    assert_eq!(of_nap().await, StepStatus::Waiting);
+    engine.cancel(&run_id).await.expect("cancels");
+    assert_eq!(of_nap().await, StepStatus::Cancelled);
 }
