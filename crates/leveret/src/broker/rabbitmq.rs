@@ -25,6 +25,7 @@ mod backoff;
 mod consume;
 mod link;
 mod publish;
+mod returns;
 mod topology;
 mod url;
 mod version;

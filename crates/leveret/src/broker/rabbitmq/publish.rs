@@ -7,7 +7,7 @@
 //!
 //! A lane waits for its whole group before the next one for the sake of returned messages. AMQP returns an unroutable message
 //! before its ack, but does not say which one it was, and lapin attaches it to *some* confirm of the same channel. Once the
-//! group is confirmed, all its returns are here, and none of another group: what came back is matched by content.
+//! group is confirmed, all its returns are here, and none of another group: what came back is [matched](returns) by content.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -17,7 +17,6 @@ use std::{
 use futures_util::FutureExt;
 use lapin::{
     Channel, Confirmation, PublisherConfirm,
-    message::BasicReturnMessage,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
 use tokio::{
@@ -27,6 +26,7 @@ use tokio::{
 
 use super::{
     link::{Keeper, Link, lost_error},
+    returns,
     wire::{self, short},
 };
 use crate::{
@@ -37,7 +37,7 @@ use crate::{
 /// Lanes of one connection.
 const LANES: usize = 8;
 
-type Outcome = Result<(), BrokerError>;
+pub(super) type Outcome = Result<(), BrokerError>;
 
 /// What the publisher may and when it gives up.
 #[derive(Clone, Copy, Debug)]
@@ -226,9 +226,7 @@ async fn send(
             },
         });
     }
-    for message in &returned {
-        attribute(message, chunk, &mut outcomes);
-    }
+    returns::attribute(&returned, chunk, &mut outcomes);
     if let Some(error) = refused {
         blame(&error, chunk, &mut outcomes);
     }
@@ -279,29 +277,6 @@ async fn confirmation(
         answer = answer => answer.map_err(Some),
         () = link.lost() => Err(None),
         () = tokio::time::sleep_until(limit) => Err(None),
-    }
-}
-
-/// Finds the message that came back among those sent: the first with the same content that is not yet known as unroutable.
-/// Equal messages are one and the same to everybody, so it does not matter which of them it is.
-fn attribute(message: &BasicReturnMessage, chunk: &[&Publication], outcomes: &mut [Outcome]) {
-    let same = |publication: &Publication| {
-        message.exchange.as_str() == &*publication.exchange
-            && message.routing_key.as_str() == &*publication.routing_key
-            && message.data == publication.message.body
-            && wire::properties(&publication.message)
-                .is_ok_and(|properties| properties == message.properties)
-    };
-    let open = |outcome: &Outcome| !matches!(outcome, Err(BrokerError::Unroutable { .. }));
-    let found = chunk
-        .iter()
-        .zip(outcomes.iter_mut())
-        .find(|(publication, outcome)| open(outcome) && same(publication));
-    if let Some((publication, outcome)) = found {
-        *outcome = Err(BrokerError::Unroutable {
-            exchange: publication.exchange.clone(),
-            routing_key: publication.routing_key.clone(),
-        });
     }
 }
 
