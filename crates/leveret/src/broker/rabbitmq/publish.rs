@@ -142,19 +142,52 @@ struct Lane {
 }
 
 impl Lane {
+    /// Publishes a chunk. The broker closes the channel over a message that it refuses, and does not always say which one. Then all that
+    /// are not confirmed go again, each for itself, so that only the one to blame fails.
     async fn publish(&mut self, chunk: &[&Publication], deadline: Instant) -> Vec<Outcome> {
-        let (link, channel) = match self.ready(deadline).await {
-            Ok(ready) => ready,
-            Err(error) => return vec![Err(error); chunk.len()],
+        let (mut outcomes, refused) = self.attempt(chunk, deadline).await;
+        let Some(error) = refused else {
+            return outcomes;
         };
-        let limit = Instant::now() + self.limits.confirm_timeout;
-        let outcomes = send(&link, &channel, chunk, self.limits.message_bytes_max, limit).await;
-        let unfinished =
-            |outcome: &Outcome| matches!(outcome, Err(BrokerError::Unavailable { .. }));
-        if channel.status().connected() && !outcomes.iter().any(unfinished) {
-            self.channel = Some((link, channel));
+        if let [publication] = chunk {
+            return vec![Err(refusal(&error, publication))];
+        }
+        if !blame(&error, chunk, &mut outcomes) {
+            for (publication, outcome) in chunk.iter().zip(&mut outcomes) {
+                if is_unfinished(outcome) {
+                    *outcome = self.publish_alone(publication, deadline).await;
+                }
+            }
         }
         outcomes
+    }
+
+    async fn publish_alone(&mut self, publication: &Publication, deadline: Instant) -> Outcome {
+        let (outcomes, refused) = self.attempt(&[publication], deadline).await;
+        let outcome = outcomes.into_iter().next();
+        refused.map_or_else(
+            || outcome.unwrap_or_else(|| Err(lost_error())),
+            |error| Err(refusal(&error, publication)),
+        )
+    }
+
+    /// Sends a chunk once; with the error by which the broker closed the channel for good, if it did.
+    async fn attempt(
+        &mut self,
+        chunk: &[&Publication],
+        deadline: Instant,
+    ) -> (Vec<Outcome>, Option<lapin::Error>) {
+        let (link, channel) = match self.ready(deadline).await {
+            Ok(ready) => ready,
+            Err(error) => return (vec![Err(error); chunk.len()], None),
+        };
+        let limit = Instant::now() + self.limits.confirm_timeout;
+        let bytes_max = self.limits.message_bytes_max;
+        let (outcomes, refused) = send(&link, &channel, chunk, bytes_max, limit).await;
+        if channel.status().connected() && !outcomes.iter().any(is_unfinished) {
+            self.channel = Some((link, channel));
+        }
+        (outcomes, refused)
     }
 
     /// A channel in confirm mode on a link that takes messages.
@@ -197,7 +230,7 @@ async fn send(
     chunk: &[&Publication],
     bytes_max: usize,
     limit: Instant,
-) -> Vec<Outcome> {
+) -> (Vec<Outcome>, Option<lapin::Error>) {
     let mut sent = Vec::with_capacity(chunk.len());
     for publication in chunk {
         sent.push(check(publication, bytes_max).and_then(|()| start(channel, publication)));
@@ -220,17 +253,14 @@ async fn send(
                 }
                 Ok(Confirmation::NotRequested) | Err(None) => Err(lost_error()),
                 Err(Some(error)) => {
-                    refused = refused.or(error.is_amqp_error().then_some(error));
+                    refused = refused.or(error.is_amqp_soft_error().then_some(error));
                     Err(lost_error())
                 }
             },
         });
     }
     returns::attribute(&returned, chunk, &mut outcomes);
-    if let Some(error) = refused {
-        blame(&error, chunk, &mut outcomes);
-    }
-    outcomes
+    (outcomes, refused)
 }
 
 type Sending<'a> =
@@ -280,14 +310,88 @@ async fn confirmation(
     }
 }
 
-/// The broker closed the channel because of one exchange: those messages fail for that, the others may be tried again.
-fn blame(error: &lapin::Error, chunk: &[&Publication], outcomes: &mut [Outcome]) {
+fn is_unfinished(outcome: &Outcome) -> bool {
+    matches!(outcome, Err(BrokerError::Unavailable { .. }))
+}
+
+/// The broker closed the channel because of one exchange: those messages fail for that, the others may be tried again. False if it named none
+/// of theirs. A right to write that depends on the key is no matter of the exchange.
+fn blame(error: &lapin::Error, chunk: &[&Publication], outcomes: &mut [Outcome]) -> bool {
     let text = error.to_string();
+    let mut found = false;
     for (publication, outcome) in chunk.iter().zip(outcomes) {
-        let named = text.contains(&format!("exchange '{}'", publication.exchange));
-        if named && matches!(outcome, Err(BrokerError::Unavailable { .. })) {
-            let what = format!("exchange '{}'", publication.exchange);
-            *outcome = Err(wire::error(error, &what));
+        let name = exchange_name(publication);
+        let named = ["no", "access to"].map(|what| text.contains(&format!("{what} {name} ")));
+        if named.contains(&true) && is_unfinished(outcome) {
+            *outcome = Err(refusal(error, publication));
+            found = true;
         }
+    }
+    found
+}
+
+/// What the broker has against this message. A precondition that fails when one publishes is the message's own: its size, or a header.
+fn refusal(error: &lapin::Error, publication: &Publication) -> BrokerError {
+    match wire::error(error, &exchange_name(publication)) {
+        BrokerError::Mismatch { detail, .. } => BrokerError::Invalid { detail },
+        other => other,
+    }
+}
+
+/// As the broker calls it.
+fn exchange_name(publication: &Publication) -> String {
+    match &*publication.exchange {
+        "" => "exchange 'amq.default'".to_owned(),
+        name => format!("exchange '{name}'"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::{ErrorKind, protocol::AMQPError};
+
+    use super::*;
+    use crate::broker::Message;
+
+    /// What becomes of a message to the default exchange and one to exchange `x` when the broker closes their channel with this text:
+    /// `?` may be tried again, `!` fails.
+    fn check(code: u16, text: &str, expect: &str) {
+        let error = AMQPError::from_id(code, text.into()).unwrap();
+        let error = lapin::Error::from(ErrorKind::ProtocolError(error));
+        let direct = Publication::to_queue("q", Message::json("1"));
+        let bound = Publication {
+            exchange: "x".into(),
+            ..direct.clone()
+        };
+        let mut outcomes = vec![Err(lost_error()), Err(lost_error())];
+        let found = blame(&error, &[&direct, &bound], &mut outcomes);
+        let letter = |outcome: &Outcome| if is_unfinished(outcome) { '?' } else { '!' };
+        assert_eq!(outcomes.iter().map(letter).collect::<String>(), expect);
+        assert_eq!(found, expect.contains('!'));
+    }
+
+    #[test]
+    fn the_exchange_that_the_broker_names_is_to_blame() {
+        check(
+            403,
+            "access to exchange 'amq.default' in vhost '/' refused for user 'u'",
+            "!?",
+        );
+        check(
+            403,
+            "write access to exchange 'x' in vhost '/' refused for user 'u'",
+            "?!",
+        );
+        check(
+            403,
+            "access to topic 'k' in exchange 'x' in vhost '/' refused for user 'u'",
+            "??",
+        );
+        check(404, "no exchange 'x' in vhost '/'", "?!");
+        check(
+            406,
+            "message size 30 is larger than configured max size 20",
+            "??",
+        );
     }
 }

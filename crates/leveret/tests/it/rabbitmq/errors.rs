@@ -1,7 +1,7 @@
 //! What the seam's errors are with this adapter, beyond conformance.
 
 use leveret::broker::{
-    Broker, BrokerError, Message, Publication,
+    Broker, BrokerError, Header, Message, Publication,
     rabbitmq::{RabbitMq, RabbitMqOptions},
 };
 
@@ -146,6 +146,31 @@ async fn a_missing_exchange_is_not_found() {
         .await
         .remove(0)
         .unwrap();
+    broker.delete_queue(&queue).await.unwrap();
+    broker.close().await;
+}
+
+/// The broker closes the channel and does not say over which message: that one fails for good, alone or among others.
+#[tokio::test]
+async fn a_message_that_the_broker_refuses_fails_alone() {
+    let Some(url) = url() else { return };
+    let broker = connect(&url).await;
+    let queue = declare_queue(&broker, "refused").await;
+    let mut refused = to(&queue, "2");
+    let text = Header::Text("no list".to_owned());
+    refused.message.headers.insert("CC".to_owned(), text);
+    for batch in [
+        vec![refused.clone()],
+        vec![to(&queue, "1"), refused, to(&queue, "3")],
+    ] {
+        for (sent, result) in batch.iter().zip(broker.publish(batch.clone()).await) {
+            match result {
+                Ok(()) => assert!(sent.message.headers.is_empty()),
+                Err(BrokerError::Invalid { .. }) => assert!(!sent.message.headers.is_empty()),
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+    }
     broker.delete_queue(&queue).await.unwrap();
     broker.close().await;
 }
