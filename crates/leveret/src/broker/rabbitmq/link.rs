@@ -77,9 +77,26 @@ impl Link {
         !*self.lost.borrow() && self.connection.status().connected()
     }
 
+    /// Returns when the broker takes messages from this connection, at once if it does now; `NotAccepted` at the deadline.
+    pub(super) async fn unblocked_by(&self, deadline: Instant) -> Result<(), BrokerError> {
+        let mut blocked = self.blocked.subscribe();
+        let free = blocked.wait_for(Option::is_none);
+        let waited = tokio::select! {
+            waited = timeout_at(deadline, free) => waited.is_ok(),
+            () = self.lost() => return Err(lost_error()),
+        };
+        match self.blocked_error() {
+            Some(error) if !waited => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Why the broker takes nothing from this connection now (a resource alarm), if it does not.
-    pub(super) fn blocked(&self) -> watch::Receiver<Option<String>> {
-        self.blocked.subscribe()
+    fn blocked_error(&self) -> Option<BrokerError> {
+        let reason = self.blocked.borrow();
+        reason.as_ref().map(|reason| BrokerError::NotAccepted {
+            detail: format!("the broker blocks publishers: {reason}"),
+        })
     }
 
     /// Returns when the link is lost.
@@ -94,23 +111,29 @@ impl Link {
             .await
     }
 
-    /// Waits for the answer to one request. When none comes, the link is given up: the connection is half-open.
+    /// Waits for the answer to one request. When none comes, the link is given up, as the connection is half-open, unless the broker blocks
+    /// it: then it reads nothing from it, and answers later.
     pub(super) async fn request<T>(
         &self,
         what: &str,
         request: impl Future<Output = lapin::Result<T>>,
     ) -> Result<T, BrokerError> {
         tokio::select! {
-            answer = timeout(REQUEST_TIME_MAX, request) => if let Ok(answer) = answer {
-                answer.map_err(|error| wire::error(&error, what))
-            } else {
-                self.give_up();
-                Err(BrokerError::Unavailable {
-                    detail: format!("{what}: no answer within {REQUEST_TIME_MAX:?}"),
-                })
+            answer = timeout(REQUEST_TIME_MAX, request) => match answer {
+                Ok(answer) => answer.map_err(|error| wire::error(&error, what)),
+                Err(_) => Err(self.unanswered(what)),
             },
             () = self.lost() => Err(lost_error()),
         }
+    }
+
+    fn unanswered(&self, what: &str) -> BrokerError {
+        self.blocked_error().unwrap_or_else(|| {
+            self.give_up();
+            BrokerError::Unavailable {
+                detail: format!("{what}: no answer within {REQUEST_TIME_MAX:?}"),
+            }
+        })
     }
 
     fn shut_down(&self) {

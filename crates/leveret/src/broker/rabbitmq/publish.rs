@@ -19,10 +19,7 @@ use lapin::{
     Channel, Confirmation, PublisherConfirm,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     link::{Keeper, Link, lost_error},
@@ -190,35 +187,22 @@ impl Lane {
         (outcomes, refused)
     }
 
-    /// A channel in confirm mode on a link that takes messages.
+    /// A channel in confirm mode on a link that takes messages. A broker that blocks the link answers nothing on it, so that a channel is
+    /// opened only after that.
     async fn ready(&mut self, deadline: Instant) -> Result<(Arc<Link>, Channel), BrokerError> {
-        let (link, channel) = match self.channel.take() {
-            Some((link, channel)) if link.is_up() && channel.status().connected() => {
-                (link, channel)
-            }
-            _ => {
-                let link = self.keeper.link_by(deadline).await?;
-                let channel = link.channel().await?;
-                let select = channel.confirm_select(ConfirmSelectOptions::default());
-                link.request("channel", select).await?;
-                (link, channel)
-            }
+        self.channel
+            .take_if(|(link, channel)| !link.is_up() || !channel.status().connected());
+        let link = match &self.channel {
+            Some((link, _)) => link.clone(),
+            None => self.keeper.link_by(deadline).await?,
         };
-        let mut blocked = link.blocked();
-        if blocked.borrow().is_some() {
-            let free = blocked.wait_for(Option::is_none);
-            let waited = tokio::select! {
-                waited = timeout_at(deadline, free) => waited.is_ok(),
-                () = link.lost() => return Err(lost_error()),
-            };
-            if !waited {
-                let reason = blocked.borrow().clone().unwrap_or_default();
-                self.channel = Some((link.clone(), channel));
-                return Err(BrokerError::NotAccepted {
-                    detail: format!("the broker blocks publishers: {reason}"),
-                });
-            }
+        link.unblocked_by(deadline).await?;
+        if let Some(open) = self.channel.take() {
+            return Ok(open);
         }
+        let channel = link.channel().await?;
+        let select = channel.confirm_select(ConfirmSelectOptions::default());
+        link.request("channel", select).await?;
         Ok((link, channel))
     }
 }

@@ -241,3 +241,32 @@ async fn old_receipts_are_void() {
     broker.delete_queue(&queue).await.unwrap();
     broker.close().await;
 }
+
+/// A server that blocks its publishers answers nothing on their connection. They are told so, and the connection is there when it is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocked_connection_is_kept() {
+    let Some(url) = url() else { return };
+    let (proxy, through) = Proxy::start(&url).await;
+    let mut options = options(&through);
+    options.heartbeat = PATIENCE;
+    options.outage_wait = Duration::from_millis(100);
+    let broker = RabbitMq::connect(options).await.unwrap();
+    let queue = declare_queue(&broker, "blocked").await;
+    publish_at_last(&broker, &queue).await;
+    proxy.block();
+    let error = broker.queue_stats(&queue).await.unwrap_err();
+    assert!(
+        matches!(error, BrokerError::NotAccepted { .. }),
+        "{error:?}"
+    );
+    let result = broker.publish(vec![to(&queue, "2")]).await.remove(0);
+    assert!(
+        matches!(result, Err(BrokerError::NotAccepted { .. })),
+        "{result:?}"
+    );
+    proxy.unblock();
+    publish_at_last(&broker, &queue).await;
+    assert_eq!(proxy.opened(), 1);
+    broker.delete_queue(&queue).await.unwrap();
+    broker.close().await;
+}

@@ -1,6 +1,9 @@
 //! A TCP proxy between client and server that can cut, stall and restore the connections through it.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -19,13 +22,20 @@ struct Weather {
     refuses: bool,
     /// Nothing passes, and nobody is told.
     stalled: bool,
+    /// As with a resource alarm at the server: clients are told, and nothing of theirs passes.
+    blocked: bool,
 }
 
 /// The proxy. It ends with the process.
 #[derive(Clone)]
 pub(super) struct Proxy {
     weather: Arc<watch::Sender<Weather>>,
+    opened: Arc<AtomicU64>,
 }
+
+/// `connection.blocked` with a reason, and `connection.unblocked`, as frames.
+const BLOCKED: &[u8] = b"\x01\0\0\0\0\0\x0b\0\x0a\0\x3c\x06memory\xce";
+const UNBLOCKED: &[u8] = b"\x01\0\0\0\0\0\x04\0\x0a\0\x3d\xce";
 
 impl Proxy {
     /// Listens on a free port, for the server of this URL; returns the URL through the proxy as well.
@@ -35,12 +45,9 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let proxy = Proxy {
             weather: Arc::new(watch::Sender::new(Weather::default())),
+            opened: Arc::default(),
         };
-        tokio::spawn(accept(
-            listener,
-            authority.to_owned(),
-            proxy.weather.clone(),
-        ));
+        tokio::spawn(accept(listener, authority.to_owned(), proxy.clone()));
         (proxy, format!("{head}{address}{vhost}"))
     }
 
@@ -60,6 +67,21 @@ impl Proxy {
     /// Connections stay open and nothing passes: half-open for both sides.
     pub(super) fn stall(&self) {
         self.weather.send_modify(|weather| weather.stalled = true);
+    }
+
+    /// Does what a server short of memory does to connections that publish: tells them, and reads no more. Call it while the server is quiet.
+    pub(super) fn block(&self) {
+        self.weather.send_modify(|weather| weather.blocked = true);
+    }
+
+    /// Tells that it is over, and passes what was held back.
+    pub(super) fn unblock(&self) {
+        self.weather.send_modify(|weather| weather.blocked = false);
+    }
+
+    /// How many connections were opened.
+    pub(super) fn opened(&self) -> u64 {
+        self.opened.load(Relaxed)
     }
 
     /// What comes from now on passes. What was stalled stays so: its bytes are lost.
@@ -82,9 +104,11 @@ fn split(url: &str) -> (&str, &str, &str) {
     (&url[..start], &url[start..end], &url[end..])
 }
 
-async fn accept(listener: TcpListener, server: String, weather: Arc<watch::Sender<Weather>>) {
+async fn accept(listener: TcpListener, server: String, proxy: Proxy) {
+    let weather = proxy.weather;
     loop {
         let (client, _) = listener.accept().await.unwrap();
+        proxy.opened.fetch_add(1, Relaxed);
         if weather.borrow().refuses {
             continue;
         }
@@ -103,8 +127,8 @@ async fn join(client: TcpStream, server: TcpStream, mut weather: watch::Receiver
     let opened = weather.borrow().cuts;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let there = pass(from_client, to_server, weather.clone());
-    let back = pass(from_server, to_client, weather.clone());
+    let there = pass_on(from_client, to_server, weather.clone());
+    let back = pass_back(from_server, to_client, weather.clone());
     tokio::select! {
         () = there => {}
         () = back => {}
@@ -112,21 +136,60 @@ async fn join(client: TcpStream, server: TcpStream, mut weather: watch::Receiver
     }
 }
 
-/// Passes bytes on; a connection that was stalled once never passes anything again.
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, weather: watch::Receiver<Weather>) {
+/// Passes bytes from a client on, and holds them back while it is blocked.
+async fn pass_on(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut weather: watch::Receiver<Weather>,
+) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let read = from.read(&mut buffer).await;
-        if weather.borrow().stalled {
-            std::future::pending::<()>().await;
+        let _ = weather.wait_for(|weather| !weather.blocked).await;
+        if !pass(read, &buffer, &mut to, &weather).await {
+            return;
         }
-        match read {
-            Ok(size) if size > 0 => {
-                if to.write_all(&buffer[..size]).await.is_err() {
+    }
+}
+
+/// Passes bytes from the server back, and tells when the client is blocked.
+async fn pass_back(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut weather: watch::Receiver<Weather>,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut told = false;
+    loop {
+        let blocked = weather.borrow_and_update().blocked;
+        if blocked != told {
+            told = blocked;
+            let frame = if blocked { BLOCKED } else { UNBLOCKED };
+            let _ = to.write_all(frame).await;
+        }
+        tokio::select! {
+            read = from.read(&mut buffer) => {
+                if !pass(read, &buffer, &mut to, &weather).await {
                     return;
                 }
             }
-            _ => return,
+            _ = weather.changed() => {}
         }
+    }
+}
+
+/// Passes on what was read; false at the end. A connection that was stalled once never passes anything again.
+async fn pass(
+    read: std::io::Result<usize>,
+    buffer: &[u8],
+    to: &mut OwnedWriteHalf,
+    weather: &watch::Receiver<Weather>,
+) -> bool {
+    if weather.borrow().stalled {
+        std::future::pending::<()>().await;
+    }
+    match read {
+        Ok(size) if size > 0 => to.write_all(&buffer[..size]).await.is_ok(),
+        _ => false,
     }
 }
