@@ -330,22 +330,25 @@ impl Keeper {
 
     async fn run(self: Arc<Self>) {
         let mut stop = self.stop.subscribe();
+        let mut failed = 0;
         loop {
             let Some(link) = self.current.borrow().clone() else {
                 return;
             };
+            let opened = Instant::now();
             tokio::select! {
                 () = link.lost() => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
             drop(link);
             self.current.send_replace(None);
+            failed = backoff::after_loss(failed, opened.elapsed());
             tracing::warn!(
                 connection = self.target.name,
                 "the connection to the broker was lost, connecting again"
             );
             tokio::select! {
-                link = self.reconnect() => {
+                link = self.reconnect(&mut failed) => {
                     tracing::info!(connection = self.target.name, "connected to the broker again");
                     self.current.send_replace(Some(link));
                 }
@@ -361,11 +364,10 @@ impl Keeper {
         }
     }
 
-    /// Tries for ever. The link it returns has the remembered topology.
-    async fn reconnect(&self) -> Arc<Link> {
-        let mut failed = 0;
+    /// Tries for ever, after so many failures. The link it returns has the remembered topology.
+    async fn reconnect(&self, failed: &mut u32) -> Arc<Link> {
         loop {
-            backoff::wait(failed).await;
+            backoff::wait(*failed).await;
             let attempt = async {
                 let link = Link::open(&self.target).await?;
                 self.topology.restore(&link).await?;
@@ -376,11 +378,11 @@ impl Keeper {
                 Err(error) => tracing::debug!(
                     connection = self.target.name,
                     %error,
-                    attempt = failed + 1,
+                    attempt = failed.saturating_add(1),
                     "connecting to the broker failed"
                 ),
             }
-            failed += 1;
+            *failed = failed.saturating_add(1);
         }
     }
 }
