@@ -92,7 +92,7 @@ pub struct RabbitMqOptions {
     pub confirm_timeout: Duration,
     /// A connection that is silent for twice this time is given up; whole seconds. 10 s.
     pub heartbeat: Duration,
-    /// How often each consumer asks whether the broker counts it. 15 s.
+    /// How often each consumer asks whether the broker counts it; after three times that it does not, it subscribes again. 15 s.
     pub watchdog_interval: Duration,
     /// What kind of queues are declared. Classic.
     pub queue_type: QueueType,

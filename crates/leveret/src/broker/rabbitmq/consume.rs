@@ -46,6 +46,9 @@ use crate::broker::{
 /// The most settlements, or deliveries, that one round of the task takes.
 const ROUND_MAX: usize = 1024;
 
+/// A consumer is given up after so many low counts in a row. A quorum queue whose leader does not answer counts no consumers.
+const LOW_COUNTS_MAX: u32 = 3;
+
 /// How many subscriptions of this process the broker should count, by queue.
 #[derive(Default)]
 pub(super) struct LiveCounts(Mutex<HashMap<Arc<str>, u32>>);
@@ -417,22 +420,45 @@ async fn unsubscribe(attached: &mut Attached) {
     }
 }
 
-/// Returns when the broker counts fewer consumers of the queue than this process has.
+/// Returns when the broker counts fewer consumers of the queue than this process has, several times in a row.
 async fn watch_count(shared: &Shared, link: &Link, queue: &Arc<str>) {
     let every = shared.options.watchdog_interval;
     // Consumers that started together do not ask together.
     let first = Instant::now() + every.mul_f64(0.5 + fastrand::f64() / 2.0);
     let mut ticks = interval_at(first, every.max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    let mut low = 0;
+    while low < LOW_COUNTS_MAX {
         ticks.tick().await;
         let ours = shared.live.of(queue);
         match topology::stats(link, queue).await {
             // One that was cancelled since is not counted any more by either.
-            Ok(stats) if stats.consumers < ours.min(shared.live.of(queue)) => return,
+            Ok(stats) => low = low_counts(low, stats.consumers, ours.min(shared.live.of(queue))),
             Err(BrokerError::NotFound { .. }) => return,
             // No answer is no verdict: a lost link is noticed as such.
-            Ok(_) | Err(_) => {}
+            Err(_) => {}
         }
+    }
+}
+
+/// How many counts in a row were low, with this one.
+fn low_counts(before: u32, counted: u32, ours: u32) -> u32 {
+    if counted < ours { before + 1 } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_full_count_makes_up_for_low_ones() {
+        let low = |counts: &[u32]| {
+            counts
+                .iter()
+                .fold(0, |low, count| low_counts(low, *count, 2))
+        };
+        assert!(low(&[0, 1, 2, 0, 0]) < LOW_COUNTS_MAX);
+        assert!(low(&[0, 3, 0]) < LOW_COUNTS_MAX);
+        assert!(low(&[2, 1, 0, 1]) >= LOW_COUNTS_MAX);
     }
 }
