@@ -9,7 +9,7 @@
 //!   may have arrived) and a redelivery to the consumer (old receipts have no effect).
 //!
 //! [`RabbitMqOptions`] has every bound. Messages are persistent, mandatory and confirmed; queues are durable and have no
-//! arguments, except delay queues and, if so set, `x-queue-type: quorum`.
+//! arguments, except delay queues and, if so set, `x-queue-type: quorum`, from RabbitMQ 4.0 on with `x-delivery-limit: -1`.
 //!
 //! Before RabbitMQ 4.0, give it a policy with `queue-version: 2` and `queue-mode: lazy`, which is how its classic queues work from then on:
 //! a message then costs it half. These are no arguments of our queues, because others could not declare them then.
@@ -50,7 +50,7 @@ use self::{
     consume::LiveCounts,
     link::{Keeper, Link, Target},
     publish::{Limits, Publisher},
-    topology::Remembered,
+    topology::{QueueForm, Remembered},
 };
 use super::{
     Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Publication, QueueStats, Topology,
@@ -201,7 +201,12 @@ impl RabbitMq {
     /// opened again by itself.
     pub async fn connect(options: RabbitMqOptions) -> Result<RabbitMq, BrokerError> {
         let queue_type = url::queue_type(&options.url)?.unwrap_or(options.queue_type);
-        let topology = Arc::new(Remembered::new(queue_type));
+        let version = match queue_type {
+            QueueType::Classic => None,
+            QueueType::Quorum => Some(version::ask(&options.target("version")?).await?),
+        };
+        let form = QueueForm::new(queue_type, version.as_deref().unwrap_or_default());
+        let topology = Arc::new(Remembered::new(form));
         let publishing = Keeper::start(options.target("publish")?, topology.clone()).await?;
         let (alive, all_gone) = mpsc::channel(1);
         let publisher = Publisher::new(&publishing, options.limits(), &alive);
@@ -220,7 +225,7 @@ impl RabbitMq {
                 all_gone,
             })),
             closed: tokio::sync::Mutex::default(),
-            version: OnceCell::new(),
+            version: OnceCell::new_with(version),
         })
     }
 

@@ -18,14 +18,35 @@ use crate::broker::{Binding, BrokerError, Exchange, ExchangeKind, Queue, QueueSt
 /// What was declared, to be declared again on each new connection.
 pub(super) struct Remembered {
     topology: Mutex<Topology>,
-    queue_type: QueueType,
+    form: QueueForm,
+}
+
+/// What the arguments of queues depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum QueueForm {
+    Classic,
+    Quorum,
+    /// Without the limit of deliveries that RabbitMQ has from 4.0 on, after which it drops a message.
+    UnlimitedQuorum,
+}
+
+impl QueueForm {
+    /// For a broker of this version; one before 4.0 has no limit, and takes no -1 for one.
+    pub(super) fn new(queue_type: QueueType, version: &str) -> QueueForm {
+        let major = version.split('.').next().and_then(|n| n.parse().ok());
+        match queue_type {
+            QueueType::Classic => QueueForm::Classic,
+            QueueType::Quorum if major >= Some(4_u32) => QueueForm::UnlimitedQuorum,
+            QueueType::Quorum => QueueForm::Quorum,
+        }
+    }
 }
 
 impl Remembered {
-    pub(super) fn new(queue_type: QueueType) -> Remembered {
+    pub(super) fn new(form: QueueForm) -> Remembered {
         Remembered {
             topology: Mutex::default(),
-            queue_type,
+            form,
         }
     }
 
@@ -35,9 +56,9 @@ impl Remembered {
         link: &Link,
         topology: &Topology,
     ) -> Result<(), BrokerError> {
-        let channel = link.channel().await?;
+        let mut channel = link.channel().await?;
         for object in objects(topology) {
-            declare(link, &channel, &object, self.queue_type).await?;
+            declare(link, &mut channel, &object, self.form).await?;
             self.remember(&object);
         }
         close(link, &channel).await;
@@ -50,7 +71,7 @@ impl Remembered {
         let topology = self.lock().clone();
         let mut channel = link.channel().await?;
         for object in objects(&topology) {
-            match declare(link, &channel, &object, self.queue_type).await {
+            match declare(link, &mut channel, &object, self.form).await {
                 Ok(()) => {}
                 Err(error) if error.is_retryable() => return Err(error),
                 Err(error) => {
@@ -183,15 +204,39 @@ fn objects(topology: &Topology) -> Vec<Object<'_>> {
 
 async fn declare(
     link: &Link,
-    channel: &Channel,
+    channel: &mut Channel,
     object: &Object<'_>,
-    queue_type: QueueType,
+    form: QueueForm,
 ) -> Result<(), BrokerError> {
     match object {
         Object::Exchange(exchange) => declare_exchange(link, channel, exchange).await,
-        Object::Queue(queue) => declare_queue(link, channel, queue, queue_type).await,
+        Object::Queue(queue) if form == QueueForm::UnlimitedQuorum => {
+            declare_unlimited(link, channel, queue).await
+        }
+        Object::Queue(queue) => declare_queue(link, channel, queue, form).await,
         Object::Binding(binding) => bind(link, channel, binding).await,
     }
+}
+
+/// A queue from before (the broker was 3.x, or Leveret older) keeps its arguments, and works with the limit.
+async fn declare_unlimited(
+    link: &Link,
+    channel: &mut Channel,
+    queue: &Queue,
+) -> Result<(), BrokerError> {
+    let declared = declare_queue(link, channel, queue, QueueForm::UnlimitedQuorum).await;
+    let Err(BrokerError::Mismatch { .. }) = declared else {
+        return declared;
+    };
+    *channel = link.channel().await?;
+    declare_queue(link, channel, queue, QueueForm::Quorum).await?;
+    if queue.delay.is_none() {
+        tracing::warn!(
+            queue = &*queue.name,
+            "this queue may drop messages that come back often: give it a policy with delivery-limit -1"
+        );
+    }
+    Ok(())
 }
 
 async fn declare_exchange(
@@ -217,9 +262,9 @@ async fn declare_queue(
     link: &Link,
     channel: &Channel,
     queue: &Queue,
-    queue_type: QueueType,
+    form: QueueForm,
 ) -> Result<(), BrokerError> {
-    let arguments = arguments(queue, queue_type);
+    let arguments = arguments(queue, form);
     let request = channel.queue_declare(
         short(&queue.name)?,
         QueueDeclareOptions::durable(),
@@ -245,18 +290,21 @@ async fn bind(link: &Link, channel: &Channel, binding: &Binding) -> Result<(), B
 }
 
 /// A plain classic queue has none, so that other clients can declare it too.
-fn arguments(queue: &Queue, queue_type: QueueType) -> FieldTable {
+fn arguments(queue: &Queue, form: QueueForm) -> FieldTable {
     let text = |text: &str| AMQPValue::LongString(text.as_bytes().into());
     let mut arguments = FieldTable::default();
-    if queue_type == QueueType::Quorum {
+    if form != QueueForm::Classic {
         arguments.insert("x-queue-type".into(), text("quorum"));
+    }
+    if form == QueueForm::UnlimitedQuorum && queue.delay.is_none() {
+        arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(-1));
     }
     if let Some(delay) = &queue.delay {
         let ms = i64::try_from(delay.after.as_millis()).unwrap_or(i64::MAX);
         arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(ms));
         arguments.insert("x-dead-letter-exchange".into(), text(""));
         arguments.insert("x-dead-letter-routing-key".into(), text(&delay.to));
-        if queue_type == QueueType::Quorum {
+        if form != QueueForm::Classic {
             // Moves each message with confirms; needs that the queue refuses rather than drops.
             arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
             arguments.insert("x-overflow".into(), text("reject-publish"));
@@ -282,7 +330,7 @@ mod tests {
     #[test]
     fn plain_queues_have_no_arguments() {
         assert_eq!(
-            arguments(&Queue::plain("q"), QueueType::Classic),
+            arguments(&Queue::plain("q"), QueueForm::Classic),
             FieldTable::default()
         );
     }
@@ -290,7 +338,7 @@ mod tests {
     #[test]
     fn delay_queues_name_their_time_and_target() {
         let queue = Queue::retry_of("q", Duration::from_millis(1500));
-        let arguments = arguments(&queue, QueueType::Classic);
+        let arguments = arguments(&queue, QueueForm::Classic);
         let shown: Vec<_> = arguments
             .into_iter()
             .map(|(name, value)| format!("{name}={value:?}"))
@@ -300,6 +348,24 @@ mod tests {
             shown[2].contains("x-message-ttl=LongLongInt(1500)"),
             "{shown:?}"
         );
+    }
+
+    /// RabbitMQ before 4.0 refuses the argument, and nobody consumes from a delay queue.
+    #[test]
+    fn quorum_queues_are_unlimited_where_there_is_a_limit() {
+        let limit = |queue: &Queue, queue_type, version| {
+            let arguments = arguments(queue, QueueForm::new(queue_type, version));
+            arguments.inner().get("x-delivery-limit").cloned()
+        };
+        let plain = Queue::plain("q");
+        let unlimited = Some(AMQPValue::LongLongInt(-1));
+        assert_eq!(limit(&plain, QueueType::Quorum, "4.0.1"), unlimited);
+        assert_eq!(limit(&plain, QueueType::Quorum, "10.2"), unlimited);
+        assert_eq!(limit(&plain, QueueType::Quorum, "3.13.7"), None);
+        assert_eq!(limit(&plain, QueueType::Quorum, "unknown"), None);
+        assert_eq!(limit(&plain, QueueType::Classic, "4.0.1"), None);
+        let delay = Queue::retry_of("q", Duration::from_secs(1));
+        assert_eq!(limit(&delay, QueueType::Quorum, "4.0.1"), None);
     }
 
     #[test]
