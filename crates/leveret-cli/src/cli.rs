@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::settings::Settings;
+use crate::settings::{Settings, Status};
 
 /// Runs workflows durably: in one process on a SQLite file, or across machines on RabbitMQ and PostgreSQL.
 #[derive(Parser, Debug)]
@@ -305,12 +305,13 @@ pub(crate) struct StartArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(arg = setting_beside_filter())]
 pub(crate) struct ListArgs {
     /// Only runs of this workflow
     #[arg(long, value_name = "ID")]
     pub(crate) workflow: Option<String>,
     /// Only runs in this state: running, completed, failed or cancelled
-    #[arg(long)]
+    #[arg(id = "run_status", long = "status")]
     pub(crate) status: Option<String>,
     /// At most so many
     #[arg(long, value_name = "N", default_value = "20")]
@@ -318,6 +319,16 @@ pub(crate) struct ListArgs {
     /// Go on after this page: the `next` of the page before
     #[arg(long, value_name = "CURSOR")]
     pub(crate) after: Option<String>,
+}
+
+/// The setting `status` under another flag: at `runs list`, `--status` is a filter. A command that has an argument of its own with the
+/// setting's id does not get the global one, which would bring the same flag.
+fn setting_beside_filter() -> Arg {
+    Arg::new("status")
+        .long("status-messages")
+        .env("LEVERET_STATUS")
+        .value_parser(clap::value_parser!(Status))
+        .hide(true)
 }
 
 const DEMO_EXAMPLES: &str = "\
@@ -399,5 +410,64 @@ mod tests {
             }
         }
         check(&Cli::command(), "leveret");
+    }
+    /// Every example in the help texts is a command line that is understood.
+    #[test]
+    fn every_example_parses() {
+        let texts = help_texts(&Cli::command());
+        let lines = texts.lines().filter_map(|line| line.strip_prefix("  "));
+        let commands: Vec<Vec<&str>> = lines.filter_map(words).collect();
+        assert!(commands.len() > 30, "{commands:?}");
+        for command in commands {
+            if let Err(error) = Cli::try_parse_from(&command) {
+                panic!("{command:?}: {error}");
+            }
+        }
+    }
+
+    /// The help after a command and all below it.
+    fn help_texts(command: &clap::Command) -> String {
+        let own = command.get_after_help().map(ToString::to_string);
+        let below = command.get_subcommands().map(help_texts);
+        own.into_iter().chain(below).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The words of an example, as a shell takes them: without variables before, a file to write to, and the remark behind.
+    fn words(line: &str) -> Option<Vec<&str>> {
+        let command = &line[line.find("leveret ")?..];
+        let command = command.split("   ").next()?.split(" > ").next()?;
+        let pieces = command.split('\'').enumerate();
+        let words = pieces.flat_map(|(at, piece)| match at % 2 {
+            0 => piece.split_whitespace().collect(),
+            _ => vec![piece],
+        });
+        Some(words.collect())
+    }
+
+    /// At `runs list`, `--status` is the filter, and the setting of that name keeps its value.
+    #[test]
+    fn the_filter_is_not_the_setting() {
+        let check = |args: &[&str], setting, filter: Option<&str>| {
+            let cli = Cli::try_parse_from([&["leveret"], args].concat()).unwrap();
+            let Command::Runs(RunsCommand::List(list)) = cli.command else {
+                panic!("not `runs list`: {:?}", cli.command);
+            };
+            assert_eq!(
+                (cli.settings.status, list.status.as_deref()),
+                (setting, filter),
+                "{args:?}"
+            );
+        };
+        check(&["runs", "list"], None, None);
+        check(
+            &["runs", "list", "--status", "failed"],
+            None,
+            Some("failed"),
+        );
+        check(
+            &["--status", "off", "runs", "list", "--status", "failed"],
+            Some(Status::Off),
+            Some("failed"),
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Directory, Ended, Server, get, leveret, payments};
+use crate::support::{Directory, Ended, Server, command, end_of, get, leveret, payments};
 
 /// `leveret up` on a free port with data in a directory.
 fn up(directory: &Directory) -> Server {
@@ -132,6 +132,30 @@ fn runs_are_cancelled_and_followed() {
     let refused = ended_at(&server, &["workflows", "put", &bad]);
     assert_eq!(refused.code, Some(2));
     assert!(refused.stderr.contains("bad.yaml:4:11"), "{refused:?}");
+}
+
+/// `--status` of `runs list` is the state of runs, whatever the setting of that name says.
+#[test]
+fn runs_are_listed_by_status() {
+    let directory = Directory::new();
+    let server = up(&directory);
+    at(
+        &server,
+        &["workflows", "put", "examples/workflows/hello.yaml"],
+    );
+    at(&server, &["runs", "start", "hello", "--wait"]);
+    for (status, count) in [("completed", 1), ("failed", 0)] {
+        for setting in [None, Some("final")] {
+            let url = server.url();
+            let mut list = command(&["runs", "list", "--status", status, "--json"]);
+            list.args(["--server", &url]);
+            list.envs(setting.map(|setting| ("LEVERET_STATUS", setting)));
+            let ended = end_of(list);
+            assert_eq!(ended.code, Some(0), "{ended:?}");
+            let items = ended.json()["items"].as_array().map(Vec::len);
+            assert_eq!(items, Some(count), "{status} {setting:?}");
+        }
+    }
 }
 
 #[test]
