@@ -62,9 +62,18 @@ pub(crate) fn input(given: Option<&str>) -> anyhow::Result<Json> {
         },
     };
     let parsed = Json::from_text(text.trim().to_owned());
-    parsed.map_err(|error| {
-        BadInput::new(format!("{from} is not JSON: {error}; for a file say @FILE")).into()
-    })
+    let input = parsed.map_err(|error| {
+        BadInput::new(format!("{from} is not JSON: {error}; for a file say @FILE"))
+    })?;
+    readable(input, &from)
+}
+
+/// The input, unless it is JSON that no step could read: it would count as null. `place` names it in errors.
+fn readable(input: Json, place: &str) -> anyhow::Result<Json> {
+    match input.readable() {
+        Ok(()) => Ok(input),
+        Err(error) => Err(BadInput::new(format!("{place}: cannot be taken in: {error}")).into()),
+    }
 }
 
 /// Lines of JSON as they are given: `@FILE`, or `-` for stdin. Blank lines are passed over. A line that is no JSON is an error.
@@ -95,12 +104,13 @@ pub(crate) fn lines_of(from: &str, text: &str) -> anyhow::Result<Vec<Line>> {
         .lines()
         .enumerate()
         .filter(|(_, line)| !line.trim().is_empty());
-    let parsed = filled.map(|(at, line)| {
+    let parsed = filled.map(|(at, line)| -> anyhow::Result<Line> {
         let number = at + 1;
-        match Json::from_text(line.trim().to_owned()) {
-            Ok(input) => Ok(Line { number, input }),
-            Err(error) => Err(BadInput::new(format!("{from}:{number}: not JSON: {error}")).into()),
-        }
+        let place = format!("{from}:{number}");
+        let input = Json::from_text(line.trim().to_owned())
+            .map_err(|error| BadInput::new(format!("{place}: not JSON: {error}")))?;
+        let input = readable(input, &place)?;
+        Ok(Line { number, input })
     });
     parsed.collect()
 }
@@ -116,7 +126,10 @@ impl Sets {
             let Some((key, value)) = pair.split_once('=').filter(|(key, _)| !key.is_empty()) else {
                 return Err(BadInput::new(format!("--set takes KEY=JSON, not '{pair}'")).into());
             };
-            let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+            let value = match Json::from_text(value.to_owned()) {
+                Ok(json) => readable(json, &format!("--set {key}"))?.value().clone(),
+                Err(_) => Value::from(value),
+            };
             sets.insert(key.to_owned(), value);
         }
         Ok(Sets(sets))
@@ -195,6 +208,25 @@ mod tests {
                 .starts_with("f:1: ")
         );
         assert!(Sets::parse(&["=1".to_owned()]).is_err());
+    }
+
+    /// JSON that no value holds is an error, and neither null nor a text.
+    #[test]
+    fn inputs_that_cannot_be_read_are_refused() {
+        let nested = format!("{}{}", "[".repeat(300), "]".repeat(300));
+        for text in [r#"{"name": "cut \ud83d", "x": 1}"#, "[1e999]", &nested] {
+            let check = |refused: anyhow::Error, place: &str| {
+                let error = refused.to_string();
+                let expect = format!("{place}: cannot be taken in: ");
+                assert!(error.starts_with(&expect), "{error}");
+                assert!(refused.is::<BadInput>());
+            };
+            check(input(Some(text)).unwrap_err(), "--input");
+            let lines = lines_of("orders.jsonl", &format!("{{}}\n{text}\n"));
+            check(lines.unwrap_err(), "orders.jsonl:2");
+            let sets = Sets::parse(&[format!("a={text}")]);
+            check(sets.unwrap_err(), "--set a");
+        }
     }
 
     #[test]

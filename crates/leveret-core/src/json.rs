@@ -71,13 +71,26 @@ impl Json {
 
     /// The document as a value.
     ///
-    /// The text was checked when it came in, so that parsing it here can only fail on a number that no
-    /// `serde_json` number holds; such a document reads as null.
+    /// The text was checked when it came in, but only by the grammar: a document that no value holds reads as null here, and
+    /// [`readable`](Self::readable) tells it from null.
     pub fn value(&self) -> &Value {
         self.0.value.get_or_init(|| {
             let text = self.0.text.get().expect("a document has a text or a value");
             serde_json::from_str(text.get()).unwrap_or(Value::Null)
         })
+    }
+
+    /// Whether [`value`](Self::value) is what the text says.
+    ///
+    /// # Errors
+    /// What keeps it from that: a number that is too large, nesting that is too deep, half of a surrogate pair.
+    pub fn readable(&self) -> Result<(), serde_json::Error> {
+        match self.0.text.get() {
+            Some(text) if self.value().is_null() => {
+                serde_json::from_str::<Value>(text.get()).map(drop)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether the document is `null`.
@@ -139,6 +152,25 @@ mod tests {
         assert_eq!(document, Json::from(json!({"a": [1, 2]})));
         assert!(Json::null().is_null());
         assert!(Json::from_text("{".to_owned()).is_err());
+    }
+
+    /// What the grammar allows and no value holds is told, with the reason.
+    #[test]
+    fn tells_what_cannot_be_read() {
+        let check = |text: &str, expect: &str| {
+            let document = Json::from_text(text.to_owned()).unwrap();
+            let error = document.readable().unwrap_err().to_string();
+            assert!(error.contains(expect), "{text}: {error}");
+        };
+        check(r#"{"amount": 1e999}"#, "number out of range");
+        check(r#"["cut \ud83d"]"#, "hex escape");
+        let nested = format!("{}{}", "[".repeat(300), "]".repeat(300));
+        check(&nested, "recursion limit");
+        for text in ["null", " null ", "1e9", r#""\ud83d\ude00""#] {
+            let document = Json::from_text(text.to_owned()).unwrap();
+            assert!(document.readable().is_ok(), "{text}");
+        }
+        assert!(Json::null().readable().is_ok());
     }
 
     #[test]

@@ -181,6 +181,21 @@ fn each_checks_lines_first() {
     );
 }
 
+/// An input that no step could read is refused before anything runs, with its file and the reason.
+#[test]
+fn an_input_that_cannot_be_read_is_not_null() {
+    let directory = Directory::new();
+    let file = directory.file("input.json", r#"{"amount_cents": 1e999}"#);
+    for given in ["--input", "--each"] {
+        let ended = leveret(&["run", ROUTING, given, &format!("@{file}"), "--json"]);
+        assert_eq!((ended.code, &*ended.stdout), (Some(2), ""), "{ended:?}");
+        assert!(
+            ended.stderr.contains(&file) && ended.stderr.contains("number out of range"),
+            "{ended:?}"
+        );
+    }
+}
+
 /// `log` nodes are seen on stderr; nothing else is said there.
 #[test]
 fn log_nodes_are_seen() {

@@ -238,12 +238,10 @@ async fn asked(
     let bytes = read_body(headers, body, &api.options).await?;
     let body = start_body(&bytes)?;
     let input = body.input.unwrap_or_default();
-    // The text was read past, not taken in: nesting and numbers beyond what a step could read show only here.
-    if input.value().is_null() && input.text() != "null" {
-        return Err(Problem::bad_request(
-            "the input is nested too deeply, or has a number that is too large",
-        ));
-    }
+    // The text was read past, not taken in: what no step could read shows only here. The place is one in the input.
+    input
+        .readable()
+        .map_err(|error| Problem::bad_request(format!("the input cannot be taken in: {error}")))?;
     let run_id = match (run_id(body.run_id)?, idempotency_key(headers)?) {
         (Some(_), Some(_)) => {
             return Err(Problem::bad_request(

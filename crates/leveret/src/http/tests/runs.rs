@@ -234,10 +234,10 @@ async fn refuses_bad_starts() {
     check(r#"{"run_id": ""}"#.to_owned(), "run id is empty").await;
     check(
         format!(r#"{{"input": {}{}}}"#, "[".repeat(5000), "]".repeat(5000)),
-        "nested",
+        "recursion limit",
     )
     .await;
-    check(r#"{"input": 1e999}"#.to_owned(), "").await;
+    check(r#"{"input": 1e999}"#.to_owned(), "out of range").await;
     for query in [
         "wait=maybe",
         "timeout_ms=5",
