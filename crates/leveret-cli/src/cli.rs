@@ -368,7 +368,7 @@ pub(crate) enum DemoCommand {
 }
 
 const MIGRATE_EXAMPLES: &str = "\
-Exit codes: 0 up to date, 1 the store cannot be reached or is newer than this program.
+Exit codes: 0 up to date, 1 the store cannot be reached or is newer than this program, 2 the URL of a store cannot be used.
 
 Examples:
   leveret migrate

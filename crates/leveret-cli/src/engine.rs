@@ -7,14 +7,19 @@ use std::{
 
 use anyhow::Context;
 use leveret::{
+    ConnectError,
     broker::BrokerError,
     connect,
     nodes::Registry,
     runtime::{Engine, EngineParts, Names, Roles, Secrets},
+    store::StoreError,
 };
 use tokio::{sync::watch, task::JoinHandle};
 
-use crate::settings::{Settings, redact};
+use crate::{
+    exit::BadInput,
+    settings::{Settings, redact},
+};
 
 /// Secrets of the environment: `secret("NAME")` is `LEVERET_SECRET_NAME`.
 #[derive(Debug)]
@@ -43,7 +48,8 @@ async fn open_at(
     store: &str,
     broker: &str,
 ) -> anyhow::Result<Engine> {
-    let connected = connect(store, broker).await.with_context(|| {
+    let connected = connect(store, broker).await.map_err(of_connect);
+    let connected = connected.with_context(|| {
         format!(
             "cannot connect (store {}, broker {})",
             redact(store),
@@ -65,6 +71,15 @@ async fn open_at(
     Engine::new(parts)
         .await
         .context("cannot declare the exchange and the queues")
+}
+
+/// A URL that cannot be used is the caller's error.
+pub(crate) fn of_connect(error: ConnectError) -> anyhow::Error {
+    match error {
+        ConnectError::Store(StoreError::Url { .. })
+        | ConnectError::Broker(BrokerError::Url { .. }) => BadInput::new(error.to_string()).into(),
+        _ => error.into(),
+    }
 }
 
 /// An engine that plays its roles in this process.

@@ -70,7 +70,7 @@ pub enum ConnectError {
 pub async fn connect(store_url: &str, broker_url: &str) -> Result<Connected, ConnectError> {
     let (store, file): (Arc<dyn Store>, Option<(Database, SqliteStore)>) = match scheme(store_url) {
         ("sqlite", path) => {
-            let database = open(path)?;
+            let database = open_store(path)?;
             let store = SqliteStore::open(database.clone())?;
             (Arc::new(store.clone()), Some((database, store)))
         }
@@ -95,7 +95,7 @@ pub async fn connect(store_url: &str, broker_url: &str) -> Result<Connected, Con
                 "the embedded broker needs a file: embedded:PATH, or a store in SQLite".to_owned();
             return Err(BrokerError::Url { detail }.into());
         }
-        (("embedded", path), _) => (Arc::new(EmbeddedBroker::open(open(path)?)?), None),
+        (("embedded", path), _) => (Arc::new(EmbeddedBroker::open(open_broker(path)?)?), None),
         (("memory", _), _) => (Arc::new(MemoryBroker::new()), None),
         #[cfg(feature = "rabbitmq")]
         (("amqp" | "amqps", _), _) => {
@@ -134,7 +134,7 @@ pub struct Migrated {
 pub async fn migrate(store_url: &str) -> Result<Vec<Migrated>, ConnectError> {
     match scheme(store_url) {
         ("sqlite", path) => {
-            let database = open(path)?;
+            let database = open_store(path)?;
             let before = database.schema_versions()?;
             SqliteStore::open(database.clone())?;
             let broker = EmbeddedBroker::open(database.clone())?;
@@ -183,6 +183,28 @@ fn scheme(url: &str) -> (&str, &str) {
     url.split_once(':').unwrap_or((url, ""))
 }
 
+fn open_store(path: &str) -> Result<Database, ConnectError> {
+    if !is_file(path) {
+        let detail = "a store needs a file, such as sqlite:leveret.db".to_owned();
+        return Err(StoreError::Url { detail }.into());
+    }
+    open(path)
+}
+
+fn open_broker(path: &str) -> Result<Database, ConnectError> {
+    if !is_file(path) {
+        let detail = "the embedded broker needs a file, such as embedded:broker.db".to_owned();
+        return Err(BrokerError::Url { detail }.into());
+    }
+    open(path)
+}
+
+/// Whether SQLite takes the path for that of a file. Each connection has a database of its own, which goes with it, for an empty path and for
+/// `:memory:`, and may have for a URI.
+fn is_file(path: &str) -> bool {
+    !path.trim().is_empty() && path != ":memory:" && !path.starts_with("file:")
+}
+
 fn open(path: &str) -> Result<Database, ConnectError> {
     if let Some(parent) = Path::new(path).parent() {
         std::fs::create_dir_all(parent).map_err(|source| ConnectError::Directory {
@@ -191,4 +213,38 @@ fn open(path: &str) -> Result<Database, ConnectError> {
         })?;
     }
     Ok(Database::open(DatabaseOptions::new(path))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is no file would lose what was accepted; it is refused before anything is made.
+    #[tokio::test]
+    async fn a_store_needs_a_file() {
+        for url in [
+            "sqlite",
+            "sqlite:",
+            "sqlite: ",
+            "sqlite::memory:",
+            "sqlite:file:x?mode=memory",
+        ] {
+            let refused = [
+                connect(url, "embedded:").await.err(),
+                migrate(url).await.err(),
+            ];
+            for error in refused {
+                let error = error.expect("is refused").to_string();
+                assert!(
+                    error.contains("such as sqlite:leveret.db"),
+                    "{url}: {error}"
+                );
+            }
+        }
+        for url in ["embedded::memory:", "embedded:file:x?mode=memory"] {
+            let error = connect("memory:", url).await.expect_err("is refused");
+            let error = error.to_string();
+            assert!(error.contains("such as embedded:"), "{url}: {error}");
+        }
+    }
 }

@@ -4,6 +4,7 @@ use anyhow::Context;
 use leveret::{Migrated, migrate as migrate_store};
 
 use crate::{
+    engine,
     exit::Exit,
     output::{self, Output},
     settings::{Settings, redact},
@@ -13,6 +14,7 @@ pub(crate) async fn migrate(settings: &Settings, output: Output) -> anyhow::Resu
     let store = settings.store();
     let migrated = migrate_store(&store)
         .await
+        .map_err(engine::of_connect)
         .with_context(|| format!("cannot migrate {}", redact(&store)))?;
     if output.json {
         output::json(&migrated)?;

@@ -120,7 +120,7 @@ fn migrate_says_what_it_did() {
         "{second:?}"
     );
     let unknown = leveret(&["migrate", "--store", "oracle:x"]);
-    assert_eq!(unknown.code, Some(1));
+    assert_eq!(unknown.code, Some(2));
     assert!(
         unknown
             .stderr

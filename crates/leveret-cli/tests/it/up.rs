@@ -223,6 +223,17 @@ fn what_is_in_use_is_named() {
     );
 }
 
+/// A server does not start on a store that would lose what it accepts.
+#[test]
+fn a_store_that_is_no_file_is_refused() {
+    for store in ["sqlite:", "sqlite::memory:", "sqlite:file:x?mode=memory"] {
+        let ended = leveret(&["up", "--listen", "127.0.0.1:0", "--store", store]);
+        assert_eq!((ended.code, &*ended.stdout), (Some(2), ""), "{ended:?}");
+        let help = "a store needs a file, such as sqlite:leveret.db";
+        assert!(ended.stderr.contains(help), "{ended:?}");
+    }
+}
+
 /// `serve` answers and does not work; `up` on the same data then does the work.
 #[test]
 fn serve_does_not_work() {
