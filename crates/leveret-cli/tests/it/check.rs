@@ -39,11 +39,7 @@ fn check_finds_nothing_in_the_examples() {
 
 #[test]
 fn a_missing_file_is_bad_input() {
-    for args in [
-        ["check", "nowhere.yaml"],
-        ["run", "nowhere.yaml"],
-        ["graph", "nowhere.yaml"],
-    ] {
+    for args in [["run", "nowhere.yaml"], ["graph", "nowhere.yaml"]] {
         let ended = leveret(&args);
         assert_eq!(ended.code, Some(2), "{ended:?}");
         assert!(
@@ -51,6 +47,45 @@ fn a_missing_file_is_bad_input() {
             "{ended:?}"
         );
     }
+}
+
+/// A file that cannot be read is one problem; the others are checked, and the list is printed.
+#[test]
+fn check_goes_on_after_an_unreadable_file() {
+    let directory = Directory::new();
+    let latin = directory.file("latin.yaml", "");
+    std::fs::write(&latin, b"id: caf\xe9\n").unwrap();
+    let bad = directory.file("bad.yaml", "id: bad\nnodes:\n  - id: a\n    uses: sett\n");
+    let files = [
+        "nowhere.yaml",
+        &latin,
+        "examples/workflows/hello.yaml",
+        &bad,
+    ];
+
+    let ended = leveret(&[&["check", "--json"], &files[..]].concat());
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    let found = ended.json();
+    for (at, file) in files.iter().enumerate().take(2) {
+        assert_eq!(
+            (found[at]["file"].as_str(), found[at]["code"].as_str()),
+            (Some(*file), Some("unreadable")),
+        );
+        assert_eq!(found[at]["severity"].as_str(), Some("error"));
+        assert_eq!(found[at]["line"].as_u64(), Some(0));
+    }
+    assert_eq!(found[2]["file"].as_str(), Some(&*bad));
+
+    let ended = leveret(&[&["check"], &files[..]].concat());
+    let lines: Vec<&str> = ended.stdout.lines().collect();
+    assert_eq!((ended.code, &*ended.stderr), (Some(2), ""), "{ended:?}");
+    assert!(
+        lines[0].starts_with("error: cannot read nowhere.yaml: ")
+            && lines[1].starts_with(&format!("error: cannot read {latin}: "))
+            && lines[2].starts_with("examples/workflows/hello.yaml: ok")
+            && lines[3].starts_with(&format!("{bad}:")),
+        "{ended:?}"
+    );
 }
 
 #[test]
