@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     exit::{BadInput, Exit},
-    progress,
+    output, progress,
 };
 
 /// A file's text. What is longer than a definition may be is not read to its end.
@@ -46,7 +46,8 @@ pub(crate) fn workflow(file: &Path) -> anyhow::Result<Result<Arc<Workflow>, Exit
 pub(crate) fn workflow_of(name: &str, text: &str) -> Result<Arc<Workflow>, Exit> {
     let (workflow, diagnostics) = check(name, text);
     if !diagnostics.is_empty() {
-        progress::to_stderr(format!("{diagnostics}\n").as_bytes());
+        let problems = format!("{diagnostics}\n");
+        progress::to_stderr(output::clean(&problems).as_bytes());
     }
     workflow.map(Arc::new).ok_or(Exit::BadInput)
 }

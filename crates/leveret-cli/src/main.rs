@@ -31,7 +31,8 @@ fn main() -> ExitCode {
         Err(error) => {
             let exit = exit::of_error(&error);
             if exit != exit::Exit::Ok {
-                progress::to_stderr(format!("error: {error:#}\n").as_bytes());
+                let message = format!("error: {error:#}\n");
+                progress::to_stderr(output::clean(&message).as_bytes());
             }
             exit.into()
         }

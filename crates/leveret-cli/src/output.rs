@@ -1,7 +1,10 @@
 //! What goes to stdout: JSON, tables, lines. Everything is written through here, so that a reader who goes away is an error and
-//! not a panic.
+//! not a panic, and that no text of a node, a file or a server drives the terminal.
 
-use std::io::{self, Write};
+use std::{
+    borrow::Cow,
+    io::{self, Write},
+};
 
 use serde::Serialize;
 
@@ -14,24 +17,55 @@ pub(crate) struct Output {
     pub(crate) json: bool,
 }
 
-/// Prints a line, or several.
+/// Prints a line, or several, [cleaned](clean).
 pub(crate) fn line(text: impl AsRef<str>) -> io::Result<()> {
+    write_line(&clean(text.as_ref()))
+}
+
+/// Prints a script as it is.
+pub(crate) fn script(text: &str) -> io::Result<()> {
+    write_line(text)
+}
+
+fn write_line(text: &str) -> io::Result<()> {
     progress::aside(|| {
         let mut stdout = io::stdout().lock();
-        stdout.write_all(text.as_ref().as_bytes())?;
+        stdout.write_all(text.as_bytes())?;
         stdout.write_all(b"\n")?;
         stdout.flush()
     })
 }
 
+/// Text for a terminal: a space in place of each control character that is not the end of a line.
+pub(crate) fn clean(text: &str) -> Cow<'_, str> {
+    let drives = |c: char| c.is_control() && c != '\n';
+    if text.contains(drives) {
+        Cow::Owned(text.replace(drives, " "))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
 /// Prints a document over several lines.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    Ok(line(serde_json::to_string_pretty(value)?)?)
+    Ok(write_line(&escape(serde_json::to_string_pretty(value)?))?)
 }
 
 /// Prints a document on one line, for output of several.
 pub(crate) fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
-    Ok(line(serde_json::to_string(value)?)?)
+    Ok(write_line(&escape(serde_json::to_string(value)?))?)
+}
+
+/// The same JSON with the control characters escaped that it may have as they are. They stand in strings only, unlike those below U+0020,
+/// which stand between tokens.
+fn escape(json: String) -> String {
+    let raw = '\u{7f}'..='\u{9f}';
+    if !json.contains(|c| raw.contains(&c)) {
+        return json;
+    }
+    raw.fold(json, |json, c| {
+        json.replace(c, &format!("\\u{:04x}", u32::from(c)))
+    })
 }
 
 /// Cells longer than this are cut.
@@ -134,6 +168,23 @@ mod tests {
             table.render(),
             "step      ms  output\na          7  x y\nlonger  1200"
         );
+    }
+
+    #[test]
+    fn terminals_are_not_driven() {
+        assert_eq!(
+            clean("a\u{1b}[2J\r\u{9b}7m\tb\nc\u{7f}é"),
+            "a [2J  7m b\nc é"
+        );
+        let value = serde_json::json!({ "a": "\u{1b}[2J\u{9b}7m\u{7f}é" });
+        let text = escape(serde_json::to_string_pretty(&value).unwrap());
+        assert_eq!(clean(&text), text);
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&text).unwrap(),
+            value
+        );
+        let spaced = "{\t\"a\":\r\n1}".to_owned();
+        assert_eq!(escape(spaced.clone()), spaced);
     }
 
     #[test]

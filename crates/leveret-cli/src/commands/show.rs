@@ -41,6 +41,6 @@ pub(crate) fn version(output: Output) -> anyhow::Result<Exit> {
 pub(crate) fn completions(shell: Shell) -> anyhow::Result<Exit> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "leveret", &mut script);
-    output::line(String::from_utf8_lossy(&script).trim_end())?;
+    output::script(String::from_utf8_lossy(&script).trim_end())?;
     Ok(Exit::Ok)
 }

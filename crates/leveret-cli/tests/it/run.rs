@@ -196,6 +196,30 @@ fn an_input_that_cannot_be_read_is_not_null() {
     }
 }
 
+/// What a node or a file says does not drive the terminal, neither in results nor in problems.
+#[test]
+fn control_characters_are_not_printed() {
+    let directory = Directory::new();
+    let fail =
+        "id: f\nnodes:\n  - { id: a, uses: fail, params: { message: \"x\\e[2J\\r\\u009b7m\" } }\n";
+    let unknown = "{\"id\": \"f\", \"nodes\": [{ \"id\": \"a\", \"uses\": \"se\\u001b[2Jt\" }]}";
+    let fail = directory.file("fail.yaml", fail);
+    let unknown = directory.file("unknown.json", unknown);
+    for (args, code) in [
+        (&["run", &fail][..], 1),
+        (&["run", &fail, "--json"], 1),
+        (&["run", &unknown], 2),
+        (&["check", &unknown], 2),
+    ] {
+        let ended = leveret(args);
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+        let printed = format!("{}{}", ended.stdout, ended.stderr);
+        assert!(printed.contains("[2J"), "{ended:?}");
+        let drives = |c: char| c.is_control() && c != '\n';
+        assert!(!printed.contains(drives), "{ended:?}");
+    }
+}
+
 /// `log` nodes are seen on stderr; nothing else is said there.
 #[test]
 fn log_nodes_are_seen() {
