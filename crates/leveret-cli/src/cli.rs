@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, Args, Parser, Subcommand};
 use clap_complete::Shell;
+use leveret_core::ids::{IdError, RunId, WorkflowId};
 
 use crate::settings::{Settings, Status};
 
@@ -242,7 +243,8 @@ pub(crate) enum WorkflowsCommand {
     #[command(after_help = "Examples:\n  leveret workflows show hello")]
     Show {
         /// The workflow's name
-        workflow_id: String,
+        #[arg(value_parser = id::<WorkflowId>)]
+        workflow_id: WorkflowId,
     },
 }
 
@@ -268,13 +270,15 @@ Examples:
     )]
     Show {
         /// The run
-        run_id: String,
+        #[arg(value_parser = id::<RunId>)]
+        run_id: RunId,
     },
     /// Cancel a run
     #[command(after_help = "Examples:\n  leveret runs cancel 0199c0de-0000-7000-8000-000000000000")]
     Cancel {
         /// The run
-        run_id: String,
+        #[arg(value_parser = id::<RunId>)]
+        run_id: RunId,
     },
     /// Follow a run until its end
     #[command(
@@ -282,20 +286,22 @@ Examples:
     )]
     Events {
         /// The run
-        run_id: String,
+        #[arg(value_parser = id::<RunId>)]
+        run_id: RunId,
     },
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct StartArgs {
     /// The workflow's name
-    pub(crate) workflow_id: String,
+    #[arg(value_parser = id::<WorkflowId>)]
+    pub(crate) workflow_id: WorkflowId,
     /// The input: JSON, @FILE, or - for stdin [default: null]
     #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     pub(crate) input: Option<String>,
     /// The run's identity; a run that exists is not started again
-    #[arg(long, value_name = "ID")]
-    pub(crate) run_id: Option<String>,
+    #[arg(long, value_name = "ID", value_parser = id::<RunId>)]
+    pub(crate) run_id: Option<RunId>,
     /// Starts at most one run for this key
     #[arg(long, value_name = "KEY", conflicts_with = "run_id")]
     pub(crate) idempotency_key: Option<String>,
@@ -319,6 +325,11 @@ pub(crate) struct ListArgs {
     /// Go on after this page: the `next` of the page before
     #[arg(long, value_name = "CURSOR")]
     pub(crate) after: Option<String>,
+}
+
+/// An id that is given. What is none would make a URL of another place.
+fn id<T: TryFrom<String, Error = IdError>>(text: &str) -> Result<T, IdError> {
+    T::try_from(text.to_owned())
 }
 
 /// The setting `status` under another flag: at `runs list`, `--status` is a filter. A command that has an argument of its own with the

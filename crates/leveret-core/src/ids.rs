@@ -31,6 +31,14 @@ pub enum IdError {
         /// Which id.
         kind: &'static str,
     },
+    /// The text is `.` or `..`, which stand for other places in URLs.
+    #[error("{kind} is '{text}', which no URL can name")]
+    Dots {
+        /// Which id.
+        kind: &'static str,
+        /// The text.
+        text: &'static str,
+    },
 }
 
 fn check(kind: &'static str, text: &str) -> Result<(), IdError> {
@@ -49,18 +57,26 @@ fn check(kind: &'static str, text: &str) -> Result<(), IdError> {
     Ok(())
 }
 
+/// As [`check`], of an id that is a segment of the paths of URLs.
+fn check_segment(kind: &'static str, text: &str) -> Result<(), IdError> {
+    match [".", ".."].into_iter().find(|dots| *dots == text) {
+        Some(text) => Err(IdError::Dots { kind, text }),
+        None => check(kind, text),
+    }
+}
+
 macro_rules! id_type {
-    ($(#[$doc:meta])* $name:ident, $kind:literal) => {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $check:ident, $rule:literal) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Checks and takes an id: 1 to [`ID_BYTES_MAX`] bytes without control characters.
+            #[doc = concat!("Checks and takes an id: 1 to [`ID_BYTES_MAX`] bytes without control characters", $rule, ".")]
             pub fn new(text: impl Into<Arc<str>>) -> Result<Self, IdError> {
                 let text = text.into();
-                check($kind, &text)?;
+                $check($kind, &text)?;
                 Ok(Self(text))
             }
 
@@ -113,17 +129,23 @@ id_type!(
     /// One execution of a workflow (`execution_id` and `runId` on the wire). Time-ordered where
     /// Leveret makes it (UUID v7), any text where a client brings it.
     RunId,
-    "run id"
+    "run id",
+    check_segment,
+    ", and not `.` or `..`"
 );
 id_type!(
     /// The name of a workflow; its versions share it.
     WorkflowId,
-    "workflow id"
+    "workflow id",
+    check_segment,
+    ", and not `.` or `..`"
 );
 id_type!(
     /// The name of a node within its workflow.
     NodeId,
-    "node id"
+    "node id",
+    check,
+    ""
 );
 
 /// Where a step stands in loops and batches: empty, `each[17]`, `loop#2`, nested by `/`.
@@ -200,5 +222,17 @@ mod tests {
             Err(IdError::TooLong { bytes: 201, .. })
         ));
         assert_eq!(RunId::new("ex1").unwrap().as_str(), "ex1");
+    }
+
+    /// What stands for another place in a URL names no run and no workflow. Nodes are in no URL.
+    #[test]
+    fn refuses_what_no_url_can_name() {
+        for text in [".", ".."] {
+            let kind = "run id";
+            assert_eq!(RunId::new(text), Err(IdError::Dots { kind, text }));
+            assert!(WorkflowId::new(text).is_err());
+            assert_eq!(NodeId::new(text).unwrap().as_str(), text);
+        }
+        assert_eq!(RunId::new("...").unwrap().as_str(), "...");
     }
 }

@@ -29,9 +29,9 @@ pub(crate) async fn runs(
     match command {
         RunsCommand::Start(args) => start(&client, &args, output).await,
         RunsCommand::List(args) => list(&client, &args, output).await,
-        RunsCommand::Show { run_id } => show(&client, &run_id, output).await,
-        RunsCommand::Cancel { run_id } => cancel(&client, &run_id, output).await,
-        RunsCommand::Events { run_id } => events(&client, &run_id, output).await,
+        RunsCommand::Show { run_id } => show(&client, run_id.as_str(), output).await,
+        RunsCommand::Cancel { run_id } => cancel(&client, run_id.as_str(), output).await,
+        RunsCommand::Events { run_id } => events(&client, run_id.as_str(), output).await,
     }
 }
 
@@ -41,7 +41,10 @@ async fn start(client: &Client, args: &StartArgs, output: Output) -> anyhow::Res
         body["run_id"] = Value::from(run_id.as_str());
     }
     let mut request = client
-        .request(Method::POST, &["workflows", &args.workflow_id, "runs"])
+        .request(
+            Method::POST,
+            &["workflows", args.workflow_id.as_str(), "runs"],
+        )
         .json(&body);
     if let Some(key) = &args.idempotency_key {
         request = request.header("idempotency-key", key);

@@ -25,7 +25,7 @@ pub(crate) async fn workflows(
     match command {
         WorkflowsCommand::Put { file } => put(&client, &file, output).await,
         WorkflowsCommand::List => list(&client, output).await,
-        WorkflowsCommand::Show { workflow_id } => show(&client, &workflow_id, output).await,
+        WorkflowsCommand::Show { workflow_id } => show(&client, workflow_id.as_str(), output).await,
     }
 }
 

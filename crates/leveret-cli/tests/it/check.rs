@@ -171,6 +171,13 @@ fn usage_errors_are_2() {
         &["run"],
         &["run", "f", "--concurrency", "3"],
         &["up", "--prefetch", "0"],
+        &["workflows", "show", ".."],
+        &["workflows", "show", ""],
+        &["runs", "start", "."],
+        &["runs", "start", "hello", "--run-id", ".."],
+        &["runs", "show", ".."],
+        &["runs", "cancel", "."],
+        &["runs", "events", ".."],
     ] {
         assert_eq!(leveret(args).code, Some(2), "{args:?}");
     }
