@@ -201,6 +201,9 @@ impl Drive<'_> {
         }
         let now = self.inner.clock.now();
         let input = job.input.clone().unwrap_or_default();
+        input
+            .readable()
+            .map_err(|error| BadJob::Malformed(format!("the input cannot be taken in: {error}")))?;
         let new = self.inner.new_run(
             self.run_id.clone(),
             plan.workflow.clone(),

@@ -43,6 +43,10 @@ async fn malformed_messages_are_dead_lettered_with_the_reason() {
             r#"{"workflow_id":"w","execution_id":"e","node_id":"a","via":7,"workflow":{"id":"w","nodes":[{"id":"a","uses":"log"}]}}"#,
             "no edge into node 'a'",
         ),
+        (
+            r#"{"workflow_id":"w","execution_id":"e","node_id":"a","input":[1e999],"workflow":{"id":"w","nodes":[{"id":"a","uses":"log"}]}}"#,
+            "number out of range",
+        ),
     ];
     let publish = |(body, _): &(&str, _)| {
         Publication::to_queue(names.execution.clone(), Message::json((*body).to_owned()))
