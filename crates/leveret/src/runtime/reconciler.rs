@@ -1,9 +1,9 @@
 //! The reconciler: publishes again what should be running but is not.
 //!
 //! It finds running runs in which nothing was recorded for a while and no timer is set, and publishes the jobs that follow from what is
-//! recorded, those of steps that wait for nothing among them. Two kinds of runs are quiet and not stalled, and left alone: those of which a worker has a job, executed ([`attended`]) or waiting
-//! for a place, which it says in the store from time to time; and those whose jobs wait in the queue, as long as that was never empty since
-//! they became quiet.
+//! recorded, those of steps that wait for nothing among them. Two kinds of runs are quiet and not stalled, and left alone: those of which a
+//! worker has a job, executed ([`attended`]) or waiting for a place, which it says in the store from time to time; and those whose jobs wait in
+//! the queue, as long as that was never empty since they became quiet.
 //!
 //! What is taken for stalled by mistake may be executed twice at the step at hand; its result is still recorded once.
 
