@@ -422,6 +422,7 @@ mod tests {
         }
         check(&Cli::command(), "leveret");
     }
+
     /// Every example in the help texts is a command line that is understood.
     #[test]
     fn every_example_parses() {

@@ -3,8 +3,8 @@
 //! The language is CEL (the Common Expression Language) over JSON, compiled at load: a syntax mistake, an unknown
 //! name or an unknown function is an [`ExpressionError`] with its place, never a silent false. Evaluation is pure,
 //! borrows the values it reads (a field of a large input costs what a field of a small one costs), does a bounded
-//! amount of work ([`WORK_MAX`]) and fails with an [`EvalError`] that names the expression and no value, so that
-//! an error can be stored and logged when a secret was read.
+//! amount of work ([`WORK_MAX`]) and fails with an [`EvalError`] that names the expression and, of all values,
+//! at most the name of a field that was looked for. Whoever stores an error leaves out the secrets that were read.
 //!
 //! # What is in scope
 //!
@@ -215,7 +215,7 @@ impl ExpressionError {
     }
 }
 
-/// Why an evaluation failed. Names the expression; holds no value, since values may be secrets.
+/// Why an evaluation failed. Names the expression; of values it holds at most the name of a field that was looked for, which may be a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expression `{}`: {message}", shortened(expression))]
 #[non_exhaustive]

@@ -23,12 +23,16 @@ use leveret_core::{
 };
 use serde::{Deserialize, Serialize};
 
+mod batch;
 pub(crate) mod commit;
 pub mod conformance;
 pub mod memory;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod sqlite;
+
+pub use self::batch::commit_each;
+pub(crate) use self::batch::start_each;
 
 /// Where a run stands. The texts are persisted and part of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -555,103 +559,6 @@ pub trait Store: Send + Sync + 'static {
     async fn close(&self);
 }
 
-/// Commits a batch; if it is refused, each of its steps alone, so that only the guilty ones fail, and what follows on them in the same run.
-/// Large steps go in several calls. Answers in the order of the batch.
-pub async fn commit_each(
-    store: &dyn Store,
-    batch: &[Arc<Finished>],
-) -> Vec<Result<Committed, StoreError>> {
-    let follows = |one: &Arc<Finished>, next: &Arc<Finished>| one.run_id == next.run_id;
-    let mut answers = Vec::with_capacity(batch.len());
-    for part in parts(batch, |finished| finished.outcome.bytes(), follows) {
-        answers.extend(commit_part(store, part).await);
-    }
-    answers
-}
-
-async fn commit_part(
-    store: &dyn Store,
-    batch: &[Arc<Finished>],
-) -> Vec<Result<Committed, StoreError>> {
-    let refused = |error: &StoreError| {
-        matches!(
-            error,
-            StoreError::Refused { .. } | StoreError::Corrupt { .. }
-        )
-    };
-    match store.commit(batch).await {
-        Ok(committed) => committed.into_iter().map(Ok).collect(),
-        Err(error) if batch.len() > 1 && refused(&error) => {
-            let mut answers = Vec::with_capacity(batch.len());
-            let mut failed: HashMap<&RunId, StoreError> = HashMap::new();
-            for finished in batch {
-                let run_id = &finished.run_id;
-                if let Some(error) = failed.get(run_id) {
-                    answers.push(Err(error.clone()));
-                    continue;
-                }
-                let alone = store.commit(std::slice::from_ref(finished)).await;
-                if let Err(error) = &alone {
-                    failed.insert(run_id, error.clone());
-                }
-                answers.push(alone.map(|mut committed| committed.remove(0)));
-            }
-            answers
-        }
-        Err(error) => vec![Err(error); batch.len()],
-    }
-}
-
-/// Starts a batch of runs, large ones in several calls. Answers in the order of the batch.
-pub(crate) async fn start_each(
-    store: &dyn Store,
-    batch: &[NewRun],
-) -> Vec<Result<Started, StoreError>> {
-    let mut answers = Vec::with_capacity(batch.len());
-    for part in parts(batch, |new| new.input.text().len(), |_, _| false) {
-        match store.start(part).await {
-            Ok(started) => answers.extend(started.into_iter().map(Ok)),
-            Err(error) => answers.extend(vec![Err(error); part.len()]),
-        }
-    }
-    answers
-}
-
-/// From this many bytes on, what else waits goes into another call: databases bound the size of a message.
-const CALL_BYTES: usize = 64 << 20;
-
-/// Cuts a batch where a part has [`CALL_BYTES`] and the next item does not follow on the last.
-fn parts<T>(
-    batch: &[T],
-    bytes: impl Fn(&T) -> usize,
-    follows: impl Fn(&T, &T) -> bool,
-) -> impl Iterator<Item = &[T]> {
-    let mut size = 0;
-    batch.chunk_by(move |one, next| {
-        size += bytes(one);
-        let together = size < CALL_BYTES || follows(one, next);
-        if !together {
-            size = 0;
-        }
-        together
-    })
-}
-
-impl Outcome {
-    /// About how much there is to store.
-    fn bytes(&self) -> usize {
-        match self {
-            Outcome::Completed {
-                output, context, ..
-            } => {
-                let context = context.iter().map(|(_, value)| value.text().len());
-                output.text().len() + context.sum::<usize>()
-            }
-            Outcome::Failed { .. } | Outcome::Waiting { .. } => 0,
-        }
-    }
-}
-
 impl Progress {
     /// The marks and joins by index, for [`leveret_core::decide::unfinished`].
     pub fn resolve(
@@ -736,27 +643,5 @@ impl StoreError {
         StoreError::Corrupt {
             detail: detail.into(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn large_steps_go_in_calls_of_their_own() {
-        let batch = [
-            ("a", CALL_BYTES / 2),
-            ("a", CALL_BYTES / 2),
-            ("a", 1),
-            ("b", CALL_BYTES + 1),
-            ("c", 1),
-            ("d", 1),
-        ];
-        let parts = parts(&batch, |(_, bytes)| *bytes, |one, next| one.0 == next.0);
-        let runs: Vec<String> = parts
-            .map(|part| part.iter().map(|(run, _)| *run).collect())
-            .collect();
-        assert_eq!(runs, ["aaa", "b", "cd"]);
     }
 }

@@ -7,17 +7,18 @@
 //!
 //! What is taken for stalled by mistake may be executed twice at the step at hand; its result is still recorded once.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
 use leveret_core::{
     decide::{Mark, decide_start, unfinished},
+    graph::NodeIx,
     ids::{RunId, Scope},
     time::Timestamp,
 };
 use tokio::sync::watch;
 
 use super::{Inner, plan::Plan, timers::FireError, wire::Job};
-use crate::store::{Load, NodeRef, Progress, RunStatus, StepStatus, StoreError};
+use crate::store::{Load, Loaded, NodeRef, RunStatus, StepStatus, StoreError};
 
 /// How many runs are looked at in one go.
 const BATCH: u32 = 200;
@@ -59,7 +60,7 @@ async fn revive(inner: &Inner, run_id: &RunId) -> Result<(), FireError> {
             ..plan.job(run_id, ready.node)
         })
         .collect();
-    jobs.extend(waiting(inner, &plan, run_id, &progress).await?);
+    jobs.extend(waiting(inner, &plan, run_id, &marks).await?);
     tracing::info!(
         run_id = run_id.as_str(),
         jobs = jobs.len(),
@@ -79,38 +80,34 @@ async fn waiting(
     inner: &Inner,
     plan: &Plan,
     run_id: &RunId,
-    progress: &Progress,
+    marks: &HashMap<NodeIx, Mark>,
 ) -> Result<Vec<Job>, StoreError> {
-    let mut jobs = Vec::new();
-    for (node_id, _) in progress
-        .marks
-        .iter()
-        .filter(|(_, mark)| *mark == Mark::Waiting)
-    {
-        let Some(node) = plan.workflow.node_ix(node_id.as_str()) else {
-            continue;
-        };
-        let node_ref = NodeRef::new(&plan.workflow, node);
+    let marks = marks.iter().filter(|(_, mark)| **mark == Mark::Waiting);
+    let mut nodes: Vec<NodeIx> = marks.map(|(&node, _)| node).collect();
+    nodes.sort_unstable();
+    let load = |&node: &NodeIx| {
+        let node = NodeRef::new(&plan.workflow, node);
         let load = Load {
-            step: Some((node_ref.clone(), Scope::root())),
-            nodes: vec![node_ref],
+            step: Some((node.clone(), Scope::root())),
+            nodes: vec![node],
             ..Load::default()
         };
-        let loaded = inner.store.load(&[(run_id.clone(), load)]).await?;
-        let Some(Some(loaded)) = loaded.into_iter().next() else {
-            continue;
+        (run_id.clone(), load)
+    };
+    let loads: Vec<_> = nodes.iter().map(load).collect();
+    let loaded = inner.store.load(&loads).await?;
+    let job = |(node, loaded): (NodeIx, Option<Loaded>)| {
+        let loaded = loaded?;
+        let (StepStatus::Waiting, attempts) = loaded.step? else {
+            return None;
         };
-        if let (Some((StepStatus::Waiting, attempts)), Some(Some(value))) =
-            (loaded.step, loaded.nodes.first())
-        {
-            jobs.push(Job {
-                via: value.via,
-                attempts,
-                ..plan.job(run_id, node)
-            });
-        }
-    }
-    Ok(jobs)
+        Some(Job {
+            via: loaded.nodes.into_iter().next()??.via,
+            attempts,
+            ..plan.job(run_id, node)
+        })
+    };
+    Ok(nodes.into_iter().zip(loaded).filter_map(job).collect())
 }
 
 /// Waits for the body of a step. When that takes long, the reconciler is told every so often that the run is not stalled.
