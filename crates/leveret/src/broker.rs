@@ -312,6 +312,8 @@ impl fmt::Debug for Consumer {
 pub struct Delivery {
     /// What was sent.
     pub message: Message,
+    /// Why the properties of the message cannot be read, if they cannot: the message has none then, and belongs to the dead letters.
+    pub flaw: Option<Arc<str>>,
     /// The exchange it came through.
     pub exchange: Arc<str>,
     /// Its routing key.

@@ -15,6 +15,7 @@ mod servers;
 
 // `leveret up` is killed. Needs nothing installed.
 mod embedded;
+mod foreign;
 // Messages that are no jobs.
 mod messages;
 // RabbitMQ and PostgreSQL stop, crash and come back.

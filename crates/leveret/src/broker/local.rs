@@ -382,6 +382,7 @@ impl Live {
         let stored = &waiting.stored;
         Delivery {
             message: stored.message.clone(),
+            flaw: None,
             exchange: stored.exchange.clone(),
             routing_key: stored.routing_key.clone(),
             redelivered: waiting.redelivered,

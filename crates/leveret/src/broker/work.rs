@@ -162,7 +162,8 @@ pub trait Handler: Send + Sync + 'static {
 
 /// Consumes a work queue until `shutdown` is ready or the broker is closed.
 ///
-/// Declares what it needs, waiting for a broker that is away; an error if the broker refuses. On shutdown it stops taking
+/// Declares what it needs, waiting for a broker that is away; an error if the broker refuses. A message with a [flaw](Delivery::flaw) is
+/// dead-lettered and reaches no handler. On shutdown it stops taking
 /// deliveries, lets the running handlers finish within `drain_timeout`, and returns the rest to the queue.
 pub async fn serve(
     broker: Arc<dyn Broker>,
@@ -275,9 +276,15 @@ impl<H: Handler> Station<H> {
         let queue = &*self.options.queue;
         let made = attempts(&delivery.message);
         let size = delivery.message.body.len();
-        let (attempt, action) = if size > self.options.message_bytes_max {
-            let limit = self.options.message_bytes_max;
-            let reason = format!("the body has {size} bytes, the limit is {limit}");
+        let limit = self.options.message_bytes_max;
+        let refused = match &delivery.flaw {
+            Some(flaw) => Some(flaw.to_string()),
+            None if size > limit => {
+                Some(format!("the body has {size} bytes, the limit is {limit}"))
+            }
+            None => None,
+        };
+        let (attempt, action) = if let Some(reason) = refused {
             (made, Action::DeadLetter { reason })
         } else {
             let attempt = made.saturating_add(1);

@@ -246,7 +246,10 @@ async fn handle(inner: Arc<Inner>, delivery: Delivery) {
         return;
     };
     inner.observer.room().await;
-    let driven = drive(&inner, &delivery.message.body, redelivered).await;
+    let driven = match &delivery.flaw {
+        Some(flaw) => Ok(Disposal::Dead(flaw.to_string(), Vec::new())),
+        None => drive(&inner, &delivery.message.body, redelivered).await,
+    };
     finish(&inner, delivery, driven).await;
 }
 

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use lapin::{
     BasicProperties, Connection, ConnectionProperties,
-    options::{BasicPublishOptions, ConfirmSelectOptions},
+    options::{
+        BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
+        QueueDeclareOptions,
+    },
     types::{AMQPValue, FieldTable},
 };
 use leveret::{
@@ -14,8 +17,11 @@ use leveret::{
     store::RunStatus,
 };
 
+use serde_json::json;
+
 use super::{
-    load::workflow,
+    foreign::{Foreign, long, only, short, table},
+    load::{definition, workflow},
     rig::{NEVER, PATIENCE, Rig, Worker},
     servers::Place,
 };
@@ -115,6 +121,112 @@ async fn oversized_messages_of_others_are_dead_lettered() {
     rig.end().await;
 }
 
+/// With properties, or a way to the queue, that AMQP allows nobody, or that are more than the client library reads. Each of them is a job that
+/// could be executed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unreadable_properties_are_dead_lettered_with_the_reason() {
+    let Some(place) = Place::shared("kill-unreadable").await else {
+        return;
+    };
+    let rig = Rig::start(place, NEVER).await;
+    let queue = rig.engine.names().execution.to_string();
+    let (fanout, grower) = (format!("{queue}.fanout"), format!("{queue}.grower"));
+    declare_ways(&rig.place.amqp, &queue, &fanout, &grower).await;
+
+    let not_text: &[u8] = b"\xff\xfe";
+    let void = b"V".to_vec();
+    let nested = (0..20_000).fold(void.clone(), |inner, _| [b"A", &long(&inner)[..]].concat());
+    let much = [b"S", &long(&[b'h'; MUCH_BYTES])[..]].concat();
+    let plain = only(3, &[2]);
+    let (queue, fanout, grower) = (queue.as_bytes(), &*fanout, grower.as_bytes());
+    let cases = [
+        (
+            "",
+            queue,
+            only(8, &short(not_text)),
+            "its message id is not UTF-8",
+        ),
+        (
+            "",
+            queue,
+            only(2, &table(&[(not_text, void)])),
+            "the name of a header is not UTF-8",
+        ),
+        (
+            "",
+            queue,
+            only(2, &table(&[(b"deep", nested)])),
+            "more than 32 deep",
+        ),
+        (fanout, not_text, plain, "its routing key is not UTF-8"),
+        (
+            "",
+            grower,
+            only(2, &table(&[(b"much", much)])),
+            "a frame takes 131072",
+        ),
+    ];
+    let mut foreign = Foreign::connect(&rig.place.amqp);
+    let mut expected = BTreeMap::new();
+    for (case, (exchange, key, properties, why)) in cases.iter().enumerate() {
+        let body = json!({
+            "workflow_id": "w", "execution_id": format!("unreadable-{case}"), "node_id": "a",
+            "workflow": definition("w", &[]),
+        });
+        let body = body.to_string().into_bytes();
+        foreign.publish(exchange, key, properties, &body);
+        expected.insert(body, why);
+    }
+
+    let mut worker = Worker::start(&rig.place);
+    let mut letters = letters(&rig.engine).await;
+    while !expected.is_empty() {
+        let (message, reason) = next(&mut letters).await;
+        let why = expected
+            .remove(&message.body[..])
+            .expect("is whole, and comes once");
+        assert!(reason.contains(why), "{reason}");
+    }
+    assert_goes_on(&rig.engine).await;
+    assert!(worker.is_alive());
+    drop(worker);
+    rig.end().await;
+}
+
+/// Ways into the queue: an exchange that heeds no routing key, and a queue from which the broker passes messages on, with a header more.
+async fn declare_ways(url: &str, queue: &str, fanout: &str, grower: &str) {
+    let channel = foreign_channel(url).await;
+    let options = ExchangeDeclareOptions {
+        auto_delete: true,
+        ..Default::default()
+    };
+    let kind = lapin::ExchangeKind::Fanout;
+    let declared = channel.exchange_declare(fanout.into(), kind, options, FieldTable::default());
+    declared.await.expect("declares");
+    let bind = QueueBindOptions::default();
+    let bound = channel.queue_bind(
+        queue.into(),
+        fanout.into(),
+        "".into(),
+        bind,
+        FieldTable::default(),
+    );
+    bound.await.expect("binds");
+    let mut passing_on = FieldTable::default();
+    for (name, value) in [
+        ("x-dead-letter-exchange", ""),
+        ("x-dead-letter-routing-key", queue),
+    ] {
+        passing_on.insert(name.into(), AMQPValue::LongString(value.into()));
+    }
+    passing_on.insert("x-message-ttl".into(), AMQPValue::LongInt(0));
+    passing_on.insert("x-expires".into(), AMQPValue::LongInt(60_000));
+    let declared = channel.queue_declare(grower.into(), QueueDeclareOptions::default(), passing_on);
+    declared.await.expect("declares");
+}
+
+/// With what the broker adds, more than fits into a frame.
+const MUCH_BYTES: usize = 130_950;
 /// More than a worker takes.
 const BODY_BYTES: usize = (16 << 20) + 1;
 /// With what is added for a dead letter, more than fits into a frame.

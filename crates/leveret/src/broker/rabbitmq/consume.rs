@@ -36,7 +36,7 @@ use super::{
     acks::{Frame, Outstanding},
     backoff,
     link::Link,
-    topology,
+    screen, topology,
     wire::{self, short},
 };
 use crate::broker::{
@@ -187,12 +187,16 @@ impl Attached {
     fn take(&mut self, delivery: lapin::message::Delivery) -> Option<Delivery> {
         let tag = delivery.delivery_tag;
         let noted = self.outstanding.delivered(tag);
-        noted.then(|| Delivery {
-            message: wire::message(&delivery.properties, delivery.data),
-            exchange: Arc::from(delivery.exchange.as_str()),
-            routing_key: Arc::from(delivery.routing_key.as_str()),
-            redelivered: delivery.redelivered,
-            receipt: Receipt::new(self.settle.clone(), tag),
+        noted.then(|| {
+            let mut message = wire::message(&delivery.properties, delivery.data);
+            Delivery {
+                flaw: screen::flaw(&mut message.headers),
+                message,
+                exchange: Arc::from(delivery.exchange.as_str()),
+                routing_key: Arc::from(delivery.routing_key.as_str()),
+                redelivered: delivery.redelivered,
+                receipt: Receipt::new(self.settle.clone(), tag),
+            }
         })
     }
 

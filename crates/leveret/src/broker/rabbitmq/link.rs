@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use async_rs::Tokio;
 use futures_util::StreamExt;
 use lapin::{
     Channel, Connection, ConnectionProperties, Event,
@@ -21,7 +22,12 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{backoff, topology::Remembered, wire};
+use super::{
+    backoff,
+    topology::Remembered,
+    transport::{self, Screened},
+    wire,
+};
 use crate::broker::BrokerError;
 
 /// How long one request (open a channel, declare, …) may take before the link counts as stuck.
@@ -214,8 +220,7 @@ async fn handshake(target: &Target, socket: Arc<OnceLock<Socket>>) -> lapin::Res
     let properties =
         ConnectionProperties::default().with_connection_name(target.name.as_bytes().into());
     let (tls, time) = (target.tls.clone(), target.connect_timeout);
-    let runtime = lapin::runtime::default_runtime()?;
-    let reactor = runtime.clone();
+    let reactor = Tokio::current();
     let connect = async move |uri: AMQPUri, _| {
         let host = (uri.authority.host.clone(), uri.authority.port);
         let addresses = tokio::net::lookup_host(host).await?.collect::<Vec<_>>();
@@ -224,12 +229,19 @@ async fn handshake(target: &Target, socket: Arc<OnceLock<Socket>>) -> lapin::Res
         if let AsyncTcpStream::Plain(tcp) = &plain {
             let _ = socket.set(Socket::of(tcp.get_ref())?);
         }
-        match uri.scheme {
-            AMQPScheme::AMQP => Ok(plain),
-            AMQPScheme::AMQPS => Ok(plain.into_tls(&uri.authority.host, tls.as_ref()).await?),
-        }
+        let stream = match uri.scheme {
+            AMQPScheme::AMQP => plain,
+            AMQPScheme::AMQPS => plain.into_tls(&uri.authority.host, tls.as_ref()).await?,
+        };
+        Ok(AsyncTcpStream::Plain(Screened::new(stream)))
     };
-    Connection::connector(target.uri.clone(), runtime, connect, properties).await
+    Connection::connector(
+        target.uri.clone(),
+        transport::runtime(),
+        connect,
+        properties,
+    )
+    .await
 }
 
 /// A second handle of a connection's socket, to end it from outside: the client's own thread blocks on a peer that is silent.

@@ -135,6 +135,7 @@ mod tests {
     fn delivery(message: Message, exchange: &str, routing_key: &str) -> Delivery {
         Delivery {
             message,
+            flaw: None,
             exchange: exchange.into(),
             routing_key: routing_key.into(),
             redelivered: false,

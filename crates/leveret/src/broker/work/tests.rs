@@ -237,6 +237,29 @@ async fn malformed_and_oversized_are_dead_at_once() {
 }
 
 #[tokio::test]
+async fn a_message_with_a_flaw_reaches_no_handler() {
+    let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
+    broker.declare(&options().topology()).await.unwrap();
+    let (sender, mut attempts) = mpsc::unbounded_channel();
+    let station = Station {
+        broker: broker.clone(),
+        options: options(),
+        handler: Scripted {
+            script: |_: &str, _| Verdict::Done,
+            attempts: sender,
+        },
+    };
+    publish(&*broker, "a").await;
+    let mut delivery = take(&*broker, "work").await;
+    delivery.flaw = Some("its message id is not UTF-8".into());
+    station.process(delivery).await;
+    let letter = take(&*broker, "work.dlq").await;
+    assert_eq!(text(&letter, HEADER_REASON), "its message id is not UTF-8");
+    letter.receipt.ack();
+    assert!(attempts.try_recv().is_err(), "it reached the handler");
+}
+
+#[tokio::test]
 async fn a_panic_is_a_retry() {
     let mut world = World::new(options(), |body, attempt| {
         assert!(body != "a", "attempt {attempt} went wrong");
