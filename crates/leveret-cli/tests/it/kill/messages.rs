@@ -136,7 +136,7 @@ async fn unreadable_properties_are_dead_lettered_with_the_reason() {
     let not_text: &[u8] = b"\xff\xfe";
     let void = b"V".to_vec();
     let nested = (0..20_000).fold(void.clone(), |inner, _| [b"A", &long(&inner)[..]].concat());
-    let much = [b"S", &long(&[b'h'; MUCH_BYTES])[..]].concat();
+    let much = [b"S", &long(&vec![b'h'; MUCH_BYTES])[..]].concat();
     let plain = only(3, &[2]);
     let (queue, fanout, grower) = (queue.as_bytes(), &*fanout, grower.as_bytes());
     let cases = [
