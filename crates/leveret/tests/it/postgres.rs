@@ -1,6 +1,13 @@
 //! The store on PostgreSQL, against the server of `LEVERET_TEST_POSTGRES_URL`; each test in a schema of its own, dropped at its end.
 
-use std::{future::Future, sync::Arc, time::Instant};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use leveret::store::{
     Committed, Finished, NewRun, Outcome, Started, Store, StoreError, conformance,
@@ -14,6 +21,10 @@ use leveret_core::{
     workflow::Workflow,
 };
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 use tokio_postgres::{Client, NoTls};
 
 /// Runs a test in a fresh schema, which is dropped also when the test fails.
@@ -170,6 +181,67 @@ async fn refused_batch_is_committed_one_by_one() {
 }
 
 /// Many programs create the schema at once; a newer schema is left alone; a missing one is an error when migrations are not to be applied.
+/// The statements of a commit are sent together. Where the first one fails, the others must not take effect outside of a transaction: the steps
+/// would be recorded, and what follows from them not.
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_are_not_recorded_without_their_transaction() {
+    in_schema(|options| async move {
+        let url = with_first_begin_spoiled(&options.url).await;
+        let store = connect(&PostgresOptions { url, ..options }).await;
+        let join = workflow(&json!({
+            "id": "join",
+            "nodes": [{ "id": "a", "uses": "log" }, { "id": "b", "uses": "log" }, { "id": "c", "uses": "log" }],
+            "edges": [{ "source": "a", "target": "c" }, { "source": "b", "target": "c" }],
+        }));
+        let run = new_run("r", &join);
+        store.start(std::slice::from_ref(&run)).await.unwrap();
+        let first = [Arc::new(done(&run, 0))];
+        let spoiled = store.commit(&first).await.unwrap_err();
+        assert!(spoiled.to_string().contains("42601"), "{spoiled}");
+        assert!(store.steps(&run.run_id).await.unwrap().is_empty());
+        let committed = store.commit(&first).await.unwrap();
+        assert!(matches!(committed[..], [Committed::Recorded { .. }]));
+        let committed = store.commit(&[done(&run, 1).into()]).await.unwrap();
+        let [Committed::Recorded { decision, .. }] = &committed[..] else {
+            panic!("{committed:?}");
+        };
+        assert_eq!(decision.ready.len(), 1, "{decision:?}");
+    })
+    .await;
+}
+
+/// The URL of a proxy before the server, that makes a syntax error of the first BEGIN of a commit.
+async fn with_first_begin_spoiled(url: &str) -> String {
+    let (head, rest) = url.split_once('@').expect("the URL names a user");
+    let (server, database) = rest.split_once('/').expect("the URL names a database");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = server.to_owned();
+    tokio::spawn(async move {
+        let spoiled = Arc::new(AtomicBool::new(false));
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(&server).await.unwrap();
+            let (mut answers, mut to_server) = server.into_split();
+            let (mut statements, mut to_client) = client.into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut answers, &mut to_client).await });
+            let spoiled = spoiled.clone();
+            tokio::spawn(async move {
+                let mut bytes = vec![0; 64 * 1024];
+                while let Ok(count @ 1..) = statements.read(&mut bytes).await {
+                    let mut words = bytes[..count].windows(10);
+                    if let Some(at) = words.position(|word| word == b"BEGIN; SET")
+                        && !spoiled.swap(true, Ordering::Relaxed)
+                    {
+                        bytes[at] = b'?';
+                    }
+                    to_server.write_all(&bytes[..count]).await.unwrap();
+                }
+            });
+        }
+    });
+    format!("{head}@{address}/{database}")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn migrates_once() {
     in_schema(|options| async move {

@@ -42,8 +42,12 @@ const CONFLICTS_MAX: u32 = 10;
 const LOCK: &str = "SELECT run_id FROM runs WHERE run_id = ANY($1) AND status = 'running'
      ORDER BY run_id FOR NO KEY UPDATE";
 
+/// The setting ends with the transaction.
+const BEGIN: &str = "BEGIN; SET LOCAL leveret.batch = 'open'";
+
 /// Inserts steps of running runs; a waiting step is overtaken as `MemoryStore` says. Answers with the keys of those that were recorded, in
 /// one row, or with none if all were. Removes the timers of steps that no longer wait. `xmax` is 0 in a row that was inserted, not updated.
+/// Unless it is to stand alone, it records nothing outside of the transaction of [`BEGIN`], which may have failed before it.
 const RECORD: &str = "
     WITH recorded AS (
         INSERT INTO steps AS s (run_id, node_id, scope, status, attempts, via, started_at_ms, finished_at_ms,
@@ -53,6 +57,7 @@ const RECORD: &str = "
                      AS n (run_id, node_id, scope, status, attempts, via, started_at_ms, finished_at_ms,
                            action, output, error)
         WHERE EXISTS (SELECT FROM runs r WHERE r.run_id = n.run_id AND r.status = 'running')
+          AND ($12 OR (SELECT current_setting('leveret.batch', true)) = 'open')
         ON CONFLICT (run_id, node_id, scope) DO UPDATE
         SET status = excluded.status, attempts = excluded.attempts, via = excluded.via,
             finished_at_ms = excluded.finished_at_ms, action = excluded.action, output = excluded.output,
@@ -150,16 +155,18 @@ async fn record<'a>(
     let columns = StepColumns::of(segment.items.iter().map(|item| item.finished));
     let (lock, insert) = (lease.statement(LOCK).await?, lease.statement(RECORD).await?);
     let read = lease.statement(READ_JOINS).await?;
-    lease.set_in_transaction(begin != Begin::Alone);
     let (runs, wanted) = (segment.runs_to_lock(), segment.joins_to_read());
-    let params = columns.params();
+    let alone = begin == Begin::Alone;
+    lease.set_in_transaction(!alone);
+    let mut params = columns.params().to_vec();
+    params.push(&alone);
     let (locked, recorded, joins) = {
         let client = lease.client();
         // Sent at once, in this order, and executed one after the other.
         tokio::try_join!(
             biased;
             async {
-                if begin == Begin::Transaction { client.batch_execute("BEGIN").await } else { Ok(()) }
+                if begin == Begin::Transaction { client.batch_execute(BEGIN).await } else { Ok(()) }
             },
             async {
                 if runs.is_empty() { Ok(Vec::new()) } else { client.query(&lock, &[&runs]).await }
