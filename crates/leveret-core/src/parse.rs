@@ -49,6 +49,10 @@ pub trait NodeCatalog {
     fn names(&self) -> Vec<String>;
     /// Checks the parameters of a node as they are written, expressions not evaluated.
     fn check_params(&self, uses: &str, params: &Value) -> Result<(), ParamProblem>;
+    /// The actions that a node with these parameters can give, where they are known beforehand.
+    fn actions(&self, _uses: &str, _params: &Value) -> Option<Vec<String>> {
+        None
+    }
 }
 
 /// What a node type has against its parameters.

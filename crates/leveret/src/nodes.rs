@@ -49,6 +49,13 @@ pub trait NodeType: Send + Sync + 'static {
         Ok(())
     }
 
+    /// The actions that a node with these parameters can give, where that is known when its workflow is loaded: an edge for another action is
+    /// probably a mistake, and gets a warning. Default: not known.
+    fn actions(&self, params: &Value) -> Option<Vec<String>> {
+        let _ = params;
+        None
+    }
+
     /// Executes a step: at least once per step, its result is recorded exactly once. Dropping the future must end the work
     /// (timeouts and shutdown do so).
     async fn execute(&self, ctx: NodeContext) -> Result<Verdict, NodeError>;
@@ -276,6 +283,10 @@ impl NodeCatalog for Registry {
             .get(uses)
             .map_or(Ok(()), |node_type| node_type.check_params(params))
     }
+
+    fn actions(&self, uses: &str, params: &Value) -> Option<Vec<String>> {
+        self.types.get(uses)?.actions(params)
+    }
 }
 
 struct Function<F> {
@@ -320,6 +331,15 @@ pub(crate) fn problem(name: &str, message: impl Into<String>) -> ParamProblem {
         path: vec![name.to_owned()],
         message: message.into(),
     }
+}
+
+/// The actions, unless one is made by a template.
+fn known_actions<'a>(actions: impl Iterator<Item = &'a Value>) -> Option<Vec<String>> {
+    let known = actions.map(|action| {
+        let text = action.as_str().filter(|text| !text.contains("{{"));
+        text.map(str::to_owned)
+    });
+    known.collect()
 }
 
 /// A problem for each parameter that is not among `known`.

@@ -1,4 +1,4 @@
-//! What only the whole graph shows: cycles, and nodes that nothing leads to.
+//! What only the whole graph shows: cycles, nodes that nothing leads to, edges that are never taken.
 //!
 //! A fallback takes the place of its node, so that the node is done when its fallback is, and the graph must stay
 //! without cycles under that rule too. To say so, each node is two vertices, its start and its end:
@@ -7,14 +7,20 @@
 //! - an edge leads from the end of its source to the start of its target,
 //! - a node's start leads to its fallback's start, and the fallback's end to the node's end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+
+use serde_json::Value;
 
 use super::{
+    NodeCatalog,
     diagnostics::{Problem, Report},
     fields::Field,
     read::NodeField,
 };
-use crate::workflow::{Edge, Node};
+use crate::{
+    suggest,
+    workflow::{Edge, Node},
+};
 
 /// The most cycles told of one definition.
 const CYCLES_MAX: usize = 10;
@@ -90,6 +96,43 @@ fn fallbacks_with_edges(
                 .help("a fallback runs when its node failed; give the edge a node of its own");
             field.tell(report, problem);
         }
+    }
+}
+
+/// Warns of edges that wait for an action which their source never gives.
+pub(super) fn actions(
+    nodes: &[Node],
+    edges: &[Edge],
+    node_fields: &[NodeField<'_>],
+    edge_fields: &[Field<'_>],
+    catalog: &dyn NodeCatalog,
+    report: &mut Report<'_>,
+) {
+    let mut given: HashMap<usize, Option<Vec<String>>> = HashMap::new();
+    for (edge, field) in edges.iter().zip(edge_fields) {
+        let (Some(action), source) = (&edge.action, &nodes[edge.source]) else {
+            continue;
+        };
+        // A fallback gives its own action in the place of its node's.
+        if source.config.fallback.is_some() {
+            continue;
+        }
+        let given = given.entry(edge.source).or_insert_with(|| {
+            let params = node_fields[edge.source].1.get("params");
+            let params = params.map_or(&Value::Null, |params| params.value);
+            catalog.actions(&source.uses, params)
+        });
+        let Some(given) = given
+            .as_ref()
+            .filter(|given| !given.iter().any(|a| **a == **action))
+        else {
+            continue;
+        };
+        let near = suggest::nearest(action, given.iter().map(String::as_str));
+        let message = format!("`{}` never gives the action `{action}`", source.id);
+        let problem = Problem::warning("action-never-given", message).did_you_mean(near);
+        let at = field.get("action");
+        at.as_ref().unwrap_or(field).tell(report, problem);
     }
 }
 

@@ -13,12 +13,14 @@ pub(super) struct Mark {
 /// How a value is written: what an offset in a string means in the text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Style {
-    /// Not a string, or a string over several lines.
+    /// Not a string, or one over several lines that are folded.
     #[default]
     Other,
     Plain,
     SingleQuoted,
     DoubleQuoted,
+    /// A block whose lines are those of the string.
+    Literal,
 }
 
 /// The places of a value and all within it. Without a text, every place is the same.
@@ -89,18 +91,39 @@ impl Places {
 /// Line and column of a value, or of the byte `offset` of the string that it is.
 pub(super) fn position(text: &str, mark: Mark, offset: Option<usize>) -> (usize, usize) {
     let start = (mark.line.max(1) as usize, mark.column.max(1) as usize);
-    let inside = offset.and_then(|offset| columns(text, mark, offset));
-    (start.0, start.1 + inside.unwrap_or(0))
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let inside = offset.and_then(|offset| match mark.style {
+        Style::Literal => in_block(text, mark, offset),
+        _ => columns(text, mark, offset).map(|columns| (0, columns)),
+    });
+    let (lines, columns) = inside.unwrap_or((0, 0));
+    (start.0 + lines, start.1 + columns)
+}
+
+/// The lines and the characters between the start of a block and the byte `offset` of its string.
+fn in_block(text: &str, mark: Mark, offset: usize) -> Option<(usize, usize)> {
+    let indent = mark.column.checked_sub(1)? as usize;
+    let lines = text.split('\n').skip(mark.line.checked_sub(1)? as usize);
+    let mut left = offset;
+    for (line, written) in lines.enumerate() {
+        // An indentation is of spaces. A line of less is empty.
+        let content = written.get(indent..).unwrap_or_default();
+        let content = content.strip_suffix('\r').unwrap_or(content);
+        if left <= content.len() {
+            return Some((line, content.get(..left)?.chars().count()));
+        }
+        left -= content.len() + 1;
+    }
+    None
 }
 
 /// The characters of the text between the start of a string and its byte `offset`; `None` when the string goes on in
 /// the next line before.
 fn columns(text: &str, mark: Mark, offset: usize) -> Option<usize> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let line = text.split('\n').nth(mark.line.checked_sub(1)? as usize)?;
     let mut written = line.chars().skip(mark.column.checked_sub(1)? as usize);
     let quotes = match mark.style {
-        Style::Other => return None,
+        Style::Other | Style::Literal => return None,
         Style::Plain => 0,
         Style::SingleQuoted | Style::DoubleQuoted => {
             written.next()?;

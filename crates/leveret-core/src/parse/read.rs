@@ -88,6 +88,9 @@ pub(super) fn workflow(
         "an edge is left out with an error only"
     );
     check::graph(&nodes, &edges, &node_fields, &edge_fields, report);
+    if let Some(catalog) = catalog {
+        check::actions(&nodes, &edges, &node_fields, &edge_fields, catalog, report);
+    }
     let id = id.ok().filter(|_| !report.has_errors())?;
     let metadata = metadata.map(|metadata| metadata.value);
     let definition = definition(&id, metadata, &node_fields, &edge_fields);

@@ -268,7 +268,7 @@ edges:
     [bad-template] w.yaml:9:47: error: expected a value, but the expression ends
     [bad-template] w.yaml:9:66: error: `reslt` is not known here
       help: a context key is read by `context.reslt`; also in scope are input, run.input and nodes.ID.output
-    [bad-template] w.yaml:14:9: error: `nope` is not known here
+    [bad-template] w.yaml:15:12: error: `nope` is not known here
       help: a context key is read by `context.nope`; also in scope are input, run.input and nodes.ID.output
     [bad-expression] w.yaml:17:56: error: expected a value, but found `>`
     [bad-expression] w.yaml:18:49: error: `result` has no `ouput`
@@ -329,7 +329,11 @@ impl NodeCatalog for Catalog {
         self.names().iter().any(|name| name == uses)
     }
     fn names(&self) -> Vec<String> {
-        vec!["http".to_owned(), "sleep".to_owned()]
+        ["http", "sleep", "switch"].map(str::to_owned).to_vec()
+    }
+    fn actions(&self, uses: &str, params: &Value) -> Option<Vec<String>> {
+        let only = params["action"].as_str().map(str::to_owned);
+        (uses == "switch").then(|| only.into_iter().collect())
     }
     fn check_params(&self, uses: &str, params: &Value) -> Result<(), ParamProblem> {
         if uses != "sleep" || params["for"].is_number() {
@@ -355,6 +359,55 @@ fn asks_the_catalog_when_there_is_one() {
     ");
     assert!(parse_workflow(&Source { name, text }, None).is_ok());
     assert_snapshot!(serde_json::to_string(&problems.0[0]).unwrap(), @r#"{"file":"w.yaml","line":3,"column":19,"path":"nodes[0].uses","severity":"error","code":"unknown-node-type","message":"there is no node type `htpp`","help":"did you mean `http`?"}"#);
+}
+
+/// Only of nodes whose actions are known, and not where a fallback may give another one.
+#[test]
+fn warns_of_edges_that_are_never_taken() {
+    let text = "
+id: w
+nodes:
+  - {id: a, uses: switch, params: {action: big}}
+  - {id: b, uses: http}
+  - {id: c, uses: switch, config: {fallback: f}}
+  - {id: f, uses: http}
+  - {id: z, uses: http}
+edges:
+  - {source: a, target: z, action: big}
+  - {source: a, target: z}
+  - {source: a, target: z, action: bigg}
+  - {source: b, target: z, action: small}
+  - {source: c, target: z, action: small}
+";
+    let name = "w.yaml";
+    let (workflow, problems) = check_workflow(&Source { name, text }, Some(&Catalog));
+    assert!(workflow.is_some());
+    assert_snapshot!(problems.to_string(), @"
+    w.yaml:12:34: warning: `a` never gives the action `bigg`
+      help: did you mean `big`?
+    ");
+}
+
+/// A mistake within a text of several lines is told at its line, where the lines are those of the file.
+#[test]
+fn finds_the_place_within_a_block() {
+    let check = |block: &str| {
+        let text =
+            format!("id: w\nnodes:\n  - id: a\n    uses: x\n    params:\n      text: {block}");
+        check_named("w.yaml", &text)
+    };
+    assert_snapshot!(check("|\n        one\n          ä {{ nope }}\n"), @"
+    [bad-template] w.yaml:8:16: error: `nope` is not known here
+      help: a context key is read by `context.nope`; also in scope are input, run.input and nodes.ID.output
+    ");
+    assert_snapshot!(check("|-\r\n\r\n        one\r\n\r\n        {{ nope }}\r\n"), @"
+    [bad-template] w.yaml:10:12: error: `nope` is not known here
+      help: a context key is read by `context.nope`; also in scope are input, run.input and nodes.ID.output
+    ");
+    assert_snapshot!(check(">\n        one\n        {{ nope }}\n"), @"
+    [bad-template] w.yaml:7:9: error: `nope` is not known here
+      help: a context key is read by `context.nope`; also in scope are input, run.input and nodes.ID.output
+    ");
 }
 
 #[test]
@@ -429,6 +482,10 @@ fn reads_yaml_as_the_core_schema_says() {
       help: leave the `!…` out
     ");
     assert_snapshot!(params("? [a]\n      : b"), @"w.yaml:6:9: error: a key must be text");
+    assert_snapshot!(params("a: {{ input.x }}"), @r#"
+    w.yaml:6:11: error: a key must be text
+      help: a template needs quotes around it: "{{ … }}"
+    "#);
     assert_snapshot!(params("{1: a, true: b}"), @r#"{"1":"a","true":"b"}"#);
     assert_snapshot!(params("{a: 1, b: 2, a: 3}"), @"w.yaml:6:20: error: the key `a` comes twice");
     assert_snapshot!(params("a: &x {k: 1, l: [2]}\n      b: *x\n      c: {<<: *x, k: 3}\n      d: {<<: [*x, {m: 4}]}\n      e: {'<<': 5}"), @r#"{"a":{"k":1,"l":[2]},"b":{"k":1,"l":[2]},"c":{"k":3,"l":[2]},"d":{"k":1,"l":[2],"m":4},"e":{"<<":5}}"#);

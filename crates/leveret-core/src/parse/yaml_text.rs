@@ -107,6 +107,12 @@ impl Builder {
                     key: None,
                     merges: Vec::new(),
                 };
+                if self.expects_key() {
+                    let problem = Problem::error("syntax", "a key must be text");
+                    let problem = problem.help("a template needs quotes around it: \"{{ … }}\"");
+                    let mark = at(Style::Other);
+                    return Err(SyntaxProblem { problem, mark });
+                }
                 self.open(content, anchor, tag.as_deref(), at(Style::Other))
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(),
@@ -271,6 +277,7 @@ fn style_of(style: ScalarStyle, is_one_line: bool) -> Style {
         ScalarStyle::Plain if is_one_line => Style::Plain,
         ScalarStyle::SingleQuoted if is_one_line => Style::SingleQuoted,
         ScalarStyle::DoubleQuoted if is_one_line => Style::DoubleQuoted,
+        ScalarStyle::Literal => Style::Literal,
         _ => Style::Other,
     }
 }

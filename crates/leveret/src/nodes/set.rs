@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use leveret_core::{json::Json, parse::ParamProblem};
 use serde_json::Value;
 
-use super::{NodeContext, NodeError, NodeOutput, NodeType, Verdict, check_known};
+use super::{NodeContext, NodeError, NodeOutput, NodeType, Verdict, check_known, known_actions};
 
 /// Parameters: `output`, any JSON with `{{ … }}`, by default the input; `action`, text, by default none.
 pub(super) struct Set;
@@ -19,6 +19,15 @@ impl NodeType for Set {
 
     fn check_params(&self, params: &Value) -> Result<(), ParamProblem> {
         check_known(params, &["output", "action"])
+    }
+
+    fn actions(&self, params: &Value) -> Option<Vec<String>> {
+        known_actions(
+            params
+                .get("action")
+                .into_iter()
+                .filter(|action| !action.is_null()),
+        )
     }
 
     async fn execute(&self, ctx: NodeContext) -> Result<Verdict, NodeError> {

@@ -7,7 +7,10 @@ use leveret_core::parse::ParamProblem;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{NodeContext, NodeError, NodeOutput, NodeType, Verdict, check_known, params, problem};
+use super::{
+    NodeContext, NodeError, NodeOutput, NodeType, Verdict, check_known, known_actions, params,
+    problem,
+};
 
 /// Parameters: `cases`, a list of `{when, action}` where `when` is `{{ expression }}` with a truth value; `default`, the action when no case
 /// holds. Output: the input.
@@ -57,6 +60,13 @@ impl NodeType for Switch {
             });
         }
         Ok(())
+    }
+
+    fn actions(&self, params: &Value) -> Option<Vec<String>> {
+        let cases = params.get("cases").and_then(Value::as_array)?;
+        let actions = cases.iter().map(|case| &case["action"]);
+        let default = params.get("default").filter(|default| !default.is_null());
+        known_actions(actions.chain(default))
     }
 
     async fn execute(&self, ctx: NodeContext) -> Result<Verdict, NodeError> {
