@@ -100,12 +100,18 @@ pub(super) fn position(text: &str, mark: Mark, offset: Option<usize>) -> (usize,
     (start.0 + lines, start.1 + columns)
 }
 
-/// The lines and the characters between the start of a block and the byte `offset` of its string.
+/// The lines and the characters between the mark of a block and the byte `offset` of its string.
 fn in_block(text: &str, mark: Mark, offset: usize) -> Option<(usize, usize)> {
     let indent = mark.column.checked_sub(1)? as usize;
-    let lines = text.split('\n').skip(mark.line.checked_sub(1)? as usize);
-    let mut left = offset;
-    for (line, written) in lines.enumerate() {
+    let lines: Vec<&str> = text.split('\n').collect();
+    let (before, block) = lines.split_at_checked(mark.line.checked_sub(1)? as usize)?;
+    // The mark is at the first line that is not empty.
+    let empty = before
+        .iter()
+        .rev()
+        .take_while(|line| line.trim().is_empty());
+    let mut left = offset.checked_sub(empty.count())?;
+    for (line, written) in block.iter().enumerate() {
         // An indentation is of spaces. A line of less is empty.
         let content = written.get(indent..).unwrap_or_default();
         let content = content.strip_suffix('\r').unwrap_or(content);

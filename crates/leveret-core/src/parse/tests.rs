@@ -383,7 +383,7 @@ edges:
     let (workflow, problems) = check_workflow(&Source { name, text }, Some(&Catalog));
     assert!(workflow.is_some());
     assert_snapshot!(problems.to_string(), @"
-    w.yaml:12:34: warning: `a` never gives the action `bigg`
+    w.yaml:12:36: warning: `a` never gives the action `bigg`
       help: did you mean `big`?
     ");
 }
