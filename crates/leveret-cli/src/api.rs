@@ -1,10 +1,10 @@
-//! The HTTP API as a task of this process.
+//! The HTTP API, or the part of it that a worker has, as a task of this process.
 
 use std::{io, net::SocketAddr};
 
 use anyhow::Context;
 use leveret::{
-    http::{ApiOptions, router, serve},
+    http::{ApiOptions, Router, operations, router, serve},
     runtime::Engine,
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -38,6 +38,25 @@ impl Api {
         works: bool,
         shutdown: watch::Receiver<bool>,
     ) -> anyhow::Result<Api> {
+        Api::serve(listener, engine, router, works, shutdown)
+    }
+
+    /// As `start`, with health and metrics alone, for a worker.
+    pub(crate) fn start_operations(
+        listener: TcpListener,
+        engine: Engine,
+        shutdown: watch::Receiver<bool>,
+    ) -> anyhow::Result<Api> {
+        Api::serve(listener, engine, operations, true, shutdown)
+    }
+
+    fn serve(
+        listener: TcpListener,
+        engine: Engine,
+        routes: fn(Engine, ApiOptions) -> Router,
+        works: bool,
+        shutdown: watch::Receiver<bool>,
+    ) -> anyhow::Result<Api> {
         let address = listener
             .local_addr()
             .context("the listener has no address")?;
@@ -46,7 +65,7 @@ impl Api {
             shutdown: Some(shutdown.clone()),
             ..ApiOptions::default()
         };
-        let serving = tokio::spawn(serve(listener, router(engine, options), shutdown));
+        let serving = tokio::spawn(serve(listener, routes(engine, options), shutdown));
         Ok(Api { address, serving })
     }
 

@@ -224,6 +224,7 @@ embedded broker belongs to one process, so use `leveret up` there.
 Examples:
   leveret worker --broker amqp://localhost --store postgres://localhost/leveret
   leveret worker --worker-concurrency 32 --status final
+  leveret worker --listen 127.0.0.1:7071          # /health/ready, /metrics
 ";
 
 #[derive(Subcommand, Debug)]

@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use leveret::redact_url;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{
-    exit::BadInput,
-    settings::{Settings, redact},
-};
+use crate::{exit::BadInput, settings::Settings};
 
 /// Talks to one server.
 pub(crate) struct Client {
@@ -37,7 +35,10 @@ impl Client {
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https"))
             .ok_or_else(|| {
-                BadInput::new(format!("--server {}: say http://HOST:PORT", redact(server)))
+                BadInput::new(format!(
+                    "--server {}: say http://HOST:PORT",
+                    redact_url(server)
+                ))
             })?;
         let http = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(10))
@@ -77,7 +78,7 @@ impl Client {
     pub(crate) async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
         let sent = request.send().await.map_err(reqwest::Error::without_url);
         let response = sent.with_context(|| {
-            let server = redact(self.base.as_str());
+            let server = redact_url(self.base.as_str());
             format!(
                 "cannot reach the server at {server}: start one with `leveret up`, or give --server"
             )

@@ -11,6 +11,7 @@ use leveret::{
     broker::BrokerError,
     connect,
     nodes::Registry,
+    redact_url,
     runtime::{Engine, EngineParts, Names, Roles, Secrets},
     store::StoreError,
 };
@@ -18,7 +19,7 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     exit::BadInput,
-    settings::{Settings, redact},
+    settings::{Settings, refuse_memory},
 };
 
 /// Secrets of the environment: `secret("NAME")` is `LEVERET_SECRET_NAME`.
@@ -48,12 +49,14 @@ async fn open_at(
     store: &str,
     broker: &str,
 ) -> anyhow::Result<Engine> {
+    refuse_memory("store", store, "sqlite:leveret.db")?;
+    refuse_memory("broker", broker, "embedded:broker.db")?;
     let connected = connect(store, broker).await.map_err(of_connect);
     let connected = connected.with_context(|| {
         format!(
             "cannot connect (store {}, broker {})",
-            redact(store),
-            redact(broker)
+            redact_url(store),
+            redact_url(broker)
         )
     })?;
     let mut parts = EngineParts::new(connected.store, connected.broker);

@@ -14,7 +14,10 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use leveret::runtime::{EngineOptions, StatusMessages, WorkerOptions};
+use leveret::{
+    redact_url,
+    runtime::{EngineOptions, StatusMessages, WorkerOptions},
+};
 use leveret_core::{suggest::nearest, time::parse_duration};
 use serde::{Deserialize, Serialize};
 
@@ -69,7 +72,7 @@ pub(crate) struct Settings {
     )]
     pub(crate) data: Option<PathBuf>,
 
-    /// Where the API listens [default: 127.0.0.1:7070]
+    /// Where the API listens [default: 127.0.0.1:7070]. For a worker: where its health and metrics do [default: nowhere]
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -325,9 +328,11 @@ impl Settings {
 
     /// The URL of the broker. There is a default only beside a store in SQLite.
     pub(crate) fn broker(&self) -> anyhow::Result<String> {
+        let store = self.store();
+        refuse_memory("store", &store, "sqlite:leveret.db")?;
         match &self.broker {
             Some(url) => Ok(url.clone()),
-            None if self.store().starts_with("sqlite:") => Ok("embedded:".to_owned()),
+            None if store.starts_with("sqlite:") => Ok("embedded:".to_owned()),
             None => bail!(BadInput::new(
                 "a store that is no SQLite file needs a broker: give --broker amqp://… or embedded:PATH"
             )),
@@ -394,11 +399,11 @@ impl Settings {
             .is_some_and(|url| url.starts_with("amqp"));
         Settings {
             config: self.config.clone(),
-            store: Some(redact(&self.store())),
-            broker: self.broker().ok().map(|url| redact(&url)),
+            store: Some(redact_url(&self.store())),
+            broker: self.broker().ok().map(|url| redact_url(&url)),
             data: Some(self.data().to_owned()),
             listen: Some(self.listen().to_owned()),
-            server: Some(redact(self.server())),
+            server: Some(redact_url(self.server())),
             worker_concurrency: NonZeroU16::new(worker.concurrency),
             prefetch: NonZeroU16::new(worker.prefetch),
             status: self
@@ -438,41 +443,19 @@ fn parse(text: &str) -> anyhow::Result<Settings> {
     })
 }
 
+/// What is accepted must be kept.
+pub(crate) fn refuse_memory(what: &str, url: &str, example: &str) -> anyhow::Result<()> {
+    if url.starts_with("memory:") {
+        let message = format!("memory: keeps nothing; a {what} needs a file, such as {example}");
+        bail!(BadInput::new(message));
+    }
+    Ok(())
+}
+
 fn known_keys() -> Vec<String> {
     let command = Settings::augment_args(clap::Command::new("settings"));
     let keys = command.get_arguments().map(|arg| arg.get_id().to_string());
     keys.filter(|key| key != "config").collect()
-}
-
-/// A URL with `***` in place of its password.
-pub(crate) fn redact(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
-    };
-    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    // A password may hold an unescaped '/' or '?': what stands before the last '@' is no host.
-    let at = rest
-        .rfind('@')
-        .unwrap_or(0)
-        .max(rest[..authority_end].rfind('@').unwrap_or(0));
-    let (user_info, host) = rest.split_at(at);
-    let user_info = match user_info.split_once(':') {
-        Some((user, _)) => format!("{user}:***"),
-        None => user_info.to_owned(),
-    };
-    format!("{scheme}://{user_info}{}", redact_query(host))
-}
-
-/// `…?password=***`, as PostgreSQL URLs may have it.
-fn redact_query(host: &str) -> String {
-    let Some((path, query)) = host.split_once('?') else {
-        return host.to_owned();
-    };
-    let pairs = query.split('&').map(|pair| match pair.split_once('=') {
-        Some((key, _)) if key.eq_ignore_ascii_case("password") => format!("{key}=***"),
-        _ => pair.to_owned(),
-    });
-    format!("{path}?{}", pairs.collect::<Vec<_>>().join("&"))
 }
 
 #[cfg(test)]
@@ -531,25 +514,6 @@ mod tests {
 
     #[test]
     fn passwords_are_never_printed() {
-        let check = |url: &str, expect: &str| assert_eq!(redact(url), expect);
-        check(
-            "amqp://user:hush@host:5672/%2f",
-            "amqp://user:***@host:5672/%2f",
-        );
-        check(
-            "postgres://user:hu/sh?@host/db",
-            "postgres://user:***@host/db",
-        );
-        check(
-            "postgres://user:hu@sh@host/db",
-            "postgres://user:***@host/db",
-        );
-        check(
-            "postgres://host/db?user=u&password=hush",
-            "postgres://host/db?user=u&password=***",
-        );
-        check("sqlite:a@b.db", "sqlite:a@b.db");
-        check("amqp://host", "amqp://host");
         let settings = Settings {
             store: Some("postgres://u:hush@h/d".to_owned()),
             broker: Some("amqp://u:hush@h".to_owned()),

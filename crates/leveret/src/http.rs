@@ -10,8 +10,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+pub use axum::Router;
 use axum::{
-    Router,
     extract::State,
     response::{IntoResponse, Response},
 };
@@ -151,10 +151,15 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(runs::show))
         .routes(routes!(runs::cancel))
         .routes(routes!(events::events))
+        .merge(operation_routes())
+        .routes(routes!(openapi))
+}
+
+fn operation_routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         .routes(routes!(scrape::metrics))
-        .routes(routes!(openapi))
 }
 
 /// The OpenAPI 3.1 document of the API, as served at `/api/openapi.json`.
@@ -164,8 +169,17 @@ pub fn document() -> utoipa::openapi::OpenApi {
 
 /// The API's routes over an engine. Serve them with [`serve()`], which also catches panics and bounds connections.
 pub fn router(engine: Engine, options: ApiOptions) -> Router {
-    let (router, document) = routes().split_for_parts();
-    let document = document.to_json().expect("the document prints");
+    over(engine, options, routes())
+}
+
+/// Health and metrics alone, for a process without the API. Serve them with [`serve()`].
+pub fn operations(engine: Engine, options: ApiOptions) -> Router {
+    over(engine, options, operation_routes())
+}
+
+fn over(engine: Engine, options: ApiOptions, routes: OpenApiRouter<Api>) -> Router {
+    let (served, openapi) = routes.split_for_parts();
+    let document = openapi.to_json().expect("the document prints");
     let api = Api(Arc::new(Shared {
         streams: Arc::new(Semaphore::new(options.streams_max)),
         engine,
@@ -174,7 +188,7 @@ pub fn router(engine: Engine, options: ApiOptions) -> Router {
         queue_stats: QueueStatsCache::default(),
         document: document.into(),
     }));
-    router
+    served
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .fallback(|| async { Problem::no_route() })
         .with_state(api)

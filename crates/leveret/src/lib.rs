@@ -8,6 +8,7 @@ pub mod http;
 pub mod metrics;
 pub mod nodes;
 mod one_file;
+mod redact;
 pub mod runtime;
 pub mod sqlite;
 pub mod store;
@@ -18,4 +19,5 @@ pub use leveret_core as core;
 pub use self::{
     connect::{ConnectError, Connected, Migrated, connect, migrate},
     one_file::OneFile,
+    redact::redact_url,
 };

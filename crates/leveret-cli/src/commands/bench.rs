@@ -11,6 +11,7 @@ use std::{
 use leveret::{
     core::{json::Json, parse::workflow_from_json, workflow::Workflow},
     nodes::{NodeContext, Registry},
+    redact_url,
     runtime::{Engine, Names, StartRequest},
     store::RunStatus,
 };
@@ -24,7 +25,7 @@ use crate::{
     exit::Exit,
     output::{self, Output, Table},
     progress::Progress,
-    settings::{Settings, Status, redact},
+    settings::{Settings, Status},
 };
 
 /// What was measured, and with what.
@@ -95,7 +96,10 @@ async fn chain(args: &ChainArgs, settings: &Settings) -> anyhow::Result<Report> 
         .prefix
         .get_or_insert_with(|| format!("leveret-bench-{}.", std::process::id()));
     let (store, broker) = if settings.says_where() {
-        (redact(&settings.store()), redact(&settings.broker()?))
+        (
+            redact_url(&settings.store()),
+            redact_url(&settings.broker()?),
+        )
     } else {
         (
             "a temporary SQLite file".to_owned(),

@@ -1,13 +1,13 @@
 //! `leveret migrate`: the schema of the store.
 
 use anyhow::Context;
-use leveret::{Migrated, migrate as migrate_store};
+use leveret::{Migrated, migrate as migrate_store, redact_url};
 
 use crate::{
     engine,
     exit::Exit,
     output::{self, Output},
-    settings::{Settings, redact},
+    settings::Settings,
 };
 
 pub(crate) async fn migrate(settings: &Settings, output: Output) -> anyhow::Result<Exit> {
@@ -15,7 +15,7 @@ pub(crate) async fn migrate(settings: &Settings, output: Output) -> anyhow::Resu
     let migrated = migrate_store(&store)
         .await
         .map_err(engine::of_connect)
-        .with_context(|| format!("cannot migrate {}", redact(&store)))?;
+        .with_context(|| format!("cannot migrate {}", redact_url(&store)))?;
     if output.json {
         output::json(&migrated)?;
         return Ok(Exit::Ok);

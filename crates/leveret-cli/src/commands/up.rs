@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use leveret::runtime::{Engine, Roles};
+use leveret::{
+    redact_url,
+    runtime::{Engine, Roles},
+};
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
@@ -11,7 +14,7 @@ use crate::{
     engine,
     exit::Exit,
     output,
-    settings::{Settings, redact},
+    settings::Settings,
     shutdown,
 };
 
@@ -49,9 +52,9 @@ impl Role {
 /// Runs until a signal asks it to stop, then drains.
 pub(crate) async fn up(settings: &Settings, role: Role) -> anyhow::Result<Exit> {
     let stopped = shutdown::on_signal()?;
-    let listener = match role {
-        Role::Worker => None,
-        Role::Everything | Role::Server => Some(api::bind(settings.listen()).await?),
+    let listener = match (role, &settings.listen) {
+        (Role::Worker, None) => None,
+        _ => Some(api::bind(settings.listen()).await?),
     };
     let engine = engine::open(settings).await?;
     let served = serve(&engine, role, settings, listener, stopped).await;
@@ -70,9 +73,13 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let roles = role.roles(settings);
     let works = roles.worker.is_some();
-    let api = listener
-        .map(|listener| Api::start(listener, engine.clone(), works, stopped.clone()))
-        .transpose()?;
+    let start = |listener| match role {
+        Role::Worker => Api::start_operations(listener, engine.clone(), stopped.clone()),
+        Role::Everything | Role::Server => {
+            Api::start(listener, engine.clone(), works, stopped.clone())
+        }
+    };
+    let api = listener.map(start).transpose()?;
     // A server has nothing that would keep it: it waits for the signal like the others.
     let serving = async {
         let served = engine
@@ -103,7 +110,10 @@ async fn serve(
 
 fn ready_line(role: Role, settings: &Settings, api: Option<&Api>) -> anyhow::Result<String> {
     let at = api.map_or_else(String::new, |api| format!(" at http://{}", api.address));
-    let (store, broker) = (redact(&settings.store()), redact(&settings.broker()?));
+    let (store, broker) = (
+        redact_url(&settings.store()),
+        redact_url(&settings.broker()?),
+    );
     Ok(format!(
         "{} is ready{at} (store {store}, broker {broker})",
         role.name()

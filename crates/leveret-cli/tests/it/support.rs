@@ -147,12 +147,18 @@ pub(crate) fn payments() -> Server {
 
 /// GET, and the body as JSON.
 pub(crate) fn get(address: &str, path: &str) -> Value {
+    let body = get_text(address, path);
+    serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}"))
+}
+
+/// The body of an answer.
+pub(crate) fn get_text(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n").unwrap();
     let mut response = String::new();
     stream.read_to_string(&mut response).unwrap();
     let (_, body) = response.split_once("\r\n\r\n").unwrap();
-    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {response}"))
+    body.to_owned()
 }
 
 /// A directory of this test, removed when dropped.

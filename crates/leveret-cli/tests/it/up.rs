@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Directory, Ended, Server, command, end_of, get, leveret, payments};
+use crate::support::{Directory, Ended, Server, command, end_of, get, get_text, leveret, payments};
 
 /// `leveret up` on a free port with data in a directory.
 fn up(directory: &Directory) -> Server {
@@ -226,12 +226,41 @@ fn what_is_in_use_is_named() {
 /// A server does not start on a store that would lose what it accepts.
 #[test]
 fn a_store_that_is_no_file_is_refused() {
-    for store in ["sqlite:", "sqlite::memory:", "sqlite:file:x?mode=memory"] {
+    for store in [
+        "sqlite:",
+        "sqlite::memory:",
+        "sqlite:file:x?mode=memory",
+        "memory:",
+    ] {
         let ended = leveret(&["up", "--listen", "127.0.0.1:0", "--store", store]);
         assert_eq!((ended.code, &*ended.stdout), (Some(2), ""), "{ended:?}");
         let help = "a store needs a file, such as sqlite:leveret.db";
         assert!(ended.stderr.contains(help), "{ended:?}");
     }
+}
+
+/// A worker tells health and metrics where it is told to, and has no API.
+#[test]
+fn a_worker_can_be_watched() {
+    let directory = Directory::new();
+    let data = directory.path();
+    let server = Server::start(&[
+        "worker",
+        "--listen",
+        "127.0.0.1:0",
+        "--data",
+        &data,
+        "--log",
+        "warn",
+    ]);
+    let ready = get(&server.address, "/health/ready");
+    assert_eq!(ready["parts"]["consumer"], json!("ready"));
+    let metrics = get_text(&server.address, "/metrics");
+    assert!(metrics.contains("state=\"live\"} 1"), "{metrics}");
+    let api = get(&server.address, "/api/v1/runs");
+    assert_eq!(api["status"], json!(404), "{api}");
+    server.terminate();
+    assert_eq!(server.wait().0, Some(0));
 }
 
 /// `serve` answers and does not work; `up` on the same data then does the work.

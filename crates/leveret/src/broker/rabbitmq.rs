@@ -47,7 +47,6 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-pub use self::url::redact_url;
 use self::{
     consume::LiveCounts,
     link::{Keeper, Link, Target},
@@ -57,6 +56,7 @@ use self::{
 use super::{
     Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Publication, QueueStats, Topology,
 };
+use crate::redact::redact_url;
 
 /// The longest that [`Broker::close`] waits for settlements and unconfirmed messages.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(10);

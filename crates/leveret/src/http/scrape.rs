@@ -208,7 +208,7 @@ fn steps(writer: &mut TextWriter, metrics: &Metrics) {
         "How long attempts at steps took, by node type.",
     );
     for (name, counted) in &node_types {
-        durations.histogram(&[("node_type", name)], 1e-6, &counted.duration_us);
+        durations.histogram(&[("node_type", name)], 1e6, &counted.duration_us);
     }
 }
 

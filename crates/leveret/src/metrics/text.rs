@@ -97,11 +97,11 @@ impl Family<'_> {
         self
     }
 
-    /// Writes a histogram whose values count `unit` each: `1e-6` for microseconds that are shown as seconds.
-    pub fn histogram(&mut self, labels: Labels<'_>, unit: f64, histogram: &Histogram) -> &mut Self {
+    /// Writes a histogram of whose values so many make one: `1e6` for microseconds that are shown as seconds.
+    pub fn histogram(&mut self, labels: Labels<'_>, of: f64, histogram: &Histogram) -> &mut Self {
         let mut below = 0;
         for (bound, count) in histogram.cumulated() {
-            let le = (bound as f64 * unit).to_string();
+            let le = (bound as f64 / of).to_string();
             self.writer
                 .line(self.name, "_bucket", labels, Some(&le), count);
             below = count;
@@ -110,13 +110,8 @@ impl Family<'_> {
         let count = histogram.count().max(below);
         self.writer
             .line(self.name, "_bucket", labels, Some("+Inf"), count);
-        self.writer.line(
-            self.name,
-            "_sum",
-            labels,
-            None,
-            histogram.sum() as f64 * unit,
-        );
+        self.writer
+            .line(self.name, "_sum", labels, None, histogram.sum() as f64 / of);
         self.writer.line(self.name, "_count", labels, None, count);
         self
     }
@@ -153,7 +148,7 @@ mod tests {
         }
         writer
             .family("c_seconds", Kind::Histogram, "Times.")
-            .histogram(&[("t", "set")], 1e-6, &histogram);
+            .histogram(&[("t", "set")], 1e6, &histogram);
         assert_snapshot!(writer.finish(), @r#"
         # HELP a_total All.
         # TYPE a_total counter

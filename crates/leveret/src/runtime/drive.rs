@@ -233,6 +233,9 @@ impl Drive<'_> {
                 self.resume(begin).await
             }
             Started::Exists(_) => {
+                if let Some(run) = self.inner.run(&self.run_id).await? {
+                    self.expect_definition(&run.workflow_hash)?;
+                }
                 // A copy of a first message: the original, or its redelivery, sees to the run.
                 self.inner.metrics.duplicates.inc();
                 Ok(())

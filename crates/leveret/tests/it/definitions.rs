@@ -25,37 +25,49 @@ async fn begun() -> (Engine, RunId, Value) {
     (engine, run_id, blueprint("A>C; C = const 2"))
 }
 
+async fn publish(engine: &Engine, job: &Value) {
+    let message = Message {
+        body: job.to_string().into(),
+        ..Message::default()
+    };
+    let publication = Publication::to_queue(engine.names().execution.clone(), message);
+    for published in engine.broker().publish(vec![publication]).await {
+        published.expect("publishes");
+    }
+}
+
 /// Publishes a message that comes again: the first time nobody settles it.
 async fn publish_twice(engine: &Engine, job: &Value) {
     let queue = engine.names().execution.clone();
     let mut consumer = engine
         .broker()
-        .consume(ConsumeOptions::queue(queue.clone()))
+        .consume(ConsumeOptions::queue(queue))
         .await
         .expect("consumes");
     let original = consumer.next().await.expect("the run's own job is there");
-    let message = Message {
-        body: job.to_string().into(),
-        ..Message::default()
-    };
-    for published in engine
-        .broker()
-        .publish(vec![Publication::to_queue(queue, message)])
-        .await
-    {
-        published.expect("publishes");
-    }
+    publish(engine, job).await;
     drop(consumer.next().await.expect("the other job is there"));
     original.receipt.requeue();
 }
 
+/// Whether it comes for the first time or again.
 #[tokio::test(start_paused = true)]
 async fn a_first_message_with_another_one_is_dead_lettered() {
+    for again in [false, true] {
+        first_message_with_another_one(again).await;
+    }
+}
+
+async fn first_message_with_another_one(again: bool) {
     let (engine, run_id, other) = begun().await;
     let job = json!({
         "workflow_id": other["id"], "execution_id": run_id.as_str(), "node_id": "A", "workflow": other,
     });
-    publish_twice(&engine, &job).await;
+    if again {
+        publish_twice(&engine, &job).await;
+    } else {
+        publish(&engine, &job).await;
+    }
     let (summary, letters) = work(&engine, &run_id).await;
     assert_eq!(summary, "completed 1 | A B |");
     assert_eq!(

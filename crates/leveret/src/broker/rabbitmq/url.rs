@@ -1,4 +1,4 @@
-//! Broker URLs: reading them, and showing them without their secrets.
+//! Reading broker URLs.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -6,46 +6,7 @@ use lapin::uri::AMQPUri;
 use reqwest::Url;
 
 use super::QueueType;
-use crate::broker::BrokerError;
-
-/// A URL without its secrets, for logs and errors: the password, and query values whose name speaks of a password, secret
-/// or token, become `***`. Works on any text, also on what is no valid URL.
-pub fn redact_url(url: &str) -> String {
-    let (start, rest) = match url.find("://") {
-        Some(at) => url.split_at(at + 3),
-        None => ("", url),
-    };
-    // A password may hold a raw slash or question mark although it should not: the last `@` ends it.
-    let (user, rest) = match rest.rfind('@') {
-        Some(at) => rest.split_at(at),
-        None => ("", rest),
-    };
-    let user = match user.split_once(':') {
-        Some((name, _)) => format!("{name}:***"),
-        None => user.to_owned(),
-    };
-    let (path, query) = match rest.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (rest, None),
-    };
-    let query = query.map_or_else(String::new, |query| format!("?{}", redact_query(query)));
-    format!("{start}{user}{path}{query}")
-}
-
-fn redact_query(query: &str) -> String {
-    let pairs = query.split('&').map(|pair| match pair.split_once('=') {
-        Some((name, _)) if names_a_secret(name) => format!("{name}=***"),
-        _ => pair.to_owned(),
-    });
-    pairs.collect::<Vec<_>>().join("&")
-}
-
-fn names_a_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    ["password", "secret", "token", "key"]
-        .iter()
-        .any(|word| name.contains(word))
-}
+use crate::{broker::BrokerError, redact::redact_url};
 
 /// The file that a URL names as `cacertfile`, as in RabbitMQ's own clients.
 /// Source: <https://www.rabbitmq.com/docs/uri-query-parameters>.
@@ -110,21 +71,6 @@ fn ipv6_host(url: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn secrets_are_not_shown() {
-        let check = |url, expect: &str| assert_eq!(redact_url(url), expect);
-        check("amqp://localhost", "amqp://localhost");
-        check("amqp://user@host/v", "amqp://user@host/v");
-        check("amqp://user:pa:ss@host:1/v", "amqp://user:***@host:1/v");
-        check("amqp://user:p/a?s@s@host/v", "amqp://user:***@host/v");
-        check(
-            "amqps://h/v?heartbeat=5&password=x",
-            "amqps://h/v?heartbeat=5&password=***",
-        );
-        check("user:pass@host", "user:***@host");
-        check("", "");
-    }
 
     #[test]
     fn urls_are_read() {
