@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use leveret_core::time::Timestamp;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -35,16 +34,7 @@ struct Stored {
     workflow_id: String,
     version: u32,
     hash: String,
-    created_at: Value,
-}
-
-impl Stored {
-    fn created_at(&self) -> String {
-        match &self.created_at {
-            Value::Number(ms) => Timestamp(ms.as_i64().unwrap_or(0)).to_string(),
-            other => other.as_str().unwrap_or_default().to_owned(),
-        }
-    }
+    created_at: String,
 }
 
 /// Checks here, where problems have lines and columns, and then stores.
@@ -96,7 +86,7 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<Exit> {
         table.row([
             stored.workflow_id.clone(),
             stored.version.to_string(),
-            stored.created_at(),
+            stored.created_at.clone(),
             hash,
         ]);
     }
