@@ -58,6 +58,10 @@ use super::{
 };
 use crate::redact::redact_url;
 
+/// The largest frame, in bytes: what brokers propose unless they are set up otherwise. The bounds of headers follow from it, so that a broker that
+/// takes less is refused. One that takes more would make the client library's buffers, 32 frames each, as much larger.
+const FRAME_BYTES_MAX: usize = 128 * 1024;
+
 /// The longest that [`Broker::close`] waits for settlements and unconfirmed messages.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -123,6 +127,7 @@ impl RabbitMqOptions {
     fn target(&self, purpose: &str) -> Result<Target, BrokerError> {
         let mut uri = url::parse(&self.url)?;
         uri.query.heartbeat = Some(url::heartbeat(&uri, self.heartbeat));
+        uri.query.frame_max = Some(FRAME_BYTES_MAX as u32);
         let ca_file = url::ca_file(&self.url).or_else(|| self.ca_file.clone());
         let cert_chain = ca_file.map(|path| {
             std::fs::read_to_string(&path).map_err(|error| BrokerError::Url {

@@ -376,7 +376,7 @@ impl Subscription {
             // With the consumer gone the delivery was dropped, so that it goes back to its queue.
             next = attached.stream.next().now_or_never()?;
         }
-        next.and_then(|last| self.hand_out(attached, Some(last)))
+        self.hand_out(attached, next)
     }
 
     /// Unsubscribes, returns what was not handed out, and settles until nothing is outstanding.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_rs::Tokio;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use lapin::{
     Channel, Connection, ConnectionProperties, Event,
     tcp::{AsyncTcpStream, OwnedTLSConfig},
@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{
-    backoff,
+    FRAME_BYTES_MAX, backoff,
     topology::Remembered,
     transport::{self, Screened},
     wire,
@@ -69,6 +69,15 @@ impl Link {
                 return Err(late(elapsed));
             }
         };
+        let frame_bytes = connection.configuration().frame_max() as usize;
+        if frame_bytes < FRAME_BYTES_MAX {
+            let _ = connection.close(200, "frame_max".into()).now_or_never();
+            return Err(BrokerError::Refused {
+                detail: format!(
+                    "its frames have at most {frame_bytes} bytes: set frame_max = {FRAME_BYTES_MAX} in rabbitmq.conf"
+                ),
+            });
+        }
         let link = Arc::new(Link {
             connection,
             socket,

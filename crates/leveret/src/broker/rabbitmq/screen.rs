@@ -5,6 +5,8 @@
 //! properties of such a message are replaced by one header that says what is wrong with them. Its consumer finds the [`flaw`], and can
 //! dead-letter it; the body arrives as it was sent.
 //!
+//! The broker's own words (why it closes a channel, say) may end in the middle of a character: they are made readable.
+//!
 //! All else passes as it came. Formats: AMQP 0-9-1, 2.3.5 (frames), 4.2.5 (values); the types of header values are RabbitMQ's.
 
 use std::{
@@ -13,6 +15,7 @@ use std::{
     sync::Arc,
 };
 
+use super::FRAME_BYTES_MAX;
 use crate::broker::Header;
 
 /// The header that stands for properties which could not be read.
@@ -22,7 +25,7 @@ const HEADER_FLAW: &str = "x-leveret-flaw";
 const DEPTH_MAX: u32 = 32;
 
 /// A longer frame of properties is not held in memory; as no broker sends one, the client library gets it as it is.
-const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 const METHOD: u8 = 1;
 const CONTENT_HEADER: u8 = 2;
@@ -36,8 +39,19 @@ const HEAD_BYTES: usize = 7;
 const CONTENT_HEAD_BYTES: usize = 12;
 
 /// Class and method, as a method's payload starts.
-const TUNE: &[u8] = &[0, 10, 0, 30];
-const DELIVER: &[u8] = &[0, 60, 0, 60];
+type Method = [u8; 4];
+const DELIVER: Method = [0, 60, 0, 60];
+/// Methods with texts of others, and how many bytes come before each of their first short strings.
+const WITH_TEXTS: [(Method, &[usize]); 5] = [
+    // Consumer tag; behind delivery tag and redelivered flag the exchange; routing key.
+    (DELIVER, &[0, 9, 0]),
+    // Behind a code the reply text, of `connection.close`, `channel.close` and `basic.return`; then exchange and routing key.
+    ([0, 10, 0, 50], &[2]),
+    ([0, 20, 0, 40], &[2]),
+    ([0, 60, 0, 50], &[2, 0, 0]),
+    // The reason of `connection.blocked`.
+    ([0, 10, 0, 60], &[0]),
+];
 const CLASS_BASIC: &[u8] = &[0, 60];
 
 /// Takes out what is wrong with the properties of a message, if they were replaced.
@@ -55,8 +69,6 @@ pub(super) struct Screen {
     held: Vec<u8>,
     /// So many bytes more pass unseen.
     passing: u64,
-    /// The largest frame that the client takes, once the broker has told it; 0 is any.
-    frame_bytes_max: usize,
     /// Channels whose next properties belong to a message with an unreadable address.
     unaddressed: HashSet<u16>,
 }
@@ -89,7 +101,7 @@ impl Screen {
         }
         let head = Head::of(bytes)?;
         match head.kind {
-            METHOD | CONTENT_HEADER if head.frame_bytes() <= FRAME_BYTES_MAX => {
+            METHOD | CONTENT_HEADER if head.frame_bytes() <= HELD_BYTES_MAX => {
                 let (frame, rest) = bytes.split_at_checked(head.frame_bytes())?;
                 self.look_through(head, frame, ready);
                 Some(rest)
@@ -123,17 +135,12 @@ impl Screen {
                 }
             }
             METHOD => {
-                if let Some(tune) = payload.strip_prefix(TUNE) {
-                    self.frame_bytes_max = frame_bytes_max(tune);
-                }
-                let start = ready.len();
+                let start = ready.len() + HEAD_BYTES;
                 ready.extend_from_slice(frame);
-                if payload.starts_with(DELIVER) {
-                    let at = start + HEAD_BYTES + DELIVER.len();
-                    let end = start + HEAD_BYTES + payload.len();
-                    if make_address_readable(&mut ready[at..end]) {
-                        self.unaddressed.insert(head.channel);
-                    }
+                let payload = &mut ready[start..start + head.payload_bytes];
+                let changed = make_texts_readable(payload);
+                if changed && payload.starts_with(&DELIVER) {
+                    self.unaddressed.insert(head.channel);
                 }
             }
             _ => ready.extend_from_slice(frame),
@@ -145,11 +152,10 @@ impl Screen {
         if self.unaddressed.remove(&head.channel) {
             return Some("its routing key is not UTF-8".to_owned());
         }
-        let bound = self.frame_bytes_max;
-        if bound > 0 && head.frame_bytes() > bound {
+        if head.frame_bytes() > FRAME_BYTES_MAX {
             let bytes = properties.len();
             return Some(format!(
-                "its properties have {bytes} bytes, a frame takes {bound}"
+                "its properties have {bytes} bytes, a frame takes {FRAME_BYTES_MAX}"
             ));
         }
         check_properties(properties).err()
@@ -209,24 +215,19 @@ fn put_sized(bytes: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     bytes[at..at + 4].copy_from_slice(&size.to_be_bytes());
 }
 
-/// The bound that the broker proposes, which the client takes over.
-fn frame_bytes_max(tune: &[u8]) -> usize {
-    let mut tune = Bytes(tune);
-    let proposed = tune.u16().and_then(|_channels| tune.length());
-    proposed.unwrap_or(0)
-}
-
-/// Puts `?` for the bytes of a delivery's address that are not UTF-8; whether there were any.
-fn make_address_readable(arguments: &mut [u8]) -> bool {
+/// Puts `?` for the bytes of a method's texts that are not UTF-8; whether there were any.
+fn make_texts_readable(payload: &mut [u8]) -> bool {
+    let Some((method, mut rest)) = payload.split_first_chunk_mut() else {
+        return false;
+    };
+    let texts = WITH_TEXTS.iter().find(|(with, _)| with == method);
     let mut changed = false;
-    let mut rest = arguments;
-    // Consumer tag, exchange, routing key; delivery tag and redelivered flag come after the first.
-    for behind in [9, 0, 0] {
-        let Some((text, next)) = split_short(rest) else {
+    for &before in texts.map_or(&[][..], |(_, texts)| texts) {
+        let Some((text, next)) = rest.get_mut(before..).and_then(split_short) else {
             return changed;
         };
         changed |= make_readable(text);
-        rest = next.get_mut(behind..).unwrap_or_default();
+        rest = next;
     }
     changed
 }
@@ -402,7 +403,7 @@ mod tests {
     fn deliver(routing_key: &[u8]) -> Vec<u8> {
         let address = [short(b"ex"), short(routing_key)].concat();
         let arguments = [&short(b"tag")[..], &[0, 0, 0, 0, 0, 0, 0, 9, 0], &address].concat();
-        frame(METHOD, &[DELIVER, &arguments].concat())
+        frame(METHOD, &[&DELIVER, &arguments[..]].concat())
     }
 
     /// With these headers alone.
@@ -485,16 +486,31 @@ mod tests {
     /// A broker that adds to the headers of a message may make them larger than it lets clients make them.
     #[test]
     fn what_is_larger_than_a_frame_is_a_flaw() {
-        let tune = |bound: u32| {
-            let arguments = [&[0, 10, 0, 30, 7, 255], &bound.to_be_bytes()[..], &[0, 60]];
-            frame(METHOD, &arguments.concat())
+        let of = |bytes: usize| {
+            let text = [&short(b"much")[..], b"S", &sized(&vec![b'x'; bytes])].concat();
+            headers(&text)
         };
-        let text = [&short(b"much")[..], b"S", &sized(&[b'x'; 5000])].concat();
-        let much = content_header(&headers(&text));
-        for (bound, passes) in [(0, true), (much.len(), true), (much.len() - 1, false)] {
-            let ready = screened(&[&tune(bound as u32), &much]);
-            assert_eq!(ready.ends_with(&much), passes, "{bound}");
-        }
+        let around = content_header(&of(0)).len();
+        assert_eq!(seen(&of(FRAME_BYTES_MAX - around)), None);
+        let flaw = seen(&of(FRAME_BYTES_MAX - around + 1)).expect("is a flaw");
+        assert!(flaw.ends_with("a frame takes 131072"), "{flaw}");
+    }
+
+    /// RabbitMQ cuts what it says at 255 bytes, wherever that is.
+    #[test]
+    fn words_of_the_broker_are_made_readable() {
+        let close = |text: &[u8]| {
+            let arguments = [&[1, 0x94][..], &short(text), &[0, 50, 0, 10]].concat();
+            frame(METHOD, &[&[0, 20, 0, 40], &arguments[..]].concat())
+        };
+        assert_eq!(
+            screened(&[&close(b"no queue '\xd0...")]),
+            close(b"no queue '?...")
+        );
+        let readable = close("no queue 'ö'".as_bytes());
+        assert_eq!(screened(&[&readable]), readable);
+        let blocked = |text: &[u8]| frame(METHOD, &[&[0, 10, 0, 60], &short(text)[..]].concat());
+        assert_eq!(screened(&[&blocked(b"\xff")]), blocked(b"?"));
     }
 
     #[test]

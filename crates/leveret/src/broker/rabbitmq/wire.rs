@@ -8,12 +8,12 @@ use lapin::{
 };
 use leveret_core::time::Timestamp;
 
+use super::FRAME_BYTES_MAX;
 use crate::broker::{BrokerError, Header, Message, header_bytes};
 
 const PERSISTENT: u8 = 2;
-/// The most that headers may have together, in bytes. They go in one frame, of 128 KiB unless a broker is set up otherwise; one that is larger
-/// ends the connection.
-const HEADERS_BYTES_MAX: usize = 120 * 1024;
+/// The most that headers may have together, in bytes. They go in one frame; one that is larger ends the connection.
+const HEADERS_BYTES_MAX: usize = FRAME_BYTES_MAX - 8 * 1024;
 
 /// A name or property that AMQP keeps in at most 255 bytes.
 pub(super) fn short(text: &str) -> Result<ShortString, BrokerError> {

@@ -91,7 +91,7 @@ fn copy(delivery: &Delivery, attempts: u32) -> Message {
 fn leave_room(headers: &mut BTreeMap<String, Header>) {
     let mut foreign: Vec<(usize, String)> = headers
         .iter()
-        .filter(|(name, _)| !name.starts_with("x-leveret-"))
+        .filter(|(name, header)| !is_ours(name, header))
         .map(|(name, header)| (header_bytes(name, header), name.clone()))
         .collect();
     foreign.sort_unstable();
@@ -107,6 +107,20 @@ fn leave_room(headers: &mut BTreeMap<String, Header>) {
     if left_out > 0 {
         headers.insert(HEADER_LEFT_OUT.to_owned(), Header::Int(left_out));
     }
+}
+
+/// Whether it may be a header of an earlier copy. Anybody can send one of that name.
+fn is_ours(name: &str, header: &Header) -> bool {
+    let names = [
+        HEADER_ATTEMPTS,
+        HEADER_REASON,
+        HEADER_QUEUE,
+        HEADER_EXCHANGE,
+        HEADER_ROUTING_KEY,
+        HEADER_DEAD_AT,
+        HEADER_LEFT_OUT,
+    ];
+    names.contains(&name) && header_bytes(name, header) <= 2 * REASON_BYTES_MAX
 }
 
 fn cut(reason: &str) -> &str {
@@ -188,6 +202,8 @@ mod tests {
             ("b", 50_000),
             ("c", 10),
             ("x-leveret-reason", 10),
+            ("x-leveret-large", 30_000),
+            ("x-leveret-exchange", 60_000),
         ] {
             let text = Header::Text("x".repeat(bytes));
             message.headers.insert(name.to_owned(), text);
@@ -196,10 +212,11 @@ mod tests {
         let headers = letter.message.headers;
         let names: Vec<_> = headers
             .keys()
-            .filter(|name| !name.starts_with("x-leveret-"))
+            .filter(|name| !name.starts_with("x-leveret-") || *name == "x-leveret-large")
             .collect();
-        assert_eq!(names, ["a", "c"]);
-        assert_eq!(headers[HEADER_LEFT_OUT], Header::Int(1));
+        assert_eq!(names, ["c", "x-leveret-large"]);
+        assert_eq!(headers[HEADER_LEFT_OUT], Header::Int(3));
+        assert_eq!(headers[HEADER_EXCHANGE], Header::Text(String::new()));
         assert_eq!(headers[HEADER_REASON], Header::Text("new".to_owned()));
     }
 

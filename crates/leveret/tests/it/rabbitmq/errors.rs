@@ -174,3 +174,17 @@ async fn a_message_that_the_broker_refuses_fails_alone() {
     broker.delete_queue(&queue).await.unwrap();
     broker.close().await;
 }
+
+/// RabbitMQ cuts its words at 255 bytes, here in the middle of a character, which the client library cannot read.
+#[tokio::test]
+async fn words_of_the_broker_that_are_cut_end_no_connection() {
+    let Some(url) = url() else { return };
+    let broker = connect(&url).await;
+    let queue = declare_queue(&broker, "cut").await;
+    let long = format!("x{}", "ö".repeat(126));
+    let error = broker.queue_stats(&long).await.unwrap_err();
+    assert!(matches!(error, BrokerError::NotFound { .. }), "{error:?}");
+    assert!(broker.is_connected());
+    broker.delete_queue(&queue).await.unwrap();
+    broker.close().await;
+}
