@@ -1,4 +1,4 @@
-//! From URLs to a store and a broker: the only place that names adapters.
+//! From URLs to a store and a broker: the only place that makes adapters. Beside it only `one_file` names any, those that share a file.
 //!
 //! | store | |
 //! |---|---|
