@@ -19,6 +19,8 @@ use super::{NodeContext, NodeError, NodeType, Verdict, check_known, is_template,
 /// Output: `{status, headers, body}`, where `body` is parsed JSON if the response says so, else text.
 ///
 /// Transport errors, timeouts, 5xx and 429 are transient; every other unexpected status is permanent.
+///
+/// The client uses the proxies that the environment names (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
 pub(super) struct Http {
     client: OnceCell<Client>,
 }
