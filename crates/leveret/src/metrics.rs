@@ -189,7 +189,8 @@ pub struct Metrics {
     pub requeued: Counter,
     /// Calls of the store that failed for now and were repeated.
     pub store_errors: Counter,
-    /// Publishes that the broker did not take.
+    /// Publishes that failed: of what follows from a job and of a run's first jobs, which are repeated; of status messages, which are not,
+    /// a batch as one. Those of timers and of the reconciler are logged only.
     pub broker_errors: Counter,
     /// Steps per commit.
     pub commit_steps: Histogram,

@@ -163,7 +163,7 @@ fn counted(writer: &mut TextWriter, metrics: &Metrics) {
         .family(
             "leveret_errors_total",
             Kind::Counter,
-            "Calls that failed for now and were repeated, by where.",
+            "Calls of the store that failed and were repeated, and publishes that failed, by part.",
         )
         .sample(&[("part", "store")], m.store_errors.get())
         .sample(&[("part", "broker")], m.broker_errors.get());
