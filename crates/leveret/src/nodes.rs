@@ -200,7 +200,8 @@ impl Registry {
         Registry::default()
     }
 
-    /// The built-in node types: `set`, `http`, `log`, `fail`, `sleep`, `switch`, and the pass-through `start` and `join`.
+    /// The built-in node types: `set`, `switch`, `http`, `sleep`, `log` and `fail`. Three have further names, which flowcraft blueprints
+    /// use: `start` and `join` are `set`, `error` is `fail`, `SleepNode` is `sleep`.
     pub fn builtin() -> Registry {
         let mut registry = Registry::empty();
         registry.register("set", set::Set);
