@@ -348,12 +348,14 @@ impl Receipt {
         self.settle(Settlement::Ack);
     }
 
-    /// Not done: the message returns to its queue, marked redelivered.
+    /// Not done: the message returns to its queue, marked redelivered. Returns at once, as [`ack`](Self::ack) does. The broker has the
+    /// message all the time: a crash before it hears of this returns the message just so.
     pub fn requeue(self) {
         self.settle(Settlement::Requeue);
     }
 
-    /// Not wanted: the broker drops the message. Leveret publishes to a dead-letter queue first.
+    /// Not wanted: the broker drops the message for good. Returns at once, as [`ack`](Self::ack) does. A crash before the broker hears of
+    /// it redelivers; after that nothing of the message is left, so publish first what must remain, such as its dead letter.
     pub fn reject(self) {
         self.settle(Settlement::Reject);
     }

@@ -470,6 +470,9 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Stores a definition as the newest version of its workflow, unless it is that already. Returns the record and whether it is new.
+    ///
+    /// When it returns, the version is durable, and the newest until another is put. A crash before leaves it stored or not begun; if it is
+    /// put again and was stored, it is the newest already. Different definitions that are put at once get versions of their own.
     async fn put_workflow(
         &self,
         workflow: &Workflow,
@@ -490,6 +493,10 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Vec<WorkflowRecord>, StoreError>;
 
     /// Begins runs; answers in the order of the batch. A run of an empty workflow is recorded as completed.
+    ///
+    /// When it returns, each run is durable, with its definition. Nothing is published: that is for the caller. A crash before leaves
+    /// each run recorded or not begun; the same call then answers [`Started::Exists`] for what was recorded, by whomever. A crash after
+    /// it, before the first jobs are published, leaves a run that the reconciler takes up at `reconcile_at`.
     async fn start(&self, batch: &[NewRun]) -> Result<Vec<Started>, StoreError>;
 
     /// Records steps with what follows from them, in one transaction; answers in the order of the batch. Several steps of one run are decided
@@ -506,7 +513,11 @@ pub trait Store: Send + Sync + 'static {
     /// executed again. A count rather than a step of it, so that a call whose answer was lost counts once.
     async fn set_redeliveries(&self, key: &StepKey, count: u32) -> Result<(), StoreError>;
 
-    /// Claims up to `limit` timers that are due, until `now + claim`. A claim that ends makes them due again.
+    /// Claims up to `limit` timers that are due, the earliest, until `now + claim`. A claim that ends makes them due again.
+    ///
+    /// When it returns, the claims are durable: no other call gets these timers before the claim ends, unless a step sets one anew. A crash
+    /// before or after loses none: what was claimed and not removed is due again when the claim ends. So a timer fires at least once, and
+    /// may fire twice.
     async fn claim_timers(
         &self,
         now: Timestamp,
@@ -514,7 +525,10 @@ pub trait Store: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<Timer>, StoreError>;
 
-    /// Removes claimed timers, each only if nobody set it anew since.
+    /// Removes claimed timers, each only if nobody claimed it or set it anew since. To be called when what they call for is published.
+    ///
+    /// When it returns, this is durable. A crash before may leave timers, which are due again when their claim ends. Calling again is
+    /// safe, for timers that are gone, too.
     async fn remove_timers(&self, timers: &[Timer]) -> Result<(), StoreError>;
 
     /// When the next timer is due.
@@ -537,6 +551,10 @@ pub trait Store: Send + Sync + 'static {
     async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError>;
 
     /// Ends a running run as cancelled. `None`: there is no such run; else its end, and whether it is this call's doing.
+    ///
+    /// When it returns, the run's end is durable and final: no step of it is recorded any more. A crash before leaves it running or
+    /// cancelled; calling again is safe, and says in the latter case that it is not this call's doing. Nothing is published: the
+    /// completion is for the caller.
     async fn cancel(
         &self,
         run_id: &RunId,

@@ -124,7 +124,12 @@ impl Engine {
         }
     }
 
-    /// Starts a run and waits for its end.
+    /// Starts a run, as [`start`](Self::start), and waits for its end, however long that takes.
+    ///
+    /// Some process must play the worker, this one or another. When it returns a result, the run's end and its steps are durable. A crash
+    /// before the run is recorded leaves none. A crash after that, dropping the future, and an error on the way stop the waiting, not the
+    /// run: [`wait`](Self::wait) takes it up by its id. Who gives the request a run id can ask again, whatever happened, without a second
+    /// run.
     pub async fn start_and_wait(&self, request: StartRequest) -> Result<RunResult, StartError> {
         Ok(self.start_awaited(request).await?.result().await?)
     }
