@@ -1,4 +1,4 @@
-//! Every workflow under `examples/workflows/`, with its output.
+//! Every workflow under `examples/workflows/` and in the documentation, with its output.
 
 use std::collections::BTreeMap;
 
@@ -220,4 +220,35 @@ fn the_readme_is_right() {
         (ended.code, &ended.json()["error"]["message"]),
         (Some(1), &json!("nobody to greet"))
     );
+}
+
+/// What the documentation shows is true: its workflows have neither errors nor warnings, and `leveret run` gives the output that stands as
+/// JSON behind a command.
+#[test]
+fn the_documentation_shows_what_works() {
+    let directory = Directory::new();
+    for page in ["README.md", "docs/WORKFLOWS.md"] {
+        let text = std::fs::read_to_string(root().join(page)).unwrap();
+        let blocks = text.split("```yaml\n").skip(1);
+        for block in blocks.filter_map(|rest| rest.split("```").next()) {
+            let id = block.lines().find_map(|line| line.strip_prefix("id: "));
+            let file = directory.file(&format!("{}.yaml", id.unwrap()), block);
+            let ended = leveret(&["check", "--json", &file]);
+            let found = (ended.code, ended.json());
+            assert_eq!(found, (Some(0), json!([])), "{page}: {block}");
+        }
+        let commands = text.lines().filter_map(|line| {
+            let (command, remark) = line.strip_prefix("$ leveret run ")?.split_once(" # ")?;
+            Some((command, serde_json::from_str::<Value>(remark).ok()?))
+        });
+        for (command, expect) in commands {
+            let (file, more) = command.trim_end().split_once(' ').unwrap_or((command, ""));
+            let file = format!("{}/{}", directory.path(), file.trim_end());
+            let mut args = vec!["run", &*file, "--json"];
+            let pieces = more.trim().split('\'');
+            args.extend(pieces.map(str::trim).filter(|piece| !piece.is_empty()));
+            let ended = leveret(&args);
+            assert_eq!(ended.json()["output"], expect, "{page}: {command}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ mod support;
 
 // `leveret check`, `graph`, `config`, `migrate`, `version`: without a server.
 mod check;
-// Every workflow under examples/workflows/, with its output.
+// Every workflow under examples/workflows/ and in the documentation, with its output.
 mod examples;
 // Processes and servers that are killed in the middle of the work, and other mischief.
 mod kill;
