@@ -62,6 +62,10 @@ pub(crate) struct Harness {
 
 impl Harness {
     pub(crate) async fn start() -> Harness {
+        Harness::with(registry()).await
+    }
+
+    pub(crate) async fn with(registry: Registry) -> Harness {
         let directory = TempDir::new();
         let store = format!("sqlite:{}", directory.file("leveret.db"));
         let Connected {
@@ -71,7 +75,7 @@ impl Harness {
         } = connect(&store, "embedded:").await.expect("connects");
         let engine = Engine::new(EngineParts {
             one_file,
-            registry: registry(),
+            registry,
             ..EngineParts::new(store, broker)
         })
         .await

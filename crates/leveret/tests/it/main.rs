@@ -9,6 +9,8 @@ mod completion;
 mod definitions;
 // flowcraft's conformance cases, each a run on a real engine.
 mod flowcraft;
+// Node types: built-in ones, and functions.
+mod nodes;
 // The store on PostgreSQL: conformance, reconnecting, migrations, and a measurement. Needs `LEVERET_TEST_POSTGRES_URL`.
 #[cfg(feature = "postgres")]
 mod postgres;
