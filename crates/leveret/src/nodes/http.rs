@@ -220,25 +220,27 @@ async fn send(request: reqwest::RequestBuilder, params: &Params) -> Result<Value
         .response_bytes_max
         .unwrap_or(RESPONSE_BYTES_MAX_DEFAULT);
     let mut body = Vec::new();
-    while let Some(chunk) = response
-        .chunk()
-        .await
-        .map_err(|error| of_transport(error, &params.url))?
+    while body.len() <= bytes_max
+        && let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| of_transport(error, &params.url))?
     {
-        if body.len() + chunk.len() > bytes_max {
-            return Err(NodeError::permanent(format!(
-                "the response of {} has more than response_bytes_max = {bytes_max} bytes",
-                origin(&params.url)
-            )));
-        }
         body.extend_from_slice(&chunk);
     }
     let expected = params
         .expected_status
         .as_ref()
         .map_or(status.is_success(), |expected| expected.contains(status));
+    // First: a long page that tells of an outage tells of an outage.
     if !expected {
         return Err(of_status(status, &params.url, &body));
+    }
+    if body.len() > bytes_max {
+        return Err(NodeError::permanent(format!(
+            "the response of {} has more than response_bytes_max = {bytes_max} bytes",
+            origin(&params.url)
+        )));
     }
     let body = if is_json && !body.is_empty() {
         serde_json::from_slice(&body).map_err(|error| {

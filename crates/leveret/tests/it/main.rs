@@ -9,7 +9,7 @@ mod completion;
 mod definitions;
 // flowcraft's conformance cases, each a run on a real engine.
 mod flowcraft;
-// Node types: built-in ones, and functions.
+// Node types: built-in ones, functions, and `http` against a server.
 mod nodes;
 // The store on PostgreSQL: conformance, reconnecting, migrations, and a measurement. Needs `LEVERET_TEST_POSTGRES_URL`.
 #[cfg(feature = "postgres")]

@@ -1,5 +1,7 @@
 //! Node types: one attempt of a built-in one, as the engine asks for it, and functions as node types.
 
+mod http;
+
 use std::{
     sync::{Arc, OnceLock},
     time::Duration,
