@@ -23,6 +23,7 @@ use leveret::{
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{completions::Completions, servers::Place};
+use crate::support::terminate;
 
 /// How long anything may take that must happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -42,17 +43,28 @@ pub(crate) struct Worker(Child);
 impl Worker {
     /// `leveret worker`.
     pub(crate) fn start(place: &Place) -> Worker {
+        Worker::start_with(place, &[])
+    }
+
+    /// `leveret worker` with more settings.
+    pub(crate) fn start_with(place: &Place, settings: &[&str]) -> Worker {
         let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
         command
             .args(["worker", "--broker", &place.amqp])
             .args(["--store", &place.postgres, "--prefix", &place.prefix])
-            .args(["--status", "off", "--log", "error,lapin=off"]);
+            .args(["--status", "off", "--log", "error,lapin=off"])
+            .args(settings);
         Worker::spawn(command)
     }
 
     pub(crate) fn spawn(mut command: Command) -> Worker {
         command.stdin(Stdio::null()).stdout(Stdio::null());
         Worker(command.spawn().expect("the program starts"))
+    }
+
+    /// Asks it to stop.
+    pub(crate) fn terminate(&self) {
+        terminate(&self.0);
     }
 
     /// Whether it runs.
