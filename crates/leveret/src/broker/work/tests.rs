@@ -1,4 +1,7 @@
-//! The work queue over the in-memory broker: what the handler says and where the message ends.
+//! The work queue over the in-memory broker: what the handler says and where the message ends. What brokers could make different is in
+//! `brokers`, over each of them.
+
+mod brokers;
 
 use std::sync::Mutex;
 
@@ -37,6 +40,7 @@ fn options() -> WorkOptions {
 
 struct World {
     broker: Arc<dyn Broker>,
+    queue: Arc<str>,
     attempts: mpsc::UnboundedReceiver<u32>,
     stop: Option<oneshot::Sender<()>>,
     serving: tokio::task::JoinHandle<Result<(), BrokerError>>,
@@ -47,14 +51,24 @@ impl World {
         options: WorkOptions,
         script: impl Fn(&str, u32) -> Verdict + Send + Sync + 'static,
     ) -> World {
+        World::over(Arc::new(MemoryBroker::new()), options, script).await
+    }
+
+    async fn over(
+        broker: Arc<dyn Broker>,
+        options: WorkOptions,
+        script: impl Fn(&str, u32) -> Verdict + Send + Sync + 'static,
+    ) -> World {
         let (sender, attempts) = mpsc::unbounded_channel();
         let handler = Scripted {
             script,
             attempts: sender,
         };
-        let (broker, stop, serving) = start(options, handler).await;
+        let queue = options.queue.clone();
+        let (stop, serving) = start(&broker, options, handler).await;
         World {
             broker,
+            queue,
             attempts,
             stop: Some(stop),
             serving,
@@ -62,11 +76,11 @@ impl World {
     }
 
     async fn publish(&self, body: &str) {
-        publish(&*self.broker, body).await;
+        publish(&*self.broker, &self.queue, body).await;
     }
 
     async fn dead(&self) -> Delivery {
-        take(&*self.broker, "work.dlq").await
+        take(&*self.broker, &dead_letter_queue_name(&self.queue)).await
     }
 
     async fn attempt(&mut self) -> u32 {
@@ -84,33 +98,34 @@ impl World {
             .unwrap()
             .unwrap()
             .unwrap();
-        assert_eq!(self.broker.queue_stats("work").await.unwrap().ready, 0);
+        let stats = self.broker.queue_stats(&self.queue).await.unwrap();
+        assert_eq!(stats.ready, 0);
     }
 }
 
 type Serving = tokio::task::JoinHandle<Result<(), BrokerError>>;
 
 async fn start(
+    broker: &Arc<dyn Broker>,
     options: WorkOptions,
     handler: impl Handler,
-) -> (Arc<dyn Broker>, oneshot::Sender<()>, Serving) {
-    let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
+) -> (oneshot::Sender<()>, Serving) {
     broker.declare(&options.topology()).await.unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async {
         let _ = stopped.await;
     };
     let serving = tokio::spawn(serve(broker.clone(), options, handler, shutdown));
-    (broker, stop, serving)
+    (stop, serving)
 }
 
-async fn publish(broker: &dyn Broker, body: &str) {
+async fn publish(broker: &dyn Broker, queue: &str, body: &str) {
     let message = Message {
         message_id: Some(body.into()),
         ..Message::json(body.to_owned())
     };
     broker
-        .publish(vec![Publication::to_queue("work", message)])
+        .publish(vec![Publication::to_queue(queue, message)])
         .await
         .remove(0)
         .unwrap();
@@ -171,42 +186,6 @@ fn decides() {
 }
 
 #[tokio::test]
-async fn retries_then_succeeds() {
-    let mut world = World::new(
-        options(),
-        |_, attempt| if attempt < 3 { again() } else { Verdict::Done },
-    )
-    .await;
-    world.publish("a").await;
-    for attempt in 1..=3 {
-        assert_eq!(world.attempt().await, attempt);
-    }
-    world.end().await;
-}
-
-#[tokio::test]
-async fn retries_are_used_up() {
-    let mut world = World::new(options(), |_, _| again()).await;
-    world.publish("a").await;
-    let letter = world.dead().await;
-    for attempt in 1..=3 {
-        assert_eq!(world.attempt().await, attempt);
-    }
-    assert_eq!(letter.message.message_id.as_deref(), Some("a"));
-    assert_eq!(
-        letter.message.headers.get(HEADER_ATTEMPTS),
-        Some(&Header::Int(3))
-    );
-    assert_eq!(text(&letter, HEADER_REASON), "not yet");
-    assert_eq!(text(&letter, HEADER_QUEUE), "work");
-    assert_eq!(text(&letter, HEADER_EXCHANGE), "");
-    assert_eq!(text(&letter, HEADER_ROUTING_KEY), "work");
-    assert_eq!(text(&letter, HEADER_DEAD_AT), "2026-11-20T02:24:23.755Z");
-    letter.receipt.ack();
-    world.end().await;
-}
-
-#[tokio::test]
 async fn malformed_and_oversized_are_dead_at_once() {
     let options = WorkOptions {
         message_bytes_max: 10,
@@ -249,7 +228,7 @@ async fn a_message_with_a_flaw_reaches_no_handler() {
             attempts: sender,
         },
     };
-    publish(&*broker, "a").await;
+    publish(&*broker, "work", "a").await;
     let mut delivery = take(&*broker, "work").await;
     delivery.flaw = Some("its message id is not UTF-8".into());
     station.process(delivery).await;
@@ -347,16 +326,14 @@ async fn concurrency_is_a_bound_and_shutdown_drains() {
         concurrency: 2,
         ..options()
     };
-    let (broker, stop, serving) = start(
-        options,
-        Held {
-            entered,
-            gate: gate.clone(),
-        },
-    )
-    .await;
+    let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
+    let handler = Held {
+        entered,
+        gate: gate.clone(),
+    };
+    let (stop, serving) = start(&broker, options, handler).await;
     for body in ["a", "b", "c", "d"] {
-        publish(&*broker, body).await;
+        publish(&*broker, "work", body).await;
     }
     let mut running = vec![entries.recv().await.unwrap(), entries.recv().await.unwrap()];
     running.sort();
@@ -369,22 +346,4 @@ async fn concurrency_is_a_bound_and_shutdown_drains() {
     assert!(entries.try_recv().is_err());
     let ready = broker.queue_stats("work").await.unwrap().ready;
     assert_eq!(ready, 2);
-}
-
-#[tokio::test]
-async fn what_does_not_finish_in_time_returns() {
-    let (entered, mut entries) = mpsc::unbounded_channel();
-    let gate = Arc::new(tokio::sync::Semaphore::new(0));
-    let options = WorkOptions {
-        drain_timeout: Duration::from_millis(10),
-        ..options()
-    };
-    let (broker, stop, serving) = start(options, Held { entered, gate }).await;
-    publish(&*broker, "slow").await;
-    assert_eq!(entries.recv().await.unwrap(), "slow");
-    stop.send(()).unwrap();
-    timeout(PATIENCE, serving).await.unwrap().unwrap().unwrap();
-    let again = take(&*broker, "work").await;
-    assert!(again.redelivered);
-    again.receipt.ack();
 }
