@@ -20,7 +20,7 @@ nodes:
 ";
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub(crate) async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut nodes = Registry::builtin();
     nodes.register_fn("greet", |ctx: NodeContext| async move {
         Ok(json!({ "hello": ctx.input.value()["name"] }))

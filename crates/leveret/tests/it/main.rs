@@ -9,6 +9,9 @@ mod completion;
 mod definitions;
 // flowcraft's conformance cases, each a run on a real engine.
 mod flowcraft;
+// The example, which asserts what it prints.
+#[path = "../../examples/greet.rs"]
+mod greet;
 // Node types: built-in ones, functions, and `http` against a server.
 mod nodes;
 // The store on PostgreSQL: conformance, reconnecting, migrations, and a measurement. Needs `LEVERET_TEST_POSTGRES_URL`.
@@ -29,3 +32,8 @@ mod suspects;
 #[cfg(all(feature = "postgres", feature = "rabbitmq"))]
 mod tls;
 mod waiting;
+
+#[test]
+fn the_example_greets() {
+    greet::main().unwrap();
+}
