@@ -216,6 +216,16 @@ pub(crate) enum Status {
     Off,
 }
 
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Status::All => "all",
+            Status::Final => "final",
+            Status::Off => "off",
+        })
+    }
+}
+
 impl From<Status> for StatusMessages {
     fn from(status: Status) -> StatusMessages {
         match status {
@@ -390,13 +400,25 @@ impl Settings {
         }
     }
 
+    /// The status messages that are published.
+    pub(crate) fn status(&self) -> Status {
+        let default = if self.is_shared() {
+            Status::All
+        } else {
+            Status::Off
+        };
+        self.status.unwrap_or(default)
+    }
+
+    /// Whether others can use the broker, too.
+    fn is_shared(&self) -> bool {
+        let url = self.broker.as_ref();
+        url.is_some_and(|url| url.starts_with("amqp"))
+    }
+
     /// The settings with all defaults in place and without passwords, for printing.
     pub(crate) fn effective(&self) -> Settings {
         let worker = self.worker();
-        let shared = self
-            .broker
-            .as_ref()
-            .is_some_and(|url| url.starts_with("amqp"));
         Settings {
             config: self.config.clone(),
             store: Some(redact_url(&self.store())),
@@ -406,10 +428,8 @@ impl Settings {
             server: Some(redact_url(self.server())),
             worker_concurrency: NonZeroU16::new(worker.concurrency),
             prefetch: NonZeroU16::new(worker.prefetch),
-            status: self
-                .status
-                .or(Some(if shared { Status::All } else { Status::Off })),
-            completion: self.completion.or(Some(shared)),
+            status: Some(self.status()),
+            completion: self.completion.or(Some(self.is_shared())),
             prefix: Some(self.prefix.clone().unwrap_or_default()),
             drain_timeout: Some(Span(worker.drain_timeout)),
             stalled_after: Some(Span(self.engine().quiet)),

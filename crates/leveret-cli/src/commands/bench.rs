@@ -37,7 +37,8 @@ struct Report {
     input_bytes: usize,
     store: String,
     broker: String,
-    status: Option<Status>,
+    /// The mode in force.
+    status: Status,
     runs_per_s: f64,
     steps_per_s: f64,
     p50_ms: f64,
@@ -81,10 +82,11 @@ pub(crate) async fn bench(
         input_bytes,
         store,
         broker,
+        status,
         ..
     } = &report;
     output::line(format!(
-        "{runs} runs of {nodes} nodes, {concurrency} at once, {input_bytes} bytes of input, on {store} and {broker}"
+        "{runs} runs of {nodes} nodes, {concurrency} at once, {input_bytes} bytes of input, on {store} and {broker}, status messages {status}"
     ))?;
     Ok(Exit::Ok)
 }
@@ -137,7 +139,7 @@ async fn chain(args: &ChainArgs, settings: &Settings) -> anyhow::Result<Report> 
         input_bytes: args.input_bytes,
         store,
         broker,
-        status: settings.status,
+        status: settings.status(),
         runs_per_s,
         steps_per_s,
         p50_ms: at(0.5),

@@ -4,6 +4,8 @@
 // How the others start the binary.
 mod support;
 
+// `leveret bench`: what it reports.
+mod bench;
 // `leveret check`, `graph`, `config`, `migrate`, `version`: without a server.
 mod check;
 // Every workflow under examples/workflows/ and in the documentation, with its output.
