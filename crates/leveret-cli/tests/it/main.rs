@@ -8,6 +8,8 @@ mod support;
 mod bench;
 // `leveret check`, `graph`, `config`, `migrate`, `version`: without a server.
 mod check;
+// `leveret demo`: the outcomes of orders, and that none is charged twice.
+mod demo;
 // Every workflow under examples/workflows/ and in the documentation, with its output.
 mod examples;
 // Processes and servers that are killed in the middle of the work, and other mischief.
