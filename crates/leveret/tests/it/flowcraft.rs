@@ -3,9 +3,13 @@
 //!
 //! A blueprint is written short: `S>A S>B A>J[x]{condition}~transform~`, nodes below it as `A = type {params}`.
 
-use serde_json::{Value, json};
+use std::{collections::HashMap, sync::Arc};
 
-use crate::harness::{Harness, blueprint};
+use leveret::{nodes::NodeContext, runtime::RunChanged, store::StepStatus};
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use crate::harness::{Harness, blueprint, registry};
 
 /// Runs a blueprint and returns `status; output; ran nodes in order; other nodes`, or the error.
 async fn run(text: &str) -> String {
@@ -39,9 +43,6 @@ cases! {
     case_02_a_single_node:
         "A; A = const 7"
         => "completed 7 | A |";
-    case_03_a_join_without_inputs_gets_one_of_its_predecessors_outputs:
-        "A>D B>D C>D; A = const 1; B = const 1; C = const 1; D = echo"
-        => "completed 1 | A B C D |";
     case_04_a_join_with_inputs_gets_both:
         "S>A S>B A>J B>J; A = const 1; B = const 2; J = echo; J.inputs = {\"a\":\"A\",\"b\":\"B\"}"
         => r#"completed {"a":1,"b":2} | A B J S |"#;
@@ -168,6 +169,44 @@ cases! {
     case_82_an_empty_blueprint_completes:
         ""
         => "completed null | |";
+}
+
+/// Three predecessors with outputs of their own, one let go after the other: whichever is the last, its output is the input.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_03_a_join_without_inputs_gets_the_output_of_the_last_to_arrive() {
+    for order in [["A", "B", "C"], ["B", "C", "A"], ["C", "A", "B"]] {
+        let gates: Arc<HashMap<&str, Semaphore>> =
+            Arc::new(order.map(|node| (node, Semaphore::new(0))).into());
+        let mut registry = registry();
+        let held = gates.clone();
+        registry.register_fn("held", move |ctx: NodeContext| {
+            let gates = held.clone();
+            async move {
+                let node = ctx.key.node_id.as_str();
+                gates[node].acquire().await.expect("not closed").forget();
+                Ok(json!(node))
+            }
+        });
+        let harness = Harness::with(registry).await;
+        let mut changes = harness.engine.changes();
+        let open = async {
+            for node in order {
+                gates[node].add_permits(1);
+                let is_recorded = |change: &RunChanged| {
+                    change
+                        .node_id
+                        .as_ref()
+                        .is_some_and(|id| id.as_str() == node)
+                        && change.status == Some(StepStatus::Completed)
+                };
+                while !is_recorded(&changes.recv().await.expect("it lives")) {}
+            }
+        };
+        let definition = blueprint("A>D B>D C>D; A = held; B = held; C = held; D = echo");
+        let (seen, ()) = tokio::join!(harness.run(definition, Value::Null), open);
+        assert_eq!(seen, format!("completed \"{}\" | A B C D |", order[2]));
+        harness.stop().await;
+    }
 }
 
 #[tokio::test]
