@@ -6,9 +6,15 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
+
+/// How long anything may take that must happen.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How often a condition is looked at that another process brings about.
+const POLL: Duration = Duration::from_millis(5);
 
 /// The root of the repository.
 pub(crate) fn root() -> PathBuf {
@@ -143,6 +149,15 @@ impl Drop for Server {
 pub(crate) fn terminate(child: &Child) {
     let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+}
+
+/// Waits for what another process brings about.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::sleep(POLL);
+    }
 }
 
 /// The payment service of the examples.

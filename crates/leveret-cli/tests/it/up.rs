@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Directory, Ended, Server, command, end_of, get, get_text, leveret, payments};
+use crate::support::{
+    Directory, Ended, Server, command, end_of, get, get_text, leveret, payments, until,
+};
 
 /// `leveret up` on a free port with data in a directory.
 fn up(directory: &Directory) -> Server {
@@ -182,11 +184,9 @@ fn sigterm_drains() {
     at(&server, &["workflows", "put", &file]);
     at(&server, &["runs", "start", "slow", "--run-id", "r"]);
     // The service charges at once and answers 3 s later: the step is under way now, and for some time.
-    while get(&payments.address, "/charges")["charges"]
-        .as_array()
-        .unwrap()
-        .is_empty()
-    {}
+    until("the step charges", || {
+        get(&payments.address, "/charges")["charges"][0].is_object()
+    });
     server.terminate();
     assert_eq!(server.wait(), (Some(0), String::new()));
 

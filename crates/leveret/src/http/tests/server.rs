@@ -1,23 +1,25 @@
 //! What is not about workflows and runs: health, metrics, errors of HTTP itself, and the listener.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 
 use super::*;
 
+/// How long anything may take that must happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Waits until the worker consumes.
 async fn ready(world: &World) {
-    let router = &world.router;
-    loop {
-        let answer = router
-            .clone()
-            .oneshot(Request::get("/health/ready").body(Body::empty()).unwrap())
-            .await
-            .unwrap();
-        if answer.status() == 200 {
-            return;
+    let ready = async {
+        while world.get("/health/ready").await.status != 200 {
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
-    }
+    };
+    timeout(PATIENCE, ready).await.expect("it becomes ready");
 }
 
 #[tokio::test]
