@@ -424,14 +424,16 @@ impl Drive<'_> {
         // What was executed and is not recorded: several steps only if all but the last are pure.
         let mut executed = Vec::new();
         loop {
+            let node = ready.node;
             let finished = self.step(ready, attempts, woken).await?;
             (attempts, woken) = (0, false);
             self.steps += 1;
             let inline = self.steps < self.inner.options.inline_steps_max
                 && begun.elapsed() < self.inner.options.inline_time_max;
             if inline
-                && self.plan.is_pure(ready.node)
+                && self.plan.is_pure(node)
                 && executed.len() < PURE_STEPS_MAX
+                && !self.known.is_full()
                 && let Some(next) = self.foresee(&finished)
             {
                 executed.push(finished);
@@ -443,6 +445,7 @@ impl Drive<'_> {
                 return Ok(());
             };
             executed.clear();
+            self.known.trim(node);
             if !decision.joins.is_empty() {
                 // What runs beside this chain may have set it anew.
                 self.known.forget_context();
@@ -619,9 +622,7 @@ impl Drive<'_> {
             },
             Outcome::Waiting { .. } => return,
         };
-        let size = value.output.text().len();
         self.known.set_node(ready.node, value);
-        self.known.trim(size, ready.node);
     }
 
     /// Commits steps, then does what follows from the last: tells observers and those who wait. `None`: nothing follows.

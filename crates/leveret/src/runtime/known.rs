@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Secrets, plan::Plan};
 use crate::store::{NodeValue, StepStatus};
 
-/// More than this many bytes of outputs are not kept from step to step: what is needed is loaded again.
+/// More than this many bytes are not kept from one commit to the next: what is needed is loaded again.
 const BYTES_MAX: usize = 8 << 20;
 
 /// Values of one run, as far as they were needed.
@@ -21,12 +21,17 @@ pub(crate) struct Known {
     nodes: BTreeMap<NodeIx, KnownNode>,
     inputs: BTreeMap<NodeIx, Json>,
     context: HashMap<Arc<str>, Option<Json>>,
+    /// About how large the outputs are.
     bytes: usize,
 }
 
 struct KnownNode {
     value: NodeValue,
     error: Option<Value>,
+}
+
+fn bytes_of(value: &NodeValue) -> usize {
+    value.output.text().len()
 }
 
 impl Known {
@@ -40,7 +45,10 @@ impl Known {
             .error
             .as_ref()
             .and_then(|error| serde_json::to_value(error).ok());
-        self.nodes.insert(node, KnownNode { value, error });
+        self.bytes += bytes_of(&value);
+        if let Some(before) = self.nodes.insert(node, KnownNode { value, error }) {
+            self.bytes -= bytes_of(&before.value);
+        }
     }
 
     /// Forgets everything but the run's input.
@@ -56,13 +64,17 @@ impl Known {
         self.context.clear();
     }
 
-    /// Makes room before the next step, if outputs have grown large. `size` is that of the newest.
-    pub(crate) fn trim(&mut self, size: usize, keep: NodeIx) {
-        self.bytes += size;
-        if self.bytes > BYTES_MAX {
+    /// Whether so much is held that it is to be recorded, and [trimmed](Self::trim), before more is executed.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes > BYTES_MAX
+    }
+
+    /// Makes room, if outputs have grown large, once everything held is recorded: what the store does not have yet could not be loaded again.
+    pub(crate) fn trim(&mut self, keep: NodeIx) {
+        if self.is_full() {
             self.nodes.retain(|&node, _| node == keep);
             self.inputs.retain(|&node, _| node == keep);
-            self.bytes = size;
+            self.bytes = self.nodes.values().map(|kept| bytes_of(&kept.value)).sum();
         }
     }
 
