@@ -503,7 +503,7 @@ impl Drive<'_> {
         let input = match self.input(ready).await? {
             Ok(input) => input,
             Err(error) => {
-                let message = without_secrets(error.to_string(), &self.plan, node, &*inner.secrets);
+                let message = without_secrets(error.to_string(), &self.plan, &*inner.secrets);
                 let error = StepError {
                     message,
                     code: ErrorCode::Expression,
@@ -540,10 +540,13 @@ impl Drive<'_> {
             attempt.number = attempts.max(1);
         }
         let params = attempt.params();
-        // Not those of a node that reads a secret.
-        let shown = (inner.observer.is_on() && self.plan.needs(node).secrets.is_empty())
-            .then(|| params.as_ref().ok().cloned())
-            .flatten();
+        // Not those of a node that reads a secret, or takes over from one that does.
+        let guarded = |&node: &NodeIx| self.plan.workflow.graph.guards(node);
+        let shown = (inner.observer.is_on()
+            && std::iter::successors(Some(node), guarded)
+                .all(|node| self.plan.needs(node).secrets.is_empty()))
+        .then(|| params.as_ref().ok().cloned())
+        .flatten();
         let (plan, run_id) = (&self.plan, &self.run_id);
         inner
             .observer

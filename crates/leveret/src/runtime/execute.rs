@@ -208,7 +208,7 @@ impl Attempt<'_> {
     }
 
     fn failure(&self, code: ErrorCode, message: String) -> Failure {
-        let message = without_secrets(message, self.plan, self.node, self.secrets);
+        let message = without_secrets(message, self.plan, self.secrets);
         let message = match message.char_indices().nth(ERROR_CHARS_MAX) {
             Some((end, _)) => format!("{}…", &message[..end]),
             None => message,
@@ -267,14 +267,9 @@ impl Attempt<'_> {
     }
 }
 
-/// An error's text, which is stored and shown, without the secrets that the node reads: its type may have told what it was given.
-pub(crate) fn without_secrets(
-    text: String,
-    plan: &Plan,
-    node: NodeIx,
-    secrets: &dyn Secrets,
-) -> String {
-    let names = plan.needs(node).secrets.iter();
+/// An error's text, which is stored and shown, without the secrets that the workflow reads: a node's type may have told what it was given.
+pub(crate) fn without_secrets(text: String, plan: &Plan, secrets: &dyn Secrets) -> String {
+    let names = plan.secrets().iter();
     let values = names.filter_map(|name| secrets.secret(name));
     values.fold(text, |text, value| {
         let quoted = value.escape_debug().to_string();

@@ -21,6 +21,7 @@ use crate::nodes::{NodeType, Registry};
 pub(crate) struct Plan {
     pub(crate) workflow: Arc<Workflow>,
     nodes: Vec<PlannedNode>,
+    secrets: OnceLock<BTreeSet<Arc<str>>>,
 }
 
 struct PlannedNode {
@@ -48,7 +49,11 @@ impl Plan {
                 needs: OnceLock::new(),
             })
             .collect();
-        Plan { workflow, nodes }
+        Plan {
+            workflow,
+            nodes,
+            secrets: OnceLock::new(),
+        }
     }
 
     pub(crate) fn node_type(&self, node: NodeIx) -> Option<&Arc<dyn NodeType>> {
@@ -62,6 +67,17 @@ impl Plan {
 
     pub(crate) fn needs(&self, node: NodeIx) -> &Needs {
         self.nodes[node].needs.get_or_init(|| self.work_out(node))
+    }
+
+    /// The names of all secrets that the workflow reads. A step may fail by an expression of another one: a fallback takes what was handed to
+    /// the node that it guards.
+    pub(crate) fn secrets(&self) -> &BTreeSet<Arc<str>> {
+        self.secrets.get_or_init(|| {
+            let nodes = 0..self.nodes.len();
+            nodes
+                .flat_map(|node| self.work_out(node).secrets)
+                .collect()
+        })
     }
 
     fn work_out(&self, node: NodeIx) -> Needs {

@@ -22,6 +22,8 @@ mod postgres;
 // RabbitMQ behind the broker seam: conformance, chaos, throughput. Needs `LEVERET_TEST_AMQP_URL`.
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
+// Secrets in the errors of steps.
+mod secrets;
 // Simulation by seed: crashes, lost answers, duplicates, delays.
 mod sim;
 // Runs that stand still, and runs that only look so.

@@ -163,3 +163,13 @@ async fn errors_tell_no_secrets() {
         assert!(!told.contains("hunter2"), "{told}");
     }
 }
+
+/// A fallback is handed what was handed to the node that failed.
+#[tokio::test]
+async fn parameters_of_a_fallback_tell_no_secrets_of_its_node() {
+    let text = r#"N; N = fail no; N.inputs = "{{ secret('KEY') }}"; N.config = {"fallback":"F"};
+        F = nothing; F.params = {"told":"{{ input }}"}"#;
+    let told = statuses(StatusMessages::All, text).await;
+    assert!(told.contains("\"node_id\":\"F\""), "{told}");
+    assert!(!told.contains("hunter2"), "{told}");
+}
