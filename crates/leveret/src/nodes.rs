@@ -137,6 +137,7 @@ impl From<Value> for Verdict {
 #[error("{message}")]
 pub struct NodeError {
     message: String,
+    chars_max: usize,
     kind: Kind,
 }
 
@@ -150,26 +151,34 @@ enum Kind {
 impl NodeError {
     /// A failure that another attempt may not have: retried within the node's `maxRetries`, then its fallback runs.
     pub fn transient(message: impl Into<String>) -> NodeError {
-        NodeError {
-            message: message.into(),
-            kind: Kind::Transient,
-        }
+        NodeError::new(message.into(), Kind::Transient)
     }
 
     /// A failure that every attempt would have: not retried; the node's fallback runs.
     pub fn permanent(message: impl Into<String>) -> NodeError {
-        NodeError {
-            message: message.into(),
-            kind: Kind::Permanent,
-        }
+        NodeError::new(message.into(), Kind::Permanent)
     }
 
     /// A failure that nothing may cover up: neither retried nor handed to the fallback.
     pub fn fatal(message: impl Into<String>) -> NodeError {
+        NodeError::new(message.into(), Kind::Fatal)
+    }
+
+    fn new(message: String, kind: Kind) -> NodeError {
         NodeError {
-            message: message.into(),
-            kind: Kind::Fatal,
+            message,
+            chars_max: usize::MAX,
+            kind,
         }
+    }
+
+    /// Of the message no more is to be told. What cuts a message itself may leave a part of a secret, which nobody can tell from other text.
+    pub(crate) fn cut_to(self, chars_max: usize) -> NodeError {
+        NodeError { chars_max, ..self }
+    }
+
+    pub(crate) fn chars_max(&self) -> usize {
+        self.chars_max
     }
 
     /// Whether another attempt may succeed.

@@ -263,16 +263,15 @@ fn readable(headers: &HeaderMap) -> Map<String, Value> {
 }
 
 fn of_status(status: StatusCode, url: &str, body: &[u8]) -> NodeError {
-    let text: String = String::from_utf8_lossy(body)
-        .chars()
-        .take(ERROR_BODY_CHARS)
-        .collect();
-    let message = format!("{} answered {status}: {text}", origin(url));
-    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+    let mut message = format!("{} answered {status}: ", origin(url));
+    let chars_max = message.chars().count() + ERROR_BODY_CHARS;
+    message.push_str(&String::from_utf8_lossy(body));
+    let error = if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
         NodeError::transient(message)
     } else {
         NodeError::permanent(message)
-    }
+    };
+    error.cut_to(chars_max)
 }
 
 fn of_transport(error: reqwest::Error, url: &str) -> NodeError {

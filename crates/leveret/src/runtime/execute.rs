@@ -1,6 +1,6 @@
 //! One attempt of one step: parameters, the body, its bounds, and the routing of its result. Records nothing.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{ops::Range, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use leveret_core::{
@@ -208,8 +208,13 @@ impl Attempt<'_> {
     }
 
     fn failure(&self, code: ErrorCode, message: String) -> Failure {
+        self.failure_in(ERROR_CHARS_MAX, code, message)
+    }
+
+    /// The message is cut last: a part of a secret would not be known as such.
+    fn failure_in(&self, chars_max: usize, code: ErrorCode, message: String) -> Failure {
         let message = without_secrets(message, self.plan, self.secrets);
-        let message = match message.char_indices().nth(ERROR_CHARS_MAX) {
+        let message = match message.char_indices().nth(chars_max) {
             Some((end, _)) => format!("{}…", &message[..end]),
             None => message,
         };
@@ -230,10 +235,11 @@ impl Attempt<'_> {
     }
 
     fn of_node(&self, error: &NodeError) -> Failure {
+        let chars_max = error.chars_max().min(ERROR_CHARS_MAX);
         Failure {
             retryable: error.is_retryable(),
             fatal: error.is_fatal(),
-            ..self.failure(ErrorCode::NodeFailed, error.message().to_owned())
+            ..self.failure_in(chars_max, ErrorCode::NodeFailed, error.message().to_owned())
         }
     }
 
@@ -269,17 +275,41 @@ impl Attempt<'_> {
 
 /// An error's text, which is stored and shown, without the secrets that the workflow reads: a node's type may have told what it was given.
 pub(crate) fn without_secrets(text: String, plan: &Plan, secrets: &dyn Secrets) -> String {
-    let names = plan.secrets().iter();
-    let values = names.filter_map(|name| secrets.secret(name));
-    values.fold(text, |text, value| {
-        let quoted = value.escape_debug().to_string();
-        [value, quoted].iter().fold(text, |text, value| {
-            if value.is_empty() || !text.contains(value.as_str()) {
-                return text;
+    let values = plan
+        .secrets()
+        .iter()
+        .filter_map(|name| secrets.secret(name));
+    without(text, values)
+}
+
+/// The text without the values: as they are, as `{:?}` quotes them, and as JSON does. They may overlap, or be parts of each other.
+fn without(text: String, values: impl Iterator<Item = String>) -> String {
+    let mut found: Vec<Range<usize>> = Vec::new();
+    for value in values {
+        let (debug, json) = (format!("{value:?}"), Value::from(&*value).to_string());
+        let inside = |quoted: &str| quoted[1..quoted.len() - 1].to_owned();
+        for form in [inside(&debug), inside(&json), value] {
+            if !form.is_empty() {
+                let at = text.match_indices(&form).map(|(at, _)| at..at + form.len());
+                found.extend(at);
             }
-            text.replace(value.as_str(), "[secret]")
-        })
-    })
+        }
+    }
+    if found.is_empty() {
+        return text;
+    }
+    found.sort_unstable_by_key(|range| (range.start, range.end));
+    let mut cleaned = String::with_capacity(text.len());
+    let mut end = 0;
+    for range in found {
+        if range.start >= end {
+            cleaned.push_str(&text[end..range.start]);
+            cleaned.push_str("[secret]");
+        }
+        end = end.max(range.end);
+    }
+    cleaned.push_str(&text[end..]);
+    cleaned
 }
 
 enum Next {
@@ -437,5 +467,35 @@ impl<'a> EdgeScope<'a> {
             result: self.result,
             item: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaves_out_secrets_that_are_parts_of_others_or_quoted() {
+        let check = |text: &str, secrets: &[&str], expect: &str| {
+            let secrets = secrets.iter().map(ToString::to_string);
+            assert_eq!(without(text.to_owned(), secrets), expect);
+        };
+        check("no", &["key", ""], "no");
+        check("a key, a key!", &["key"], "a [secret], a [secret]!");
+        check(
+            "it is hunter2-tail",
+            &["hunter", "hunter2-tail"],
+            "it is [secret]",
+        );
+        check(
+            "it is hunter2-tail",
+            &["tail", "hunter2-tail"],
+            "it is [secret]",
+        );
+        check("abcd", &["abc", "bcd"], "[secret]");
+        check("abcd", &["ab", "cd"], "[secret][secret]");
+        let secret = "it's\"a\u{7f}\\\nkey";
+        let quoted = format!("{secret:?} {}", Value::from(secret));
+        check(&quoted, &[secret], r#""[secret]" "[secret]""#);
     }
 }

@@ -7,6 +7,10 @@ use leveret::{
     runtime::{EngineParts, Roles, Secrets, StartRequest},
 };
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 use crate::harness::{blueprint, in_memory, serving};
 
@@ -60,4 +64,43 @@ async fn they_are_left_out_of_the_error_of_a_fallback() {
         &[none, none],
     )
     .await;
+}
+
+#[tokio::test]
+async fn they_are_left_out_whole_and_as_they_are_quoted() {
+    check(
+        r#"N; N = fail "{{ [secret('HALF')][0] == '' ? '' : 'told ' + secret('KEY') }}""#,
+        &["told [secret]"],
+    )
+    .await;
+    check(
+        r#"N; N = http x; N.params = {"url":"http://127.0.0.1:1","headers":"{{ secret('QUOTED') }}"}"#,
+        &[r#"parameters: invalid type: string "[secret]", expected a map"#],
+    )
+    .await;
+}
+
+/// A server that repeats what it was sent, with the secret where the error is cut.
+#[tokio::test]
+async fn they_are_left_out_before_an_answer_is_cut() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("http://{}/", listener.local_addr().expect("has one"));
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("accepts");
+        let _read = stream.read(&mut [0; 4096]).await.expect("reads");
+        let body = format!("{}sk_live_0123456789 is not valid", "x".repeat(190));
+        let length = body.len();
+        let answer = format!(
+            "HTTP/1.1 401 no\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        );
+        stream.write_all(answer.as_bytes()).await.expect("writes");
+    });
+    let definition = json!({ "id": "w", "nodes": [{
+        "id": "N", "uses": "http",
+        "params": { "url": url, "headers": { "authorization": "{{ secret('KEY') }}" } },
+    }] });
+    let [error] = &errors(&definition).await[..] else {
+        panic!("it fails")
+    };
+    assert!(error.ends_with("xx[secret] i…"), "{error}");
 }
