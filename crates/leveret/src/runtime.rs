@@ -72,7 +72,7 @@ pub struct EngineOptions {
     pub message_bytes_max: usize,
     /// A step with a larger output fails. Default 8 MiB.
     pub output_bytes_max: usize,
-    /// A run's input up to this size travels with its first job; a larger one is loaded from the store. Default 64 KiB.
+    /// A run's input up to this size travels with its first jobs, unless those are many; a larger one is loaded from the store. Default 64 KiB.
     pub inline_input_bytes_max: usize,
     /// After so many steps on one delivery, the next is published as a job. Default 1000.
     pub inline_steps_max: u32,

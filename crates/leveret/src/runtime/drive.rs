@@ -776,6 +776,9 @@ fn given_up(redeliveries: u32) -> String {
 /// How many pure steps share a commit at most.
 const PURE_STEPS_MAX: usize = 64;
 
+/// How much of its input the first jobs of a run carry together, if they are several.
+const FIRST_JOBS_BYTES_MAX: usize = 1 << 20;
+
 impl Inner {
     pub(crate) fn new_run(
         &self,
@@ -795,10 +798,13 @@ impl Inner {
 
     /// The first job of a run that is recorded, at one of its start nodes.
     pub(crate) fn first_job(&self, new: &NewRun, node: NodeIx) -> Publication {
-        let input = (new.input.text().len() <= self.options.inline_input_bytes_max)
-            .then(|| new.input.clone());
-        let fresh = input.is_some();
         let workflow = &new.workflow;
+        let bytes = new.input.text().len();
+        let starts = workflow.graph.starts().len();
+        let inline = bytes <= self.options.inline_input_bytes_max
+            && (starts == 1 || bytes.saturating_mul(starts) <= FIRST_JOBS_BYTES_MAX);
+        let input = inline.then(|| new.input.clone());
+        let fresh = input.is_some();
         let node_id = workflow.nodes[node].id.clone();
         self.names.job_from_client(&Job {
             input,
