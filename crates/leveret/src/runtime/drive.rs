@@ -8,6 +8,8 @@
 //! what must be published follows from what is committed, so that a redelivery publishes it again.
 
 mod fetch;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 
@@ -522,7 +524,9 @@ impl Drive<'_> {
                 return Ok(self.finished(ready, attempts.saturating_add(1), started_at, outcome));
             }
         };
-        self.known.set_input(node, input.clone());
+        if self.plan.fallback(node).is_some() {
+            self.known.set_input(node, input.clone());
+        }
         let mut attempt = Attempt {
             plan: &self.plan,
             known: &self.known,

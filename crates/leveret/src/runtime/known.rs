@@ -19,9 +19,10 @@ const BYTES_MAX: usize = 8 << 20;
 pub(crate) struct Known {
     pub(crate) run_input: Option<Json>,
     nodes: BTreeMap<NodeIx, KnownNode>,
+    /// Of nodes that have a fallback.
     inputs: BTreeMap<NodeIx, Json>,
     context: HashMap<Arc<str>, Option<Json>>,
-    /// About how large the outputs are.
+    /// About how large outputs, inputs and context are.
     bytes: usize,
 }
 
@@ -30,8 +31,9 @@ struct KnownNode {
     error: Option<Value>,
 }
 
-fn bytes_of(value: &NodeValue) -> usize {
-    value.output.text().len()
+/// About how large a value is.
+fn bytes_of(value: &Json) -> usize {
+    value.text().len()
 }
 
 impl Known {
@@ -45,9 +47,9 @@ impl Known {
             .error
             .as_ref()
             .and_then(|error| serde_json::to_value(error).ok());
-        self.bytes += bytes_of(&value);
+        self.bytes += bytes_of(&value.output);
         if let Some(before) = self.nodes.insert(node, KnownNode { value, error }) {
-            self.bytes -= bytes_of(&before.value);
+            self.bytes -= bytes_of(&before.value.output);
         }
     }
 
@@ -61,7 +63,8 @@ impl Known {
 
     /// Forgets the run's context, which others may have set anew.
     pub(crate) fn forget_context(&mut self) {
-        self.context.clear();
+        let forgotten = self.context.drain().filter_map(|(_, value)| value);
+        self.bytes -= forgotten.map(|value| bytes_of(&value)).sum::<usize>();
     }
 
     /// Whether so much is held that it is to be recorded, and [trimmed](Self::trim), before more is executed.
@@ -69,12 +72,14 @@ impl Known {
         self.bytes > BYTES_MAX
     }
 
-    /// Makes room, if outputs have grown large, once everything held is recorded: what the store does not have yet could not be loaded again.
+    /// Makes room, if much is held, once everything held is recorded: what the store does not have yet could not be loaded again.
     pub(crate) fn trim(&mut self, keep: NodeIx) {
         if self.is_full() {
             self.nodes.retain(|&node, _| node == keep);
             self.inputs.retain(|&node, _| node == keep);
-            self.bytes = self.nodes.values().map(|kept| bytes_of(&kept.value)).sum();
+            self.context.clear();
+            let outputs = self.nodes.values().map(|kept| &kept.value.output);
+            self.bytes = outputs.chain(self.inputs.values()).map(bytes_of).sum();
         }
     }
 
@@ -83,7 +88,10 @@ impl Known {
     }
 
     pub(crate) fn set_input(&mut self, node: NodeIx, input: Json) {
-        self.inputs.insert(node, input);
+        self.bytes += bytes_of(&input);
+        if let Some(before) = self.inputs.insert(node, input) {
+            self.bytes -= bytes_of(&before);
+        }
     }
 
     pub(crate) fn has_context(&self, key: &str) -> bool {
@@ -91,7 +99,10 @@ impl Known {
     }
 
     pub(crate) fn set_context(&mut self, key: Arc<str>, value: Option<Json>) {
-        self.context.insert(key, value);
+        self.bytes += value.as_ref().map_or(0, bytes_of);
+        if let Some(Some(before)) = self.context.insert(key, value) {
+            self.bytes -= bytes_of(&before);
+        }
     }
 
     /// The output that stands for a node's: its own, or that of the fallback which took over.
@@ -164,5 +175,48 @@ impl Values for View<'_> {
 
     fn secret(&self, name: &str) -> Option<String> {
         self.secrets.secret(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn value(output: Json) -> NodeValue {
+        NodeValue {
+            status: StepStatus::Completed,
+            output,
+            action: None,
+            error: None,
+            via: None,
+        }
+    }
+
+    /// Whatever it is that has grown large, and however often it is set.
+    #[test]
+    fn outputs_inputs_and_context_count_together() {
+        let third = Json::from(json!("x".repeat(BYTES_MAX / 3)));
+        let mut known = Known::default();
+        for _ in 0..2 {
+            known.set_node(0, value(third.clone()));
+            known.set_input(0, third.clone());
+            known.set_context("k".into(), Some(Json::null()));
+        }
+        assert!(!known.is_full());
+        known.trim(1);
+        assert!(known.node(0).is_some(), "there is room");
+        known.set_context("k".into(), Some(third.clone()));
+        assert!(known.is_full());
+        known.forget_context();
+        assert!(!known.is_full());
+        known.set_node(1, value(third.clone()));
+        known.set_node(1, value(third.clone()));
+        assert!(known.is_full());
+        known.trim(1);
+        assert!(known.node(1).is_some());
+        assert!(known.node(0).is_none() && known.input_of(0).is_none());
+        assert_eq!(known.bytes, third.text().len());
     }
 }

@@ -1,0 +1,68 @@
+//! What a drive holds on to.
+
+use leveret_core::parse::workflow_from_json;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    broker::memory::MemoryBroker,
+    runtime::{Engine, EngineOptions, EngineParts, Publish},
+    store::memory::MemoryStore,
+};
+
+async fn engine(options: EngineOptions) -> Engine {
+    let parts = EngineParts {
+        options,
+        publish: Publish {
+            completion: true,
+            ..Publish::NOTHING
+        },
+        ..EngineParts::new(Arc::new(MemoryStore::new()), Arc::new(MemoryBroker::new()))
+    };
+    Engine::new(parts).await.expect("declares its topology")
+}
+
+fn drive_of<'a>(engine: &'a Engine, definition: &Value) -> Drive<'a> {
+    let inner = &engine.inner;
+    let workflow = workflow_from_json(definition, None).expect("valid");
+    let plan = inner.plans.insert(Arc::new(workflow), &inner.registry);
+    Drive::new(inner, plan, inner.clock.new_run_id(), false)
+}
+
+/// Begins the run, and drives it from its only start node.
+async fn begin(drive: &mut Drive<'_>) {
+    let workflow = drive.plan.workflow.clone();
+    let node = workflow.graph.starts()[0];
+    let now = drive.inner.clock.now();
+    let new = drive
+        .inner
+        .new_run(drive.run_id.clone(), workflow, Json::null(), now);
+    drive.inner.start_durably(new).await.expect("starts");
+    let driven = drive.chain(Ready { node, via: None }, 0, false).await;
+    driven.expect("the store answers");
+}
+
+/// Only a fallback reads the input of another node.
+#[tokio::test]
+async fn inputs_are_kept_of_nodes_that_have_a_fallback() {
+    let engine = engine(EngineOptions::default()).await;
+    let mut drive = drive_of(
+        &engine,
+        &json!({
+            "id": "w",
+            "nodes": [
+                { "id": "A", "uses": "set", "inputs": { "x": "{{ 1 }}" } },
+                { "id": "B", "uses": "set", "inputs": { "x": "{{ 2 }}" }, "config": { "fallback": "F" } },
+                { "id": "F", "uses": "set" },
+            ],
+            "edges": [{ "source": "A", "target": "B" }],
+        }),
+    );
+    begin(&mut drive).await;
+    assert!(drive.known.node(1).is_some(), "B was executed");
+    assert_eq!(drive.known.input_of(0), None);
+    assert_eq!(
+        drive.known.input_of(1),
+        Some(&Json::from(json!({ "x": 2 })))
+    );
+}
