@@ -24,11 +24,15 @@ use crate::store::{
 #[derive(Debug, Default)]
 pub(crate) struct Trail {
     steps: Vec<StepRecord>,
+    /// About how large their outputs are.
+    bytes: usize,
     whole: bool,
 }
 
 /// A trail longer than this is not kept.
 const TRAIL_STEPS_MAX: usize = 256;
+/// Nor is one with larger outputs.
+const TRAIL_BYTES_MAX: usize = 8 << 20;
 
 impl Trail {
     /// A run begins here; with several start nodes, others see parts of it.
@@ -45,7 +49,10 @@ impl Trail {
         let only_path = decision.ready.len() <= 1
             && decision.joins.is_empty()
             && self.steps.len() < TRAIL_STEPS_MAX;
-        self.whole &= only_path;
+        if let Outcome::Completed { output, .. } = &finished.outcome {
+            self.bytes += output.text().len();
+        }
+        self.whole &= only_path && self.bytes <= TRAIL_BYTES_MAX;
         if !self.whole {
             self.steps.clear();
             return;

@@ -66,3 +66,28 @@ async fn inputs_are_kept_of_nodes_that_have_a_fallback() {
         Some(&Json::from(json!({ "x": 2 })))
     );
 }
+
+/// What whoever waits for the run would be told without reading it back.
+#[tokio::test]
+async fn a_trail_with_large_outputs_is_not_kept() {
+    let engine = engine(EngineOptions::default()).await;
+    for (bytes, kept) in [(5, Some(3)), (5 << 20, None)] {
+        let output = json!({ "output": "x".repeat(bytes) });
+        let mut drive = drive_of(
+            &engine,
+            &json!({
+                "id": "w",
+                "nodes": [
+                    { "id": "A", "uses": "set", "params": output },
+                    { "id": "B", "uses": "set", "params": output },
+                    { "id": "C", "uses": "sleep", "params": { "duration": "1h" } },
+                ],
+                "edges": [{ "source": "A", "target": "B" }, { "source": "B", "target": "C" }],
+            }),
+        );
+        drive.trail.begin(true);
+        begin(&mut drive).await;
+        let trail = std::mem::take(&mut drive.trail).whole();
+        assert_eq!(trail.map(|steps| steps.len()), kept);
+    }
+}
