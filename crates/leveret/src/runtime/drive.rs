@@ -230,13 +230,16 @@ impl Drive<'_> {
                 )
                 .await
             }
-            Started::Exists(_) if self.redelivered => {
-                let begin = decide_start(&plan.workflow.graph).ready;
-                self.resume(begin).await
-            }
             Started::Exists(_) => {
                 if let Some(run) = self.inner.run(&self.run_id).await? {
                     self.expect_definition(&run.workflow_hash)?;
+                    if run.input != input {
+                        return Err(BadJob::OtherInput(self.run_id.clone()).into());
+                    }
+                }
+                if self.redelivered {
+                    let begin = decide_start(&plan.workflow.graph).ready;
+                    return self.resume(begin).await;
                 }
                 // A copy of a first message: the original, or its redelivery, sees to the run.
                 self.inner.metrics.duplicates.inc();
@@ -336,6 +339,10 @@ impl Drive<'_> {
 
     /// Ends the run as cancelled, unless the client did so already, and tells of it. An end before that was told by whoever made it.
     async fn cancel(&mut self) -> Result<(), DriveError> {
+        let Some(run) = self.inner.load(&self.run_id, Load::default()).await? else {
+            return Err(BadJob::UnknownRun(self.run_id.clone()).into());
+        };
+        self.expect_definition(&run.workflow_hash)?;
         match self.inner.cancel(&self.run_id).await? {
             None => Err(BadJob::UnknownRun(self.run_id.clone()).into()),
             Some((end, true)) => self.end(&end).await,

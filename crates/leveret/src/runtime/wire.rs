@@ -227,6 +227,9 @@ pub enum BadJob {
     /// It names or carries another definition than that which its run began with.
     #[error("run {0} was begun with another definition of its workflow")]
     OtherDefinition(RunId),
+    /// It is the first message of a run that began with another input.
+    #[error("run {0} was begun with another input")]
+    OtherInput(RunId),
 }
 
 impl Job {

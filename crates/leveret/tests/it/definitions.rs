@@ -1,4 +1,4 @@
-//! A run keeps to the definition that it began with.
+//! A run keeps to the definition and the input that it began with.
 
 use std::sync::Arc;
 
@@ -68,6 +68,47 @@ async fn first_message_with_another_one(again: bool) {
     } else {
         publish(&engine, &job).await;
     }
+    let (summary, letters) = work(&engine, &run_id).await;
+    assert_eq!(summary, "completed 1 | A B |");
+    assert_eq!(
+        letters,
+        [format!(
+            "run {run_id} was begun with another definition of its workflow"
+        )]
+    );
+}
+
+/// A copy of a first message is dropped; what only has the same run id is told to whoever sent it.
+#[tokio::test(start_paused = true)]
+async fn a_first_message_with_another_input_is_dead_lettered() {
+    for again in [false, true] {
+        let (engine, run_id, _) = begun().await;
+        let job = json!({
+            "workflow_id": "case", "execution_id": run_id.as_str(), "node_id": "A",
+            "workflow": blueprint("A>B; B = const 1"), "input": { "another": 1 },
+        });
+        if again {
+            publish_twice(&engine, &job).await;
+        } else {
+            publish(&engine, &job).await;
+        }
+        let (summary, letters) = work(&engine, &run_id).await;
+        assert_eq!(summary, "completed 1 | A B |");
+        assert_eq!(
+            letters,
+            [format!("run {run_id} was begun with another input")]
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_job_of_another_definition_is_dead_lettered() {
+    let (engine, run_id, other) = begun().await;
+    let job = json!({
+        "workflow_id": other["id"], "execution_id": run_id.as_str(), "node_id": "A", "workflow": other,
+        "cancel": true,
+    });
+    publish(&engine, &job).await;
     let (summary, letters) = work(&engine, &run_id).await;
     assert_eq!(summary, "completed 1 | A B |");
     assert_eq!(

@@ -5,7 +5,7 @@ mod harness;
 
 // The messages that tell how runs ended.
 mod completion;
-// Jobs that name another definition than their run's.
+// Jobs that name another definition or input than their run's.
 mod definitions;
 // flowcraft's conformance cases, each a run on a real engine.
 mod flowcraft;
