@@ -21,6 +21,7 @@ use leveret_core::{
     time::Timestamp,
     workflow::WorkflowHash,
 };
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::{
@@ -147,7 +148,7 @@ struct Drive<'a> {
     unseen: bool,
     known: Known,
     /// The parameters of steps that are not recorded yet, for status messages.
-    shown: Vec<(NodeIx, Arc<serde_json::Value>)>,
+    shown: Vec<(NodeIx, Arc<Value>)>,
     publications: Vec<Publication>,
     trail: Trail,
     steps: u32,
@@ -748,23 +749,44 @@ impl Drive<'_> {
     }
 
     async fn publish_completion(&mut self, end: &RunEnd) -> Result<(), DriveError> {
-        let terminals: Vec<NodeIx> = self.plan.workflow.graph.terminals().collect();
-        self.fetch_nodes(terminals.iter().copied(), false).await?;
-        let outputs = terminals.iter().filter_map(|&node| {
-            let output = self.known.output(&self.plan, node)?;
-            Some((
-                format!("${}", self.plan.node_id(node)),
-                output.value().clone(),
-            ))
-        });
-        let final_context = Json::from(serde_json::Value::Object(outputs.collect()));
-        let completion = Completion::new(&self.plan.workflow.id, &self.run_id, end, final_context);
-        let mut publication = self.inner.names.completion(&completion);
-        if publication.message.body.len() > self.inner.options.message_bytes_max {
-            publication = self.inner.names.completion(&completion.without_context());
-        }
+        let bytes_max = self.inner.options.message_bytes_max;
+        let outputs = self.terminal_outputs(bytes_max).await?;
+        let completion = |outputs| {
+            let final_context = Json::from(Value::Object(outputs));
+            Completion::new(&self.plan.workflow.id, &self.run_id, end, final_context)
+        };
+        let names = &self.inner.names;
+        let whole = outputs.map(|outputs| names.completion(&completion(outputs)));
+        let publication = whole
+            .filter(|whole| whole.message.body.len() <= bytes_max)
+            .unwrap_or_else(|| names.completion(&completion(Map::new()).without_context()));
         self.publications.push(publication);
         Ok(())
+    }
+
+    /// The outputs of the terminal nodes, for the completion; `None` if they have more than so many bytes. They are loaded a few at a time: no more
+    /// than it takes to see that.
+    async fn terminal_outputs(
+        &mut self,
+        bytes_max: usize,
+    ) -> Result<Option<Map<String, Value>>, DriveError> {
+        let plan = self.plan.clone();
+        let terminals: Vec<NodeIx> = plan.workflow.graph.terminals().collect();
+        let (mut outputs, mut bytes) = (Map::new(), 0);
+        for some in terminals.chunks(TERMINALS_AT_ONCE) {
+            self.fetch_nodes(some.iter().copied(), false).await?;
+            for &node in some {
+                if let Some(output) = self.known.output(&plan, node) {
+                    bytes += output.text().len();
+                    if bytes > bytes_max {
+                        return Ok(None);
+                    }
+                    let name = format!("${}", plan.node_id(node));
+                    outputs.insert(name, output.value().clone());
+                }
+            }
+        }
+        Ok(Some(outputs))
     }
 
     fn publish_job(&mut self, ready: Ready, attempts: u32) {
@@ -783,6 +805,9 @@ fn given_up(redeliveries: u32) -> String {
         redeliveries + 1
     )
 }
+
+/// How many outputs a completion loads with one call.
+const TERMINALS_AT_ONCE: usize = 16;
 
 /// How many pure steps share a commit at most.
 const PURE_STEPS_MAX: usize = 64;

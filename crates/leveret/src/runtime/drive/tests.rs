@@ -91,3 +91,43 @@ async fn a_trail_with_large_outputs_is_not_kept() {
         assert_eq!(trail.map(|steps| steps.len()), kept);
     }
 }
+
+/// A completion whose outputs would make it too large does not load them all to see that.
+#[tokio::test]
+async fn a_completion_loads_no_more_than_fits() {
+    let engine = engine(EngineOptions {
+        message_bytes_max: 5000,
+        ..EngineOptions::default()
+    })
+    .await;
+    let node = |id| json!({ "id": id, "uses": "set", "params": { "output": "x".repeat(1000) } });
+    let mut nodes = vec![node("S".to_owned())];
+    let mut edges = Vec::new();
+    for n in 0..100 {
+        nodes.push(node(format!("T{n}")));
+        edges.push(json!({ "source": "S", "target": format!("T{n}") }));
+    }
+    let definition = json!({ "id": "w", "nodes": nodes, "edges": edges });
+    let mut first = drive_of(&engine, &definition);
+    begin(&mut first).await;
+    let run_id = first.run_id.clone();
+    for edge in 0..100 {
+        let mut drive = drive_of(&engine, &definition);
+        drive.run_id = run_id.clone();
+        let ready = Ready {
+            node: edge + 1,
+            via: Some(edge),
+        };
+        drive.chain(ready, 0, false).await.expect("answers");
+    }
+    let mut drive = drive_of(&engine, &definition);
+    drive.run_id = run_id;
+    drive.repeat_completion().await.expect("answers");
+    let [completion] = &drive.publications[..] else {
+        panic!("the run has ended")
+    };
+    let body: Value = serde_json::from_slice(&completion.message.body).expect("JSON");
+    assert_eq!(body["final_context_left_out"], json!(true));
+    let loaded = (0..=100).filter(|&node| drive.known.node(node).is_some());
+    assert_eq!(loaded.count(), TERMINALS_AT_ONCE);
+}
