@@ -7,6 +7,7 @@ use leveret_core::{
     json::Json,
     workflow::{Workflow, WorkflowHash},
 };
+use serde_json::json;
 use tokio::{
     sync::{broadcast, oneshot},
     time::Instant,
@@ -18,7 +19,7 @@ use super::{
     local::drive_here,
     plan::Plan,
     result::RunResult,
-    wire::Job,
+    wire::{Completion, Job},
 };
 use crate::{
     broker::{BrokerError, Publication},
@@ -324,7 +325,7 @@ impl Awaited {
 }
 
 impl Inner {
-    /// Records a run and publishes its first jobs. If store and broker share a file, both are one transaction; and if `here`, this
+    /// Records a run and publishes its first jobs, or its completion if it has no nodes. If store and broker share a file, both are one transaction; and if `here`, this
     /// process begins to drive the run at once.
     async fn begin(
         self: &Arc<Self>,
@@ -334,23 +335,40 @@ impl Inner {
     ) -> Result<Started, StartError> {
         let run_id = new.run_id.clone();
         let starts = plan.workflow.graph.starts();
-        let jobs: Vec<_> = starts
+        let mut publications: Vec<_> = starts
             .iter()
             .map(|&node| self.first_job(&new, node))
             .collect();
-        if let Some(file) = &self.one_file {
-            let count = jobs.len() as u64;
-            let started = self.begin_in(file, plan, new, jobs, here).await?;
+        // Without nodes it ends as it begins, and no worker sees it.
+        let end = starts.is_empty().then_some(RunEnd {
+            status: RunStatus::Completed,
+            error: None,
+            created_at: new.created_at,
+            ended_at: new.created_at,
+        });
+        if let Some(end) = end.as_ref().filter(|_| self.publish.completion) {
+            let outputs = Json::from(json!({}));
+            let completion = Completion::new(&plan.workflow.id, &run_id, end, outputs);
+            publications.push(self.names.completion(&completion));
+        }
+        let count = publications.len() as u64;
+        let started = if let Some(file) = &self.one_file {
+            let started = self.begin_in(file, plan, new, publications, here).await?;
             if started == Started::New {
                 self.metrics.published.add(count);
             }
-            return Ok(started);
-        }
-        let started = self.start_durably(new).await?;
-        if started == Started::New && !jobs.is_empty() {
-            self.publish_within(jobs)
-                .await
-                .map_err(|error| StartError::NotPublished { run_id, error })?;
+            started
+        } else {
+            let started = self.start_durably(new).await?;
+            if started == Started::New && count > 0 {
+                self.publish_within(publications)
+                    .await
+                    .map_err(|error| StartError::NotPublished { run_id, error })?;
+            }
+            started
+        };
+        if let Some(end) = end.filter(|_| started == Started::New) {
+            self.metrics.run_ended(&end);
         }
         Ok(started)
     }
@@ -360,7 +378,7 @@ impl Inner {
         file: &OneFile,
         plan: &Arc<Plan>,
         new: NewRun,
-        jobs: Vec<Publication>,
+        publications: Vec<Publication>,
         here: bool,
     ) -> Result<Started, StoreError> {
         let here = here && new.input.text().len() <= self.options.inline_input_bytes_max;
@@ -370,10 +388,10 @@ impl Inner {
             None
         };
         let Some((place, node)) = place else {
-            let (started, _) = file.begin(new, jobs, false).await?;
+            let (started, _) = file.begin(new, publications, false).await?;
             return Ok(started);
         };
-        let written = file.begin(new.clone(), jobs, true);
+        let written = file.begin(new.clone(), publications, true);
         let (sender, started) = oneshot::channel();
         // A task of its own: the run goes on when whoever waits for it goes away. Boxed, as a task copies its future several times.
         tokio::spawn(Box::pin(drive_here(

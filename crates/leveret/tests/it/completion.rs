@@ -3,13 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use leveret::{
+    Connected,
     broker::ConsumeOptions,
+    connect,
     core::{json::Json, parse::workflow_from_json},
-    runtime::{Engine, EngineOptions, EngineParts, Roles, RunResult, StartRequest},
+    runtime::{Engine, EngineOptions, EngineParts, Publish, Roles, RunResult, StartRequest},
 };
 use serde_json::{Value, json};
 
-use crate::harness::{blueprint, in_memory, serving};
+use crate::harness::{TempDir, blueprint, in_memory, serving};
 
 /// A serving engine whose messages have 1000 bytes at most.
 async fn engine() -> Engine {
@@ -41,7 +43,8 @@ async fn run(engine: &Engine, input: &str) -> RunResult {
 async fn completion(engine: &Engine) -> Value {
     let queue = ConsumeOptions::queue(engine.names().completion.clone());
     let mut completions = engine.broker().consume(queue).await.expect("consumes");
-    let delivery = completions.next().await.expect("the completion comes");
+    let delivery = tokio::time::timeout(Duration::from_secs(10), completions.next()).await;
+    let delivery = delivery.ok().flatten().expect("the completion comes");
     let body = serde_json::from_slice(&delivery.message.body).expect("JSON");
     delivery.receipt.ack();
     body
@@ -67,6 +70,46 @@ async fn it_leaves_out_outputs_that_make_it_too_large() {
     assert_eq!(completion["status"], "completed");
     assert_eq!(completion["final_context"], json!({}));
     assert_eq!(completion["final_context_left_out"], json!(true));
+}
+
+/// It ends as it begins, without a worker.
+async fn without_nodes(engine: &Engine) {
+    let workflow = workflow_from_json(&json!({ "id": "w", "nodes": [] }), None).expect("valid");
+    let request = StartRequest {
+        workflow: Arc::new(workflow),
+        input: Json::null(),
+        run_id: None,
+    };
+    let (run_id, _) = engine.start(request).await.expect("starts");
+    let completion = completion(engine).await;
+    assert_eq!(completion["execution_id"], run_id.as_str());
+    assert_eq!(completion["status"], "completed");
+    assert_eq!(completion["final_context"], json!({}));
+    assert_eq!(engine.metrics().runs_completed.get(), 1);
+}
+
+#[tokio::test]
+async fn it_comes_for_a_run_without_nodes_too() {
+    without_nodes(&engine().await).await;
+}
+
+#[tokio::test]
+async fn it_comes_for_a_run_without_nodes_too_if_all_is_in_one_file() {
+    let directory = TempDir::new();
+    let url = format!("sqlite:{}", directory.file("leveret.db"));
+    let Connected {
+        store,
+        broker,
+        one_file,
+    } = connect(&url, "embedded:").await.expect("connects");
+    let parts = EngineParts {
+        one_file,
+        publish: Publish::EVERYTHING,
+        ..EngineParts::new(store, broker)
+    };
+    let engine = Engine::new(parts).await.expect("declares");
+    without_nodes(&engine).await;
+    engine.close().await;
 }
 
 /// Somebody deleted its queue: it comes back, and so does the message.
