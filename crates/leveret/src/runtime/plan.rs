@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use leveret_core::{
@@ -74,9 +75,7 @@ impl Plan {
     pub(crate) fn secrets(&self) -> &BTreeSet<Arc<str>> {
         self.secrets.get_or_init(|| {
             let nodes = 0..self.nodes.len();
-            nodes
-                .flat_map(|node| self.work_out(node).secrets)
-                .collect()
+            nodes.flat_map(|node| self.work_out(node).secrets).collect()
         })
     }
 
@@ -152,33 +151,60 @@ impl Plan {
 
 /// How many workflows a process keeps parsed.
 const PLANS_MAX: usize = 1024;
+/// How large their definitions are together, at most. A parsed workflow takes several times as much.
+const PLANS_BYTES_MAX: usize = 32 << 20;
 
 /// Parsed workflows by content. Definitions are immutable, so that nothing in here is ever stale.
 #[derive(Default)]
 pub(crate) struct Plans {
-    by_hash: Mutex<HashMap<WorkflowHash, Arc<Plan>>>,
-    by_text: Mutex<HashMap<Box<str>, Arc<Plan>>>,
+    by_hash: Mutex<Kept<WorkflowHash>>,
+    by_text: Mutex<Kept<Box<str>>>,
+}
+
+/// Plans by a key, within the bounds.
+struct Kept<K> {
+    plans: HashMap<K, Arc<Plan>>,
+    bytes: usize,
+}
+
+impl<K> Default for Kept<K> {
+    fn default() -> Kept<K> {
+        Kept {
+            plans: HashMap::new(),
+            bytes: 0,
+        }
+    }
+}
+
+impl<K: Eq + Hash> Kept<K> {
+    /// Keeps a plan, whose definition has so many bytes. Where there is no room, the others go; what is too large by itself is not kept.
+    fn insert(&mut self, key: K, plan: &Arc<Plan>, bytes: usize) {
+        if bytes > PLANS_BYTES_MAX || self.plans.contains_key(&key) {
+            return;
+        }
+        if self.plans.len() >= PLANS_MAX || self.bytes + bytes > PLANS_BYTES_MAX {
+            *self = Kept::default();
+        }
+        self.bytes += bytes;
+        self.plans.insert(key, plan.clone());
+    }
 }
 
 impl Plans {
     pub(crate) fn get(&self, hash: &WorkflowHash) -> Option<Arc<Plan>> {
-        self.by_hash
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(hash)
-            .cloned()
+        locked(&self.by_hash).plans.get(hash).cloned()
     }
 
     pub(crate) fn insert(&self, workflow: Arc<Workflow>, registry: &Registry) -> Arc<Plan> {
-        let mut plans = self.by_hash.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(plan) = plans.get(&workflow.hash) {
+        let mut kept = locked(&self.by_hash);
+        if let Some(plan) = kept.plans.get(&workflow.hash) {
             return plan.clone();
         }
-        if plans.len() >= PLANS_MAX {
-            plans.clear();
-        }
         let plan = Arc::new(Plan::new(workflow, registry));
-        plans.insert(plan.workflow.hash, plan.clone());
+        let Workflow {
+            hash, definition, ..
+        } = &*plan.workflow;
+        kept.insert(*hash, &plan, definition.text().len());
         plan
     }
 
@@ -188,21 +214,46 @@ impl Plans {
         definition: &Json,
         registry: &Registry,
     ) -> Result<Arc<Plan>, Diagnostics> {
-        if let Some(plan) = self
-            .by_text
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(definition.text())
-        {
+        let text = definition.text();
+        if let Some(plan) = locked(&self.by_text).plans.get(text) {
             return Ok(plan.clone());
         }
         let workflow = workflow_from_json(definition.value(), None)?;
         let plan = self.insert(Arc::new(workflow), registry);
-        let mut plans = self.by_text.lock().unwrap_or_else(PoisonError::into_inner);
-        if plans.len() >= PLANS_MAX {
-            plans.clear();
-        }
-        plans.insert(Box::from(definition.text()), plan.clone());
+        locked(&self.by_text).insert(Box::from(text), &plan, text.len());
         Ok(plan)
+    }
+}
+
+fn locked<K>(kept: &Mutex<Kept<K>>) -> MutexGuard<'_, Kept<K>> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Many small definitions, and few large ones.
+    #[test]
+    fn plans_are_bounded_by_count_and_by_bytes() {
+        let definition = json!({ "id": "w", "nodes": [] });
+        let workflow = workflow_from_json(&definition, None).expect("valid");
+        let plan = Arc::new(Plan::new(Arc::new(workflow), &Registry::empty()));
+        let check = |bytes: usize, count: usize, expect: usize| {
+            let mut kept = Kept::default();
+            for key in 0..count {
+                kept.insert(key, &plan, bytes);
+            }
+            assert_eq!(kept.plans.len(), expect);
+            assert!(kept.bytes <= PLANS_BYTES_MAX);
+        };
+        check(1, PLANS_MAX, PLANS_MAX);
+        check(1, PLANS_MAX + 1, 1);
+        check(PLANS_BYTES_MAX / 4, 4, 4);
+        check(PLANS_BYTES_MAX / 4, 5, 1);
+        check(PLANS_BYTES_MAX, 2, 1);
+        check(PLANS_BYTES_MAX + 1, 2, 0);
     }
 }
