@@ -366,6 +366,13 @@ impl Engine {
         &self.inner.names
     }
 
+    /// The names of the queues that it declared. A broker answers a question for another one with an error.
+    pub(crate) fn queues(&self) -> Vec<Arc<str>> {
+        let topology = self.inner.names.topology(self.inner.publish);
+        let queues = topology.queues.into_iter();
+        queues.map(|queue| queue.name).collect()
+    }
+
     /// Time and randomness.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.inner.clock

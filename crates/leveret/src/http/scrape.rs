@@ -34,7 +34,7 @@ type Queues = Vec<(Arc<str>, QueueStats)>;
 pub(super) struct QueueStatsCache(Mutex<Option<(Instant, Arc<Queues>)>>);
 
 impl QueueStatsCache {
-    /// The queues of the engine that exist. One asks, the others wait for that answer; empty when there is none.
+    /// The queues that the engine declared. One asks, the others wait for that answer; empty when there is none.
     async fn get(&self, engine: &Engine) -> Arc<Queues> {
         let mut cached = self.0.lock().await;
         if let Some((at, queues)) = &*cached
@@ -57,17 +57,11 @@ impl QueueStatsCache {
 }
 
 async fn ask(engine: &Engine) -> Result<Queues, BrokerError> {
-    let names = engine.names();
     let mut queues = Queues::new();
-    for name in [
-        &names.execution,
-        &names.status,
-        &names.completion,
-        &names.dead_letters,
-    ] {
-        match engine.broker().queue_stats(name).await {
-            Ok(stats) => queues.push((name.clone(), stats)),
-            // Not declared, since nothing is published to it.
+    for name in engine.queues() {
+        match engine.broker().queue_stats(&name).await {
+            Ok(stats) => queues.push((name, stats)),
+            // Deleted by somebody.
             Err(BrokerError::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }

@@ -3,6 +3,7 @@
 mod bench;
 mod chaos;
 mod errors;
+mod links;
 mod lives;
 mod proxy;
 

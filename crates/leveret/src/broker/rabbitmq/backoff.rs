@@ -4,13 +4,23 @@ use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
+const LONGEST_WHILE_MISSING: Duration = Duration::from_secs(30);
 /// A connection that lived so long worked.
 const WORKED_AFTER: Duration = Duration::from_secs(10);
 
 /// The pause after so many failed attempts: doubles from 100 ms up to 5 s; `jitter` in `0.0..1.0` takes away up to half of it,
 /// so that clients that lost the same broker do not come back in step.
 pub(super) fn pause(failed: u32, jitter: f64) -> Duration {
-    let full = FIRST.saturating_mul(1 << failed.min(16)).min(LONGEST);
+    doubled(failed, jitter, LONGEST)
+}
+
+/// The pause after so many attempts to consume from a queue that is not there.
+pub(super) fn while_missing(failed: u32) -> Duration {
+    doubled(failed, fastrand::f64(), LONGEST_WHILE_MISSING)
+}
+
+fn doubled(failed: u32, jitter: f64, longest: Duration) -> Duration {
+    let full = FIRST.saturating_mul(1 << failed.min(16)).min(longest);
     full.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0)
 }
 
@@ -40,6 +50,11 @@ mod tests {
             .into();
         assert_eq!(pauses, [100, 200, 400, 3200, 5000, 5000]);
         assert_eq!(pause(0, 1.0).as_millis(), 50);
+        let missing = while_missing(40);
+        assert!(
+            missing <= LONGEST_WHILE_MISSING && missing > LONGEST,
+            "{missing:?}"
+        );
     }
 
     #[test]

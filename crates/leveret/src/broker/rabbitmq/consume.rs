@@ -28,7 +28,7 @@ use tokio::{
         mpsc::{self, error::TrySendError},
         watch,
     },
-    time::{Instant, MissedTickBehavior, interval_at},
+    time::{Instant, MissedTickBehavior, interval_at, timeout},
 };
 
 use super::{
@@ -40,7 +40,8 @@ use super::{
     wire::{self, short},
 };
 use crate::broker::{
-    BrokerError, ConsumeOptions, Consumer, ConsumerState, Delivery, Receipt, Settle, Settlement,
+    BrokerError, ConsumeOptions, Consumer, ConsumerState, Delivery, QueueStats, Receipt, Settle,
+    Settlement,
 };
 
 /// The most settlements, or deliveries, that one round of the task takes.
@@ -293,17 +294,23 @@ impl Subscription {
 
     /// Tries until it is subscribed; `None` when the broker was closed.
     async fn attach_again(&self) -> Option<Attached> {
+        let mut declared = self.shared.topology.declared();
         let mut failed = 0;
         loop {
+            declared.mark_unchanged();
             let keeper = self.shared.consume_keeper().await.ok()?;
             let link = keeper.link().await.ok()?;
             match Attached::new(&self.shared, link.clone(), &self.options).await {
                 Ok(attached) => return Some(attached),
                 Err(error) => {
                     tracing::debug!(queue = &*self.options.queue, %error, "subscribing failed");
-                    // The queue may have been deleted: it comes back if it was declared here.
-                    if matches!(error, BrokerError::NotFound { .. }) && failed == 0 {
+                    let is_missing = matches!(error, BrokerError::NotFound { .. });
+                    if is_missing && failed == 0 {
+                        // The queue may have been deleted: it comes back if it was declared here.
                         let _ = self.shared.topology.restore(&link).await;
+                    } else if is_missing {
+                        // Each try costs a channel, so that they become rare; whoever declares the queue here ends the pause.
+                        let _ = timeout(backoff::while_missing(failed), declared.changed()).await;
                     } else {
                         backoff::wait(failed).await;
                     }
@@ -322,7 +329,7 @@ impl Subscription {
         let mut closing = self.shared.closing.subscribe();
         let link = attached.link.clone();
         let lost = link.lost();
-        let uncounted = watch_count(&self.shared, &link, &self.options.queue);
+        let uncounted = watch_count(&self.shared, &self.options.queue);
         tokio::pin!(lost, uncounted);
         let mut gathered = Vec::new();
         loop {
@@ -425,7 +432,7 @@ async fn unsubscribe(attached: &mut Attached) {
 }
 
 /// Returns when the broker counts fewer consumers of the queue than this process has, several times in a row.
-async fn watch_count(shared: &Shared, link: &Link, queue: &Arc<str>) {
+async fn watch_count(shared: &Shared, queue: &Arc<str>) {
     let every = shared.options.watchdog_interval;
     // Consumers that started together do not ask together.
     let first = Instant::now() + every.mul_f64(0.5 + fastrand::f64() / 2.0);
@@ -435,7 +442,7 @@ async fn watch_count(shared: &Shared, link: &Link, queue: &Arc<str>) {
     while low < LOW_COUNTS_MAX {
         ticks.tick().await;
         let ours = shared.live.of(queue);
-        match topology::stats(link, queue).await {
+        match count(shared, queue).await {
             // One that was cancelled since is not counted any more by either.
             Ok(stats) => low = low_counts(low, stats.consumers, ours.min(shared.live.of(queue))),
             Err(BrokerError::NotFound { .. }) => return,
@@ -443,6 +450,12 @@ async fn watch_count(shared: &Shared, link: &Link, queue: &Arc<str>) {
             Err(_) => {}
         }
     }
+}
+
+/// What the broker says of the queue, whichever connection the subscription is on.
+async fn count(shared: &Shared, queue: &str) -> Result<QueueStats, BrokerError> {
+    let link = shared.consume_keeper().await?.link().await?;
+    topology::stats(&link, queue).await
 }
 
 /// How many counts in a row were low, with this one.

@@ -3,17 +3,23 @@
 //! A [`Link`] lives until it is lost; it never recovers (lapin's own recovery stays off). The [`Keeper`] opens the next one,
 //! restores the remembered topology on it, and only then hands it out. What hangs on a link (channels, receipts, unconfirmed
 //! messages) is void when the link is lost.
+//!
+//! A link wears out: the number of a channel that the broker closed cannot be used again. The keeper replaces it well before the numbers
+//! end, and those who are at work with it stay until they have finished.
 
 use std::{
     io,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use async_rs::Tokio;
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
-    Channel, Connection, ConnectionProperties, Event,
+    Channel, Connection, ConnectionProperties, ErrorKind, Event,
     tcp::{AsyncTcpStream, OwnedTLSConfig},
     uri::{AMQPScheme, AMQPUri},
 };
@@ -50,6 +56,9 @@ pub(super) struct Link {
     connection: Connection,
     socket: Arc<OnceLock<Socket>>,
     lost: watch::Sender<bool>,
+    /// How many channels the broker closed.
+    closed: AtomicU32,
+    worn: watch::Sender<bool>,
     blocked: watch::Sender<Option<String>>,
 }
 
@@ -82,6 +91,8 @@ impl Link {
             connection,
             socket,
             lost: watch::Sender::new(false),
+            closed: AtomicU32::new(0),
+            worn: watch::Sender::new(false),
             blocked: watch::Sender::new(None),
         });
         tokio::spawn(observe(link.clone()));
@@ -120,10 +131,39 @@ impl Link {
         let _ = self.lost.subscribe().wait_for(|lost| *lost).await;
     }
 
-    /// A new channel.
+    /// Returns when the broker has closed so many channels of the link that it should be replaced.
+    async fn worn(&self) {
+        // As in `lost`.
+        let _ = self.worn.subscribe().wait_for(|worn| *worn).await;
+    }
+
+    /// Notes that the broker closed a channel, which costs the library one of its numbers. When half of them are gone the link is worn.
+    fn note_closed(&self) {
+        let closed = self.closed.fetch_add(1, Relaxed).saturating_add(1);
+        if closed >= u32::from(self.connection.configuration().channel_max() / 2) {
+            self.worn.send_replace(true);
+        }
+    }
+
+    /// A new channel. Never an error over another one.
+    ///
+    /// The library takes the numbers of channels in turn. At that of a channel which the broker closed it fails, with the error of then, and
+    /// from then on passes it over.
     pub(super) async fn channel(&self) -> Result<Channel, BrokerError> {
-        self.request("channel", self.connection.create_channel())
-            .await
+        loop {
+            let opening = self.connection.create_channel();
+            match self.answer("channel", opening).await? {
+                Ok(channel) => return Ok(channel),
+                Err(error) if is_of_closed_channel(&error) => {}
+                Err(error) => {
+                    let is_full = matches!(error.kind(), ErrorKind::ChannelsLimitReached);
+                    if is_full && self.closed.load(Relaxed) > 0 {
+                        self.worn.send_replace(true);
+                    }
+                    return Err(wire::error(&error, "channel"));
+                }
+            }
+        }
     }
 
     /// Waits for the answer to one request. When none comes, the link is given up, as the connection is half-open, unless the broker blocks
@@ -133,9 +173,18 @@ impl Link {
         what: &str,
         request: impl Future<Output = lapin::Result<T>>,
     ) -> Result<T, BrokerError> {
+        let answer = self.answer(what, request).await?;
+        answer.map_err(|error| wire::error(&error, what))
+    }
+
+    async fn answer<T>(
+        &self,
+        what: &str,
+        request: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<lapin::Result<T>, BrokerError> {
         tokio::select! {
             answer = timeout(REQUEST_TIME_MAX, request) => match answer {
-                Ok(answer) => answer.map_err(|error| wire::error(&error, what)),
+                Ok(answer) => Ok(answer),
                 Err(_) => Err(self.unanswered(what)),
             },
             () = self.lost() => Err(lost_error()),
@@ -183,6 +232,12 @@ pub(super) fn lost_error() -> BrokerError {
     }
 }
 
+/// Whether a channel could not be opened because the broker closed one of the same number before. Over a new one it closes nothing less than
+/// the connection.
+fn is_of_closed_channel(error: &lapin::Error) -> bool {
+    error.is_amqp_soft_error() || matches!(error.kind(), ErrorKind::InvalidChannelState(..))
+}
+
 /// A broker that refuses is an error to the caller; one that cannot be reached may come back.
 fn connect_error(target: &Target, error: &lapin::Error) -> BrokerError {
     let authority = &target.uri.authority;
@@ -215,6 +270,7 @@ async fn observe(link: Arc<Link>) {
                 tracing::info!("the broker takes messages again");
                 link.blocked.send_replace(None);
             }
+            Some(Event::Error(error)) if error.is_amqp_soft_error() => link.note_closed(),
             _ => {}
         }
         if !link.connection.status().connected() {
@@ -308,6 +364,14 @@ impl Keeper {
             .is_some_and(|link| link.is_up())
     }
 
+    /// Whether this is the link that new work goes to.
+    pub(super) fn is_current(&self, link: &Arc<Link>) -> bool {
+        let current = self.current.borrow();
+        current
+            .as_ref()
+            .is_some_and(|current| Arc::ptr_eq(current, link))
+    }
+
     /// The link, as soon as there is one; `Unavailable` at the deadline.
     pub(super) async fn link_by(&self, deadline: Instant) -> Result<Arc<Link>, BrokerError> {
         match timeout_at(deadline, self.link()).await {
@@ -358,19 +422,28 @@ impl Keeper {
             };
             let opened = Instant::now();
             tokio::select! {
-                () = link.lost() => {}
+                () = link.lost() => {
+                    self.current.send_replace(None);
+                    failed = backoff::after_loss(failed, opened.elapsed());
+                    tracing::warn!(
+                        connection = self.target.name,
+                        "the connection to the broker was lost, connecting again"
+                    );
+                }
+                () = link.worn() => {
+                    failed = 0;
+                    tracing::info!(
+                        connection = self.target.name,
+                        "the broker closed many channels of this connection, opening another one"
+                    );
+                }
                 _ = stop.wait_for(|stop| *stop) => return,
             }
             drop(link);
-            self.current.send_replace(None);
-            failed = backoff::after_loss(failed, opened.elapsed());
-            tracing::warn!(
-                connection = self.target.name,
-                "the connection to the broker was lost, connecting again"
-            );
             tokio::select! {
                 link = self.reconnect(&mut failed) => {
                     tracing::info!(connection = self.target.name, "connected to the broker again");
+                    // One that was worn ends with the last who works with it.
                     self.current.send_replace(Some(link));
                 }
                 _ = stop.wait_for(|stop| *stop) => return,

@@ -10,7 +10,7 @@
 //! group is confirmed, all its returns are here, and none of another group: what came back is [matched](returns) by content.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -135,7 +135,8 @@ impl Lanes {
 struct Lane {
     keeper: Arc<Keeper>,
     limits: Limits,
-    channel: Option<(Arc<Link>, Channel)>,
+    /// Between groups it keeps no link open that was replaced.
+    channel: Option<(Weak<Link>, Channel)>,
 }
 
 impl Lane {
@@ -182,7 +183,7 @@ impl Lane {
         let bytes_max = self.limits.message_bytes_max;
         let (outcomes, refused) = send(&link, &channel, chunk, bytes_max, limit).await;
         if channel.status().connected() && !outcomes.iter().any(is_unfinished) {
-            self.channel = Some((link, channel));
+            self.channel = Some((Arc::downgrade(&link), channel));
         }
         (outcomes, refused)
     }
@@ -190,20 +191,31 @@ impl Lane {
     /// A channel in confirm mode on a link that takes messages. A broker that blocks the link answers nothing on it, so that a channel is
     /// opened only after that.
     async fn ready(&mut self, deadline: Instant) -> Result<(Arc<Link>, Channel), BrokerError> {
-        self.channel
-            .take_if(|(link, channel)| !link.is_up() || !channel.status().connected());
-        let link = match &self.channel {
-            Some((link, _)) => link.clone(),
+        let kept = self.kept();
+        if kept.is_none() {
+            self.channel = None;
+        }
+        let link = match kept {
+            Some(link) => link,
             None => self.keeper.link_by(deadline).await?,
         };
         link.unblocked_by(deadline).await?;
-        if let Some(open) = self.channel.take() {
-            return Ok(open);
+        if let Some((_, channel)) = self.channel.take() {
+            return Ok((link, channel));
         }
         let channel = link.channel().await?;
         let select = channel.confirm_select(ConfirmSelectOptions::default());
         link.request("channel", select).await?;
         Ok((link, channel))
+    }
+
+    /// The link of the channel from before, if that can go on.
+    fn kept(&self) -> Option<Arc<Link>> {
+        let (link, channel) = self.channel.as_ref()?;
+        let link = link.upgrade()?;
+        let goes_on =
+            self.keeper.is_current(&link) && link.is_up() && channel.status().connected();
+        goes_on.then_some(link)
     }
 }
 

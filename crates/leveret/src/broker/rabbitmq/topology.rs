@@ -11,6 +11,7 @@ use lapin::{
     },
     types::{AMQPValue, FieldTable},
 };
+use tokio::sync::watch;
 
 use super::{QueueType, link::Link, wire::short};
 use crate::broker::{Binding, BrokerError, Exchange, ExchangeKind, Queue, QueueStats, Topology};
@@ -19,6 +20,7 @@ use crate::broker::{Binding, BrokerError, Exchange, ExchangeKind, Queue, QueueSt
 pub(super) struct Remembered {
     topology: Mutex<Topology>,
     form: QueueForm,
+    declared: watch::Sender<()>,
 }
 
 /// What the arguments of queues depend on.
@@ -47,6 +49,7 @@ impl Remembered {
         Remembered {
             topology: Mutex::default(),
             form,
+            declared: watch::Sender::new(()),
         }
     }
 
@@ -61,8 +64,14 @@ impl Remembered {
             declare(link, &mut channel, &object, self.form).await?;
             self.remember(&object);
         }
+        self.declared.send_replace(());
         close(link, &channel).await;
         Ok(())
+    }
+
+    /// Changes when something was declared.
+    pub(super) fn declared(&self) -> watch::Receiver<()> {
+        self.declared.subscribe()
     }
 
     /// Declares everything remembered. What the broker refuses (it exists otherwise by now) is logged and left as it is: the

@@ -24,6 +24,10 @@ struct Weather {
     stalled: bool,
     /// As with a resource alarm at the server: clients are told, and nothing of theirs passes.
     blocked: bool,
+    /// What clients send waits, and nobody is told.
+    held: bool,
+    /// What clients send from the first declaration of a queue on gets lost.
+    holds_declarations: bool,
 }
 
 /// The proxy. It ends with the process.
@@ -31,7 +35,12 @@ struct Weather {
 pub(super) struct Proxy {
     weather: Arc<watch::Sender<Weather>>,
     opened: Arc<AtomicU64>,
+    ended: Arc<watch::Sender<usize>>,
+    held_declarations: Arc<watch::Sender<usize>>,
 }
+
+/// The beginning of `queue.declare`.
+const DECLARE: &[u8] = b"\0\x32\0\x0a\0\0";
 
 /// `connection.blocked` with a reason, and `connection.unblocked`, as frames.
 const BLOCKED: &[u8] = b"\x01\0\0\0\0\0\x0b\0\x0a\0\x3c\x06memory\xce";
@@ -46,6 +55,8 @@ impl Proxy {
         let proxy = Proxy {
             weather: Arc::new(watch::Sender::new(Weather::default())),
             opened: Arc::default(),
+            ended: Arc::default(),
+            held_declarations: Arc::default(),
         };
         tokio::spawn(accept(listener, authority.to_owned(), proxy.clone()));
         (proxy, format!("{head}{address}{vhost}"))
@@ -79,16 +90,39 @@ impl Proxy {
         self.weather.send_modify(|weather| weather.blocked = false);
     }
 
+    /// What clients send waits in front of the server, until [`restore`](Self::restore).
+    pub(super) fn hold(&self) {
+        self.weather.send_modify(|weather| weather.held = true);
+    }
+
+    /// What a client sends from its next declaration of a queue on gets lost, and nobody is told.
+    pub(super) fn hold_declarations(&self) {
+        self.weather
+            .send_modify(|weather| weather.holds_declarations = true);
+    }
+
+    /// How many connections wait with a declaration.
+    pub(super) fn held_declarations(&self) -> watch::Receiver<usize> {
+        self.held_declarations.subscribe()
+    }
+
+    /// How many connections have ended.
+    pub(super) fn ended(&self) -> watch::Receiver<usize> {
+        self.ended.subscribe()
+    }
+
     /// How many connections were opened.
     pub(super) fn opened(&self) -> u64 {
         self.opened.load(Relaxed)
     }
 
-    /// What comes from now on passes. What was stalled stays so: its bytes are lost.
+    /// What comes from now on passes, and what was held. What was stalled stays so: its bytes are lost.
     pub(super) fn restore(&self) {
         self.weather.send_modify(|weather| {
             weather.refuses = false;
             weather.stalled = false;
+            weather.held = false;
+            weather.holds_declarations = false;
         });
     }
 }
@@ -105,29 +139,31 @@ fn split(url: &str) -> (&str, &str, &str) {
 }
 
 async fn accept(listener: TcpListener, server: String, proxy: Proxy) {
-    let weather = proxy.weather;
+    let weather = proxy.weather.clone();
     loop {
         let (client, _) = listener.accept().await.unwrap();
         proxy.opened.fetch_add(1, Relaxed);
         if weather.borrow().refuses {
             continue;
         }
-        let (server, weather) = (server.clone(), weather.subscribe());
+        let (server, proxy) = (server.clone(), proxy.clone());
         tokio::spawn(async move {
             if let Ok(server) = TcpStream::connect(server).await {
-                join(client, server, weather).await;
+                join(client, server, &proxy).await;
             }
+            proxy.ended.send_modify(|ended| *ended += 1);
         });
     }
 }
 
-async fn join(client: TcpStream, server: TcpStream, mut weather: watch::Receiver<Weather>) {
+async fn join(client: TcpStream, server: TcpStream, proxy: &Proxy) {
+    let mut weather = proxy.weather.subscribe();
     let _ = client.set_nodelay(true);
     let _ = server.set_nodelay(true);
     let opened = weather.borrow().cuts;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let there = pass_on(from_client, to_server, weather.clone());
+    let there = pass_on(from_client, to_server, proxy);
     let back = pass_back(from_server, to_client, weather.clone());
     tokio::select! {
         () = there => {}
@@ -136,16 +172,23 @@ async fn join(client: TcpStream, server: TcpStream, mut weather: watch::Receiver
     }
 }
 
-/// Passes bytes from a client on, and holds them back while it is blocked.
-async fn pass_on(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    mut weather: watch::Receiver<Weather>,
-) {
+/// Passes bytes from a client on, and holds them back while it is blocked or held.
+async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, proxy: &Proxy) {
+    let mut weather = proxy.weather.subscribe();
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let read = from.read(&mut buffer).await;
-        let _ = weather.wait_for(|weather| !weather.blocked).await;
+        let size = *read.as_ref().unwrap_or(&0);
+        let mut parts = buffer[..size].windows(DECLARE.len());
+        if weather.borrow().holds_declarations && parts.any(|part| part == DECLARE) {
+            proxy.held_declarations.send_modify(|held| *held += 1);
+            // Until the client ends it.
+            let _ = tokio::io::copy(&mut from, &mut tokio::io::sink()).await;
+            return;
+        }
+        let _ = weather
+            .wait_for(|weather| !weather.blocked && !weather.held)
+            .await;
         if !pass(read, &buffer, &mut to, &weather).await {
             return;
         }
