@@ -8,16 +8,16 @@
 //! end, and those who are at work with it stay until they have finished.
 
 use std::{
-    io,
+    io, mem,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use async_rs::Tokio;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt, StreamExt, stream::BoxStream};
 use lapin::{
     Channel, Connection, ConnectionProperties, ErrorKind, Event,
     tcp::{AsyncTcpStream, OwnedTLSConfig},
@@ -54,7 +54,7 @@ pub(super) struct Target {
 /// A connection that was opened.
 pub(super) struct Link {
     connection: Connection,
-    socket: Arc<OnceLock<Socket>>,
+    end: LineEnd,
     lost: watch::Sender<bool>,
     /// How many channels the broker closed.
     closed: AtomicU32,
@@ -66,18 +66,15 @@ impl Link {
     /// Connects, within the target's time.
     pub(super) async fn open(target: &Target) -> Result<Arc<Link>, BrokerError> {
         let deadline = Instant::now() + target.connect_timeout;
-        let late = |_| BrokerError::Unavailable {
+        let overdue = |_| BrokerError::Unavailable {
             detail: format!("no connection within {:?}", target.connect_timeout),
         };
-        let socket = Arc::new(OnceLock::new());
-        let connection = match timeout_at(deadline, handshake(target, socket.clone())).await {
-            Ok(connection) => connection.map_err(|error| connect_error(target, &error))?,
-            Err(elapsed) => {
-                // The client's own thread would wait for the answer for ever.
-                socket.get().inspect(|socket: &&Socket| socket.shut_down());
-                return Err(late(elapsed));
-            }
-        };
+        let line = Arc::new(Line::default());
+        let end = LineEnd(line.clone());
+        let opened = timeout_at(deadline, handshake(target, line)).await;
+        let connection = opened
+            .map_err(overdue)?
+            .map_err(|error| connect_error(target, &error))?;
         let frame_bytes = connection.configuration().frame_max() as usize;
         if frame_bytes < FRAME_BYTES_MAX {
             let _ = connection.close(200, "frame_max".into()).now_or_never();
@@ -89,13 +86,15 @@ impl Link {
         }
         let link = Arc::new(Link {
             connection,
-            socket,
+            end,
             lost: watch::Sender::new(false),
             closed: AtomicU32::new(0),
             worn: watch::Sender::new(false),
             blocked: watch::Sender::new(None),
         });
-        tokio::spawn(observe(link.clone()));
+        let events = link.connection.events_listener().boxed();
+        let lost = link.lost.subscribe();
+        tokio::spawn(observe(Arc::downgrade(&link), events, lost));
         Ok(link)
     }
 
@@ -135,6 +134,21 @@ impl Link {
     async fn worn(&self) {
         // As in `lost`.
         let _ = self.worn.subscribe().wait_for(|worn| *worn).await;
+    }
+
+    fn note(&self, event: Option<Event>) {
+        match event {
+            Some(Event::ConnectionBlocked(reason)) => {
+                tracing::warn!(reason, "the broker blocks publishers");
+                self.blocked.send_replace(Some(reason));
+            }
+            Some(Event::ConnectionUnblocked) => {
+                tracing::info!("the broker takes messages again");
+                self.blocked.send_replace(None);
+            }
+            Some(Event::Error(error)) if error.is_amqp_soft_error() => self.note_closed(),
+            _ => {}
+        }
     }
 
     /// Notes that the broker closed a channel, which costs the library one of its numbers. When half of them are gone the link is worn.
@@ -200,16 +214,10 @@ impl Link {
         })
     }
 
-    fn shut_down(&self) {
-        if let Some(socket) = self.socket.get() {
-            socket.shut_down();
-        }
-    }
-
     /// Ends the connection at once.
     pub(super) fn give_up(&self) {
         self.lost.send_replace(true);
-        self.shut_down();
+        self.end.0.cut();
     }
 
     /// Ends the connection in order; at once when that takes too long.
@@ -217,12 +225,6 @@ impl Link {
         let closing = self.connection.close(200, "closed by client".into());
         let _ = timeout(Duration::from_secs(3), closing).await;
         self.give_up();
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.shut_down();
     }
 }
 
@@ -249,11 +251,13 @@ fn connect_error(target: &Target, error: &lapin::Error) -> BrokerError {
     }
 }
 
-/// Watches the connection's events until it is lost.
-async fn observe(link: Arc<Link>) {
-    let mut events = Box::pin(link.connection.events_listener());
+/// Watches the connection's events until it is lost, or nobody has the link any more.
+async fn observe(
+    link: Weak<Link>,
+    mut events: BoxStream<'static, Event>,
+    mut lost: watch::Receiver<bool>,
+) {
     let mut status = tokio::time::interval(STATUS_INTERVAL);
-    let mut lost = link.lost.subscribe();
     loop {
         // Both streams keep their place when the other branch wins.
         let event = tokio::select! {
@@ -261,18 +265,10 @@ async fn observe(link: Arc<Link>) {
             _ = status.tick() => None,
             _ = lost.wait_for(|lost| *lost) => return,
         };
-        match event {
-            Some(Event::ConnectionBlocked(reason)) => {
-                tracing::warn!(reason, "the broker blocks publishers");
-                link.blocked.send_replace(Some(reason));
-            }
-            Some(Event::ConnectionUnblocked) => {
-                tracing::info!("the broker takes messages again");
-                link.blocked.send_replace(None);
-            }
-            Some(Event::Error(error)) if error.is_amqp_soft_error() => link.note_closed(),
-            _ => {}
-        }
+        let Some(link) = link.upgrade() else {
+            return;
+        };
+        link.note(event);
         if !link.connection.status().connected() {
             link.give_up();
             return;
@@ -280,8 +276,8 @@ async fn observe(link: Arc<Link>) {
     }
 }
 
-/// Opens the socket, then speaks AMQP until the connection is ready. The socket is left in `socket` as soon as it is there.
-async fn handshake(target: &Target, socket: Arc<OnceLock<Socket>>) -> lapin::Result<Connection> {
+/// Opens the socket, then speaks AMQP until the connection is ready. The socket is in the line as soon as it is there.
+async fn handshake(target: &Target, line: Arc<Line>) -> lapin::Result<Connection> {
     let properties =
         ConnectionProperties::default().with_connection_name(target.name.as_bytes().into());
     let (tls, time) = (target.tls.clone(), target.connect_timeout);
@@ -292,7 +288,7 @@ async fn handshake(target: &Target, socket: Arc<OnceLock<Socket>>) -> lapin::Res
         let connecting = AsyncTcpStream::connect(&reactor, addresses);
         let plain = timeout(time, connecting).await.map_err(io::Error::from)??;
         if let AsyncTcpStream::Plain(tcp) = &plain {
-            let _ = socket.set(Socket::of(tcp.get_ref())?);
+            line.open(Socket::of(tcp.get_ref())?)?;
         }
         let stream = match uri.scheme {
             AMQPScheme::AMQP => plain,
@@ -309,7 +305,50 @@ async fn handshake(target: &Target, socket: Arc<OnceLock<Socket>>) -> lapin::Res
     .await
 }
 
-/// A second handle of a connection's socket, to end it from outside: the client's own thread blocks on a peer that is silent.
+/// A connection's socket from outside. The client's own thread, which opens it, blocks on a peer that is silent, and goes on if whoever wants the
+/// connection has gone: with the line cut it ends, now or as soon as there is a socket.
+#[derive(Default)]
+struct Line(Mutex<LineState>);
+
+#[derive(Default)]
+enum LineState {
+    #[default]
+    Opening,
+    Open(Socket),
+    Cut,
+}
+
+impl Line {
+    fn open(&self, socket: Socket) -> io::Result<()> {
+        let mut state = self.lock();
+        if matches!(*state, LineState::Cut) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        *state = LineState::Open(socket);
+        Ok(())
+    }
+
+    fn cut(&self) {
+        if let LineState::Open(socket) = mem::replace(&mut *self.lock(), LineState::Cut) {
+            socket.shut_down();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LineState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Cuts the line when it is dropped.
+struct LineEnd(Arc<Line>);
+
+impl Drop for LineEnd {
+    fn drop(&mut self) {
+        self.0.cut();
+    }
+}
+
+/// A second handle of a socket.
 struct Socket(#[cfg(unix)] std::net::TcpStream);
 
 impl Socket {

@@ -6,7 +6,12 @@ use leveret::broker::{
     Broker, BrokerError, ConsumeOptions, Publication,
     rabbitmq::{RabbitMq, RabbitMqOptions},
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::timeout,
+};
 
 use super::{PATIENCE, body, declare_queue, proxy::Proxy, to, url};
 
@@ -109,4 +114,53 @@ async fn a_flood_of_refused_messages_passes() {
     assert!(proxy.opened() > 1);
     broker.delete_queue(&queue).await.unwrap();
     broker.close().await;
+}
+
+/// Waits for the end of a connection.
+async fn ends(mut peer: TcpStream) {
+    let mut received = Vec::new();
+    let end = timeout(PATIENCE, peer.read_to_end(&mut received)).await;
+    assert!(end.is_ok(), "the connection stays open");
+}
+
+/// Nobody answers, and whoever connects gives up. The connection ends with that.
+#[tokio::test]
+async fn a_connection_ends_with_who_opens_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("amqp://{}/", listener.local_addr().unwrap());
+    let mut options = RabbitMqOptions::new(url);
+    options.connect_timeout = 2 * PATIENCE;
+    let peer = tokio::select! {
+        connected = RabbitMq::connect(options) => panic!("{connected:?}"),
+        accepted = listener.accept() => accepted.unwrap().0,
+    };
+    ends(peer).await;
+}
+
+/// A broker that is closed while another connection is opened, and while that gets its topology.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_on_its_way_ends_with_the_broker() {
+    let Some(url) = url() else { return };
+    for drops in [false, true] {
+        let (proxy, through) = Proxy::start(&url).await;
+        let mut options = RabbitMqOptions::new(through);
+        options.heartbeat = 10 * PATIENCE;
+        let broker = RabbitMq::connect(options).await.unwrap();
+        let queue = declare_queue(&broker, "restored").await;
+        proxy.hold_declarations();
+        proxy.cut();
+        reaches(proxy.held_declarations(), 1).await;
+        assert_eq!((proxy.opened(), *proxy.ended().borrow()), (2, 1));
+        if drops {
+            drop(broker);
+        } else {
+            broker.close().await;
+        }
+        reaches(proxy.ended(), 2).await;
+        super::connect(&url)
+            .await
+            .delete_queue(&queue)
+            .await
+            .unwrap();
+    }
 }
