@@ -10,11 +10,12 @@
 //! group is confirmed, all its returns are here, and none of another group: what came back is [matched](returns) by content.
 
 use std::{
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::join_all};
 use lapin::{
     Channel, Confirmation, PublisherConfirm,
     options::{BasicPublishOptions, ConfirmSelectOptions},
@@ -136,7 +137,7 @@ struct Lane {
     keeper: Arc<Keeper>,
     limits: Limits,
     /// Between groups it keeps no link open that was replaced.
-    channel: Option<(Weak<Link>, Channel)>,
+    channel: Option<(Weak<Link>, Arc<Channel>)>,
 }
 
 impl Lane {
@@ -190,7 +191,7 @@ impl Lane {
 
     /// A channel in confirm mode on a link that takes messages. A broker that blocks the link answers nothing on it, so that a channel is
     /// opened only after that.
-    async fn ready(&mut self, deadline: Instant) -> Result<(Arc<Link>, Channel), BrokerError> {
+    async fn ready(&mut self, deadline: Instant) -> Result<(Arc<Link>, Arc<Channel>), BrokerError> {
         let kept = self.kept();
         if kept.is_none() {
             self.channel = None;
@@ -206,23 +207,22 @@ impl Lane {
         let channel = link.channel().await?;
         let select = channel.confirm_select(ConfirmSelectOptions::default());
         link.request("channel", select).await?;
-        Ok((link, channel))
+        Ok((link, Arc::new(channel)))
     }
 
     /// The link of the channel from before, if that can go on.
     fn kept(&self) -> Option<Arc<Link>> {
         let (link, channel) = self.channel.as_ref()?;
         let link = link.upgrade()?;
-        let goes_on =
-            self.keeper.is_current(&link) && link.is_up() && channel.status().connected();
+        let goes_on = self.keeper.is_current(&link) && link.is_up() && channel.status().connected();
         goes_on.then_some(link)
     }
 }
 
-/// Sends all, then waits for all confirms.
+/// Sends all, then waits for all confirms. What could not be sent yet at the limit keeps the channel open until it is.
 async fn send(
-    link: &Link,
-    channel: &Channel,
+    link: &Arc<Link>,
+    channel: &Arc<Channel>,
     chunk: &[&Publication],
     bytes_max: usize,
     limit: Instant,
@@ -233,10 +233,11 @@ async fn send(
     }
     let (mut outcomes, mut returned, mut refused) =
         (Vec::with_capacity(chunk.len()), Vec::new(), None);
+    let mut unsent = Vec::new();
     for sending in sent {
         outcomes.push(match sending {
             Err(error) => Err(error),
-            Ok(sending) => match confirmation(link, sending, limit).await {
+            Ok(mut sending) => match confirmation(link, &mut sending, limit).await {
                 Ok(Confirmation::Ack(message)) => {
                     returned.extend(message);
                     Ok(())
@@ -247,7 +248,11 @@ async fn send(
                         detail: "the broker answered with nack".to_owned(),
                     })
                 }
-                Ok(Confirmation::NotRequested) | Err(None) => Err(lost_error()),
+                Ok(Confirmation::NotRequested) => Err(lost_error()),
+                Err(None) => {
+                    unsent.extend(sending.unsent());
+                    Err(lost_error())
+                }
                 Err(Some(error)) => {
                     refused = refused.or(error.is_amqp_soft_error().then_some(error));
                     Err(lost_error())
@@ -255,52 +260,80 @@ async fn send(
             },
         });
     }
+    if !unsent.is_empty() {
+        tokio::spawn(finish_sending(link.clone(), unsent));
+    }
     returns::attribute(&returned, chunk, &mut outcomes);
     (outcomes, refused)
 }
 
-type Sending<'a> =
-    std::pin::Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>> + Send + 'a>>;
+/// Waits for the socket. Holds the channel.
+type Leaving = Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>> + Send>>;
+
+/// A message that was handed to the connection.
+enum Sending {
+    Leaving(Leaving),
+    Sent(PublisherConfirm),
+}
+
+impl Sending {
+    async fn confirmed(&mut self) -> lapin::Result<Confirmation> {
+        loop {
+            match self {
+                Sending::Leaving(leaving) => *self = Sending::Sent(leaving.await?),
+                Sending::Sent(confirm) => return confirm.await,
+            }
+        }
+    }
+
+    fn unsent(self) -> Option<Leaving> {
+        match self {
+            Sending::Leaving(leaving) => Some(leaving),
+            Sending::Sent(_) => None,
+        }
+    }
+}
 
 /// Hands one message to the connection. The first poll does that, and later ones only wait for the socket, so that the messages
 /// of a group leave in order and together.
-fn start<'a>(
-    channel: &'a Channel,
-    publication: &'a Publication,
-) -> Result<Result<PublisherConfirm, Sending<'a>>, BrokerError> {
+fn start(channel: &Arc<Channel>, publication: &Publication) -> Result<Sending, BrokerError> {
     let options = BasicPublishOptions {
         mandatory: true,
         ..BasicPublishOptions::default()
     };
-    let mut sending: Sending<'a> = Box::pin(channel.basic_publish(
-        short(&publication.exchange)?,
-        short(&publication.routing_key)?,
-        options,
-        &publication.message.body,
-        wire::properties(&publication.message)?,
-    ));
-    match (&mut sending).now_or_never() {
-        None => Ok(Err(sending)),
-        Some(Ok(confirm)) => Ok(Ok(confirm)),
-        Some(Err(error)) => Ok(Err(Box::pin(std::future::ready(Err(error))))),
+    let exchange = short(&publication.exchange)?;
+    let key = short(&publication.routing_key)?;
+    let properties = wire::properties(&publication.message)?;
+    let (channel, body) = (channel.clone(), publication.message.body.clone());
+    let mut leaving: Leaving = Box::pin(async move {
+        let publishing = channel.basic_publish(exchange, key, options, &body, properties);
+        publishing.await
+    });
+    Ok(match (&mut leaving).now_or_never() {
+        None => Sending::Leaving(leaving),
+        Some(Ok(confirm)) => Sending::Sent(confirm),
+        Some(Err(error)) => Sending::Leaving(Box::pin(std::future::ready(Err(error)))),
+    })
+}
+
+/// Waits until all have left, or are lost. A channel that is dropped before is closed in front of them, and what then comes for it ends the
+/// connection.
+async fn finish_sending(link: Arc<Link>, unsent: Vec<Leaving>) {
+    tokio::select! {
+        _ = join_all(unsent) => {}
+        () = link.lost() => {}
     }
 }
 
 /// Waits for the broker's answer; `Err(None)` when the link was lost or the time is over.
 async fn confirmation(
     link: &Link,
-    sending: Result<PublisherConfirm, Sending<'_>>,
+    sending: &mut Sending,
     limit: Instant,
 ) -> Result<Confirmation, Option<lapin::Error>> {
-    let answer = async {
-        match sending {
-            Ok(confirm) => confirm.await,
-            Err(sending) => sending.await?.await,
-        }
-    };
     tokio::select! {
         biased;
-        answer = answer => answer.map_err(Some),
+        answer = sending.confirmed() => answer.map_err(Some),
         () = link.lost() => Err(None),
         () = tokio::time::sleep_until(limit) => Err(None),
     }

@@ -1,6 +1,6 @@
 //! What becomes of connections: those whose channel numbers run out, and those whose owner is gone.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use leveret::broker::{
     Broker, BrokerError, ConsumeOptions, Publication,
@@ -163,4 +163,38 @@ async fn a_connection_on_its_way_ends_with_the_broker() {
             .await
             .unwrap();
     }
+}
+
+/// A message that is not confirmed in time while others are on their way. Its channel must not be closed before they are gone: that would cost
+/// the connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_confirm_costs_no_connection() {
+    let Some(url) = url() else { return };
+    let (proxy, through) = Proxy::start(&url).await;
+    let mut options = RabbitMqOptions::new(through);
+    options.confirm_timeout = Duration::from_millis(100);
+    options.heartbeat = 2 * PATIENCE;
+    let broker = RabbitMq::connect(options).await.unwrap();
+    let queue = declare_queue(&broker, "late").await;
+    let mut results = broker.publish(vec![to(&queue, "before")]).await;
+    results.remove(0).unwrap();
+    proxy.hold();
+    // More than the sockets' buffers take.
+    let batch = (0..4).map(|_| to(&queue, "x".repeat(8 << 20))).collect();
+    for result in broker.publish(batch).await {
+        assert!(
+            matches!(result, Err(BrokerError::Unavailable { .. })),
+            "{result:?}"
+        );
+    }
+    proxy.restore();
+    let works = async {
+        while let Err(error) = broker.publish(vec![to(&queue, "after")]).await.remove(0) {
+            assert!(error.is_retryable(), "{error:?}");
+        }
+    };
+    timeout(PATIENCE, works).await.unwrap();
+    assert_eq!(proxy.opened(), 1);
+    broker.delete_queue(&queue).await.unwrap();
+    broker.close().await;
 }
