@@ -468,7 +468,8 @@ pub trait Broker: Send + Sync + 'static {
     /// Removes all ready messages of a queue; returns how many.
     async fn purge(&self, queue: &str) -> Result<u64, BrokerError>;
 
-    /// Removes a queue with its messages and bindings. No error if it does not exist.
+    /// Removes a queue with its messages and bindings. No error if it does not exist. Its consumers are [lost](ConsumerState::Lost) until one
+    /// of the same name is declared.
     async fn delete_queue(&self, queue: &str) -> Result<(), BrokerError>;
 
     /// Removes an exchange with its bindings. No error if it does not exist.

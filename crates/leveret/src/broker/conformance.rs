@@ -82,6 +82,7 @@ pub const CASES: &[Case] = cases![
     consuming::states,
     consuming::cancel_returns_the_unread,
     consuming::drop_returns_the_unread,
+    consuming::consumer_outlives_its_queue,
     settling::ack_removes,
     settling::requeue_returns_redelivered,
     settling::reject_drops,

@@ -1,6 +1,6 @@
 //! What the brokers inside this process share: routes, queues and the consumers' channels, as one value behind a lock.
 //!
-//! Nothing here waits. A consumer's channel has room for its prefetch, so that sending never blocks.
+//! Nothing here waits. A consumer's channel has room for all that it may be sent.
 
 use std::{
     any::Any,
@@ -13,7 +13,7 @@ use std::{
 };
 
 use leveret_core::time::Timestamp;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use super::{
     BrokerError, ConsumeOptions, Consumer, ConsumerState, DEFAULT_EXCHANGE, Delay, Delivery, Queue,
@@ -27,7 +27,7 @@ pub(super) trait Home: Send + Sync + 'static {
     /// Ends a delivery.
     fn settle(&self, queue: QueueId, seq: u64, settlement: Settlement);
     /// Ends a subscription.
-    fn unsubscribe(&self, queue: QueueId, consumer: ConsumerId);
+    fn unsubscribe(&self, consumer: ConsumerId);
     /// Moves what is due on; says after how long there is more.
     fn move_due(&self) -> Option<Duration>;
 }
@@ -84,6 +84,8 @@ pub(super) struct Due {
 pub(super) struct Hub {
     pub(super) routes: Routes,
     queues: HashMap<QueueId, Live>,
+    /// Consumers whose queue was deleted, until one of the same name is declared.
+    stranded: HashMap<ConsumerId, Port>,
     bounds: Bounds,
     home: Weak<dyn Home>,
     next_consumer: u64,
@@ -101,8 +103,11 @@ struct Live {
 }
 
 struct Port {
+    /// Has room for all: what a deleted queue had delivered may lie in it unread, besides as much as `prefetch` allows.
     sender: mpsc::Sender<Delivery>,
     state: watch::Sender<ConsumerState>,
+    queue: Arc<str>,
+    prefetch: u16,
 }
 
 impl Hub {
@@ -110,6 +115,7 @@ impl Hub {
         Hub {
             routes: Routes::default(),
             queues: HashMap::new(),
+            stranded: HashMap::new(),
             bounds,
             home,
             next_consumer: 0,
@@ -126,7 +132,7 @@ impl Hub {
     }
 
     /// Adds a queue with `count` messages, numbered up to `tail`, that are paged out; those up to `delivered` may have been
-    /// delivered.
+    /// delivered. Consumers of one that had its name go on with it.
     pub(super) fn add_queue(
         &mut self,
         queue: &Queue,
@@ -134,7 +140,7 @@ impl Hub {
         (count, tail, delivered): (u64, u64, u64),
     ) {
         self.routes.add_queue(queue, id);
-        let live = Live {
+        let mut live = Live {
             state: QueueState::paged_out(self.bounds, count, tail, delivered),
             delay: queue.delay.clone(),
             sequence: Arc::new(AtomicU64::new(tail.max(delivered) + 1)),
@@ -144,19 +150,24 @@ impl Hub {
                 queue: id,
             }),
         };
+        let waiting = self.stranded.extract_if(|_, port| port.queue == queue.name);
+        for (consumer, port) in waiting {
+            live.subscribe(consumer, port);
+        }
         self.queues.insert(id, live);
         // A delay queue may have waited for this one.
         self.timer.notify_one();
     }
 
-    /// Removes a queue; its consumers end.
+    /// Removes a queue; its consumers wait for another one of this name.
     pub(super) fn remove_queue(&mut self, name: &str) {
         let live = self
             .routes
             .remove_queue(name)
             .and_then(|id| self.queues.remove(&id));
-        for port in live.into_iter().flat_map(|live| live.ports.into_values()) {
+        for (consumer, port) in live.into_iter().flat_map(|live| live.ports) {
             port.state.send_replace(ConsumerState::Lost);
+            self.stranded.insert(consumer, port);
         }
     }
 
@@ -237,21 +248,29 @@ impl Hub {
         let consumer = ConsumerId(self.next_consumer);
         self.next_consumer += 1;
         let prefetch = options.prefetch.max(1);
-        let (sender, deliveries) = mpsc::channel(usize::from(prefetch));
-        let (state, watched) = watch::channel(ConsumerState::Live);
-        live.ports.insert(consumer, Port { sender, state });
-        live.state.subscribe(consumer, prefetch);
+        let (sender, deliveries) = mpsc::channel(Semaphore::MAX_PERMITS);
+        let (state, watched) = watch::channel(ConsumerState::Starting);
+        let port = Port {
+            sender,
+            state,
+            queue: options.queue.clone(),
+            prefetch,
+        };
+        live.subscribe(consumer, port);
         let home = self.home.clone();
         let cancel = move || {
             if let Some(home) = home.upgrade() {
-                home.unsubscribe(queue, consumer);
+                home.unsubscribe(consumer);
             }
         };
         Ok((queue, Consumer::new(deliveries, watched, cancel)))
     }
 
-    pub(super) fn unsubscribe(&mut self, queue: QueueId, consumer: ConsumerId) {
-        if let Some(live) = self.queues.get_mut(&queue) {
+    pub(super) fn unsubscribe(&mut self, consumer: ConsumerId) {
+        let mut queues = self.queues.values_mut();
+        if let Some(port) = self.stranded.remove(&consumer) {
+            port.state.send_replace(ConsumerState::Draining);
+        } else if let Some(live) = queues.find(|live| live.ports.contains_key(&consumer)) {
             live.unsubscribe(consumer);
         }
     }
@@ -350,6 +369,9 @@ impl Hub {
     /// Ends all consumers, and whatever is asked from here on.
     pub(super) fn close(&mut self) {
         self.closed = true;
+        for (_, port) in self.stranded.drain() {
+            port.state.send_replace(ConsumerState::Draining);
+        }
         for live in self.queues.values_mut() {
             let consumers: Vec<ConsumerId> = live.ports.keys().copied().collect();
             for consumer in consumers {
@@ -388,6 +410,12 @@ impl Live {
             redelivered: waiting.redelivered,
             receipt: Receipt::new(self.channel.clone(), waiting.seq),
         }
+    }
+
+    fn subscribe(&mut self, consumer: ConsumerId, port: Port) {
+        self.state.subscribe(consumer, port.prefetch);
+        port.state.send_replace(ConsumerState::Live);
+        self.ports.insert(consumer, port);
     }
 
     fn unsubscribe(&mut self, consumer: ConsumerId) {

@@ -137,3 +137,43 @@ pub(super) async fn drop_returns_the_unread(world: &mut World) {
     assert_eq!(seen, numbers(0..3));
     ack_all(all);
 }
+
+/// The queue is deleted while the consumer holds one of its messages and has not read another one. Then it is declared again, and once more.
+pub(super) async fn consumer_outlives_its_queue(world: &mut World) {
+    let queue = world.queue_of("q", 2).await;
+    let mut consumer = world.consume(&queue, 2).await;
+    let old = next(&mut consumer).await;
+    world.reaches_ready(&queue, 0).await;
+    for round in ["first", "second"] {
+        world.broker.delete_queue(&queue).await.unwrap();
+        reaches(consumer.state(), ConsumerState::Lost).await;
+        world.queue("q").await;
+        reaches(consumer.state(), ConsumerState::Live).await;
+        world
+            .reaches_stats(&queue, |stats| stats.consumers == 1)
+            .await;
+        for _ in 0..2 {
+            world.publish("", &queue, round).await.unwrap();
+        }
+        let mut came = 0;
+        while came < 2 {
+            let delivery = next(&mut consumer).await;
+            // What was not read is not taken back, and settling it has no effect.
+            if body(&delivery) == round {
+                came += 1;
+                assert!(!delivery.redelivered);
+            }
+            delivery.receipt.ack();
+        }
+        world.reaches_ready(&queue, 0).await;
+    }
+    old.receipt.requeue();
+    world.broker.delete_queue(&queue).await.unwrap();
+    reaches(consumer.state(), ConsumerState::Lost).await;
+    consumer.cancel();
+    reaches(consumer.state(), ConsumerState::Draining).await;
+    assert!(consumer.next().await.is_none());
+    world.queue("q").await;
+    world.fill(&queue, 0..1).await;
+    assert_eq!(world.drain(&queue).await, numbers(0..1));
+}

@@ -412,8 +412,8 @@ impl Home for Shared {
         }
     }
 
-    fn unsubscribe(&self, queue: QueueId, consumer: ConsumerId) {
-        self.hub().unsubscribe(queue, consumer);
+    fn unsubscribe(&self, consumer: ConsumerId) {
+        self.hub().unsubscribe(consumer);
     }
 
     fn move_due(&self) -> Option<Duration> {
