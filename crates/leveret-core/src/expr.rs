@@ -3,7 +3,7 @@
 //! The language is CEL (the Common Expression Language) over JSON, compiled at load: a syntax mistake, an unknown
 //! name or an unknown function is an [`ExpressionError`] with its place, never a silent false. Evaluation is pure,
 //! borrows the values it reads (a field of a large input costs what a field of a small one costs), does a bounded
-//! amount of work ([`WORK_MAX`]) and fails with an [`EvalError`] that names the expression and, of all values,
+//! amount of work and makes a bounded amount of text ([`Budget`]), and fails with an [`EvalError`] that names the expression and, of all values,
 //! at most the name of a field that was looked for. Whoever stores an error leaves out the secrets that were read.
 //!
 //! # What is in scope
@@ -32,11 +32,13 @@
 //! ceil round`; on strings `contains startsWith endsWith indexOf lowerAscii upperAscii trim replace split substring`; on
 //! lists `contains join`. A presence test `has(a.b)` is false when `a` is null or lacks `b`.
 
+mod budget;
 mod eval;
 mod functions;
 mod lex;
 mod resolve;
 mod syntax;
+mod text;
 mod value;
 
 use std::{
@@ -48,15 +50,13 @@ use std::{
 
 use serde_json::Value;
 
+pub use self::budget::{Budget, RENDERED_BYTES_MAX, WORK_MAX};
+
 /// The longest expression accepted, in bytes.
 pub const EXPRESSION_BYTES_MAX: usize = 16 * 1024;
 
 /// The deepest nesting of an expression.
 pub const EXPRESSION_DEPTH_MAX: usize = 200;
-
-/// The most work one evaluation may do: parts of the expression visited, plus a unit for each 16 bytes or element it
-/// copies. Reached in tens of milliseconds.
-pub const WORK_MAX: u64 = 2_000_000;
 
 /// A compiled expression. A clone shares it.
 #[derive(Clone)]
@@ -253,6 +253,8 @@ pub enum EvalErrorKind {
     Secret,
     /// More work than [`WORK_MAX`].
     Work,
+    /// More text in the result than [`RENDERED_BYTES_MAX`].
+    Size,
 }
 
 impl Expression {
@@ -278,27 +280,37 @@ impl Expression {
     }
 
     /// Evaluates to JSON: ints stay ints, and what is only handed on is as it was.
-    pub fn eval(&self, scope: &EvalScope<'_>) -> Result<Value, EvalError> {
-        let work = eval::Work::new();
-        eval::eval(&self.0.root, scope, &self.0.source, &work)
-            .and_then(|value| value.into_json(&work))
-            .map_err(|failure| self.error(failure))
+    pub fn eval(&self, scope: &EvalScope<'_>, budget: &Budget) -> Result<Value, EvalError> {
+        self.data(scope, budget)
+            .and_then(|data| data.into_json(budget))
+            .map_err(|failure| failure.of(&self.0.source))
     }
 
     /// Evaluates a condition. Anything but `true` and `false` is an error, not a guess.
-    pub fn eval_bool(&self, scope: &EvalScope<'_>) -> Result<bool, EvalError> {
-        let work = eval::Work::new();
-        let outcome = eval::eval(&self.0.root, scope, &self.0.source, &work)
-            .and_then(|value| value.as_condition());
-        outcome.map_err(|failure| self.error(failure))
+    pub fn eval_bool(&self, scope: &EvalScope<'_>, budget: &Budget) -> Result<bool, EvalError> {
+        self.data(scope, budget)
+            .and_then(|data| data.as_condition())
+            .map_err(|failure| failure.of(&self.0.source))
     }
 
-    fn error(&self, failure: eval::Failure) -> EvalError {
-        EvalError {
-            expression: Arc::clone(&self.0.source),
-            kind: failure.kind,
-            message: failure.message,
-        }
+    /// Appends what it evaluates to: strings as they are, null as nothing, others as compact JSON.
+    pub(crate) fn eval_into(
+        &self,
+        text: &mut String,
+        scope: &EvalScope<'_>,
+        budget: &Budget,
+    ) -> Result<(), EvalError> {
+        self.data(scope, budget)
+            .and_then(|data| data.render(text, budget))
+            .map_err(|failure| failure.of(&self.0.source))
+    }
+
+    fn data<'v>(
+        &'v self,
+        scope: &'v EvalScope<'v>,
+        budget: &'v Budget,
+    ) -> eval::Outcome<value::Data<'v>> {
+        eval::eval(&self.0.root, scope, &self.0.source, budget)
     }
 }
 

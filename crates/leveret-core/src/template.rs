@@ -9,7 +9,7 @@ use std::{fmt, sync::Arc};
 
 use serde_json::{Map, Value};
 
-use crate::expr::{EvalError, EvalScope, Expression, ExpressionError, Names, References};
+use crate::expr::{Budget, EvalError, EvalScope, Expression, ExpressionError, Names, References};
 
 /// The deepest nesting of a template.
 pub const TEMPLATE_DEPTH_MAX: usize = 128;
@@ -100,9 +100,9 @@ impl Template {
         &self.0.references
     }
 
-    /// The value with every expression evaluated.
-    pub fn render(&self, scope: &EvalScope<'_>) -> Result<Value, EvalError> {
-        render(&self.0.root, scope)
+    /// The value with every expression evaluated. What it costs is taken from the budget, and what the template itself says costs nothing.
+    pub fn render(&self, scope: &EvalScope<'_>, budget: &Budget) -> Result<Value, EvalError> {
+        render(&self.0.root, scope, budget)
     }
 }
 
@@ -266,38 +266,30 @@ fn expression_len(text: &str) -> Option<usize> {
     None
 }
 
-fn render(part: &Part, scope: &EvalScope<'_>) -> Result<Value, EvalError> {
+fn render(part: &Part, scope: &EvalScope<'_>, budget: &Budget) -> Result<Value, EvalError> {
     match part {
         Part::Constant(value) => Ok(value.clone()),
-        Part::Whole(expression) => expression.eval(scope),
+        Part::Whole(expression) => expression.eval(scope, budget),
         Part::Text(pieces) => {
             let mut text = String::new();
             for piece in pieces {
                 match piece {
                     Piece::Text(literal) => text.push_str(literal),
-                    Piece::Value(expression) => append(&mut text, &expression.eval(scope)?),
+                    Piece::Value(expression) => expression.eval_into(&mut text, scope, budget)?,
                 }
             }
             Ok(Value::String(text))
         }
         Part::Array(parts) => {
-            let elements = parts.iter().map(|part| render(part, scope));
+            let elements = parts.iter().map(|part| render(part, scope, budget));
             Ok(Value::Array(elements.collect::<Result<_, _>>()?))
         }
         Part::Object(parts) => {
             let entries = parts
                 .iter()
-                .map(|(key, part)| Ok((key.clone(), render(part, scope)?)));
+                .map(|(key, part)| Ok((key.clone(), render(part, scope, budget)?)));
             Ok(Value::Object(entries.collect::<Result<Map<_, _>, _>>()?))
         }
-    }
-}
-
-fn append(text: &mut String, value: &Value) {
-    match value {
-        Value::Null => {}
-        Value::String(value) => text.push_str(value),
-        other => text.push_str(&other.to_string()),
     }
 }
 
@@ -333,7 +325,7 @@ mod tests {
             result: None,
             item: None,
         };
-        match template.render(&scope) {
+        match template.render(&scope, &Budget::new()) {
             Ok(value) => value.to_string(),
             Err(error) => error.to_string(),
         }
@@ -387,5 +379,72 @@ mod tests {
         let template = compile(&json!({ "a": "{{ input.x }}", "b": "{{ run.input }}" })).unwrap();
         assert!(template.constant().is_none());
         assert!(template.references().input && template.references().run_input);
+    }
+
+    /// A megabyte again and again, in one text or in many: together they come to the bound, and below it nothing is in the way.
+    #[test]
+    fn renders_a_bounded_amount() {
+        let input = json!({ "s": "x".repeat(1 << 20), "list": ["x".repeat(1 << 20)] });
+        let scope = EvalScope {
+            input: &input,
+            run_id: "r1",
+            run_input: &Value::Null,
+            values: &NoValues,
+            result: None,
+            item: None,
+        };
+        let check = |value: &Value| {
+            let rendered = compile(value).unwrap().render(&scope, &Budget::new());
+            match rendered {
+                Ok(value) => format!("{} bytes", value.to_string().len()),
+                Err(error) => error.to_string(),
+            }
+        };
+        let fields = |text: &str, count: usize| json!(vec![text; count]);
+        let repeated = |text: &str, count: usize| json!(text.repeat(count));
+        assert_snapshot!(check(&repeated("{{input.s}}", 16)), @"16777218 bytes");
+        assert_snapshot!(check(&repeated("{{input.s}}", 3000)), @"expression `input.s`: it makes more text than the 16777216 bytes allowed");
+        assert_snapshot!(check(&fields("{{input.s}}", 16)), @"16777265 bytes");
+        assert_snapshot!(check(&fields("{{input.s}}", 3000)), @"expression `input.s`: it makes more text than the 16777216 bytes allowed");
+        assert_snapshot!(check(&repeated("{{input.list}}", 3000)), @"expression `input.list`: it takes more work than the 2000000 units allowed");
+        assert_snapshot!(check(&fields("{{input}}", 3000)), @"expression `input`: it makes more text than the 16777216 bytes allowed");
+        assert_snapshot!(check(&fields("{{input.s == input.list[0]}}", 3000)), @"expression `input.s == input.list[0]`: it takes more work than the 2000000 units allowed");
+    }
+
+    #[test]
+    #[ignore = "measures; run it with --release and --nocapture"]
+    fn takes_little_time() {
+        let input = json!({ "n": 5, "name": "Ada", "email": "ada@example.org", "lines": [{ "n": 2 }, { "n": 3 }], "note": "x".repeat(200) });
+        let scope = EvalScope {
+            input: &input,
+            run_id: "r1",
+            run_input: &input,
+            values: &NoValues,
+            result: None,
+            item: None,
+        };
+        let check = |what: &str, value: Value| {
+            let template = compile(&value).unwrap();
+            let count = 200_000;
+            let start = std::time::Instant::now();
+            for _ in 0..count {
+                template.render(&scope, &Budget::new()).unwrap();
+            }
+            println!("{:?} {what}", start.elapsed() / count);
+        };
+        check("one field", json!("{{ input.name }}"));
+        check("all of the input", json!("{{ input }}"));
+        check(
+            "a request",
+            json!({
+                "url": "https://example.org/users/{{ input.name }}/orders/{{ input.n }}",
+                "method": "POST",
+                "body": { "email": "{{ input.email }}", "total": "{{ sum(input.lines.map(l, l.n * 2)) }}", "note": "{{ input.note }}" },
+            }),
+        );
+        check(
+            "text of a list",
+            json!("Lines: {{ input.lines }}, {{ input.note }}"),
+        );
     }
 }

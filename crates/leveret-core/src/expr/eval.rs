@@ -1,13 +1,14 @@
 //! Terms to values.
 
-use std::{borrow::Cow, cell::Cell, cmp::Ordering, collections::BTreeMap, rc::Rc};
+use std::{cmp::Ordering, collections::BTreeMap, rc::Rc, sync::Arc};
 
 use super::{
-    EvalErrorKind, EvalScope, Values, WORK_MAX, functions,
+    Budget, EvalError, EvalErrorKind, EvalScope, Values, functions,
     resolve::{Fold, FoldKind, Span, Term},
     shortened,
     syntax::Operator,
-    value::{self, Data},
+    text::Text,
+    value::{self, Data, LIST_UNITS, MAP_UNITS},
 };
 
 /// An [`super::EvalError`] that does not know its expression yet.
@@ -24,75 +25,63 @@ impl Failure {
             message: message.into(),
         }
     }
-}
 
-pub(super) type Outcome<T> = Result<T, Failure>;
-
-/// What is left of an evaluation's [`WORK_MAX`].
-#[derive(Debug)]
-pub(super) struct Work(Cell<u64>);
-
-impl Work {
-    pub(super) fn new() -> Work {
-        Work(Cell::new(WORK_MAX))
-    }
-
-    /// The units spent so far.
-    #[cfg(test)]
-    pub(super) fn spent(&self) -> u64 {
-        WORK_MAX - self.0.get()
-    }
-
-    pub(super) fn charge(&self, units: usize) -> Outcome<()> {
-        match self.0.get().checked_sub(units as u64) {
-            Some(left) => {
-                self.0.set(left);
-                Ok(())
-            }
-            None => Err(Failure::new(
-                EvalErrorKind::Work,
-                format!("it takes more work than the {WORK_MAX} units allowed"),
-            )),
+    /// The failure of `expression`.
+    pub(super) fn of(self, expression: &Arc<str>) -> EvalError {
+        EvalError {
+            expression: Arc::clone(expression),
+            kind: self.kind,
+            message: self.message,
         }
     }
 
-    pub(super) fn charge_bytes(&self, bytes: usize) -> Outcome<()> {
-        self.charge(bytes / 16)
+    /// Whether there is nothing left to evaluate with.
+    fn is_final(&self) -> bool {
+        self.kind == EvalErrorKind::Work
     }
 }
+
+pub(super) type Outcome<T> = Result<T, Failure>;
 
 /// Evaluates a term of the expression `source`.
 pub(super) fn eval<'v>(
     term: &'v Term,
     scope: &'v EvalScope<'v>,
     source: &'v str,
-    work: &'v Work,
+    budget: &'v Budget,
 ) -> Outcome<Data<'v>> {
     let mut evaluation = Evaluation {
         scope,
         source,
-        work,
+        budget,
         locals: Vec::new(),
     };
     evaluation.term(term)
 }
 
+/// What an error costs that does not end the evaluation.
+const FAILURE_UNITS: usize = 32;
+
+/// What it costs to ask for a value of the run.
+const ASKED_UNITS: usize = 4;
+
 struct Evaluation<'v> {
     scope: &'v EvalScope<'v>,
     source: &'v str,
-    work: &'v Work,
+    budget: &'v Budget,
     locals: Vec<Data<'v>>,
 }
 
 impl<'v> Evaluation<'v> {
     fn term(&mut self, term: &'v Term) -> Outcome<Data<'v>> {
-        self.work.charge(1)?;
+        self.budget.charge(1)?;
         match term {
             Term::Constant(value) => Ok(Data::from(value)),
             Term::Int(value) => Ok(Data::Int(*value)),
-            Term::Local(slot) => self.local(*slot),
+            Term::Local(slot) => Ok(self.locals[*slot].clone()),
             Term::Select(of, field, span) => {
                 let of = self.term(of)?;
+                of.charge_field(field, self.budget)?;
                 of.field(field)
                     .ok_or_else(|| self.no_field(&of, field, *span))
             }
@@ -103,13 +92,19 @@ impl<'v> Evaluation<'v> {
             }
             Term::HasField(of, field, span) => {
                 let of = self.term(of)?;
-                match of {
-                    Data::Null => Ok(Data::Bool(false)),
-                    of if of.map_len().is_some() => Ok(Data::Bool(of.field(field).is_some())),
-                    of => Err(self.no_field(&of, field, *span)),
+                if matches!(of, Data::Null) {
+                    return Ok(Data::Bool(false));
                 }
+                if of.map_len().is_none() {
+                    return Err(self.no_field(&of, field, *span));
+                }
+                of.charge_field(field, self.budget)?;
+                Ok(Data::Bool(of.field(field).is_some()))
             }
-            Term::HasNamed(of) => Ok(Data::Bool(self.named(of).is_some())),
+            Term::HasNamed(of) => {
+                self.charge_named(of)?;
+                Ok(Data::Bool(self.named(of).is_some()))
+            }
             Term::Not(of, span) => match self.term(of)? {
                 Data::Bool(value) => Ok(Data::Bool(!value)),
                 other => Err(self.wrong_type(*span, "`!` takes true or false", &other)),
@@ -135,6 +130,7 @@ impl<'v> Evaluation<'v> {
                 }
             }
             Term::List(terms) => {
+                self.budget.charge(LIST_UNITS)?;
                 let elements = terms.iter().map(|term| self.term(term));
                 Ok(Data::list(elements.collect::<Outcome<_>>()?))
             }
@@ -144,26 +140,32 @@ impl<'v> Evaluation<'v> {
                     .iter()
                     .map(|term| self.term(term))
                     .collect::<Outcome<Vec<_>>>()?;
-                functions::call(*function, &arguments, self.work)
+                functions::call(*function, &arguments, self.budget)
                     .map_err(|failure| self.in_context(*span, failure))
             }
             Term::Fold(fold) => self.fold(fold),
-            Term::Secret(name) => self.secret(name),
-            named => self.named(named).ok_or_else(|| missing(named)),
+            Term::Secret(name) => {
+                self.charge_named(term)?;
+                self.secret(name)
+            }
+            named => {
+                self.charge_named(named)?;
+                self.named(named).ok_or_else(|| missing(named))
+            }
         }
     }
 
-    /// The value of a name; `None` when there is none now.
+    /// The value of a name; `None` when there is none now. See [`Evaluation::charge_named`].
     fn named(&self, term: &'v Term) -> Option<Data<'v>> {
         let scope = self.scope;
         let values: &'v dyn Values = scope.values;
         match term {
             Term::Input => Some(Data::from(scope.input)),
             Term::RunInput => Some(Data::from(scope.run_input)),
-            Term::RunId => Some(Data::Text(Cow::Borrowed(scope.run_id))),
+            Term::RunId => Some(Data::Text(Text::Borrowed(scope.run_id))),
             Term::ResultOutput => scope.result.map(|result| Data::from(result.output)),
             Term::ResultAction => scope.result.map(|result| match result.action {
-                Some(action) => Data::Text(Cow::Borrowed(action)),
+                Some(action) => Data::Text(Text::Borrowed(action)),
                 None => Data::Null,
             }),
             Term::Item => scope.item.map(|(item, _)| Data::from(item)),
@@ -178,22 +180,31 @@ impl<'v> Evaluation<'v> {
         }
     }
 
+    /// Charges for asking for a value of the run.
+    fn charge_named(&self, term: &Term) -> Outcome<()> {
+        match term {
+            Term::NodeOutput(_) | Term::NodeError(_) | Term::Secret(_) => {
+                self.budget.charge(ASKED_UNITS)
+            }
+            Term::Context(key) => {
+                self.budget.charge(ASKED_UNITS)?;
+                Data::from(self.scope.run_input).charge_field(key, self.budget)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn secret(&self, name: &str) -> Outcome<Data<'v>> {
         match self.scope.values.secret(name) {
-            Some(secret) => Ok(Data::text(secret)),
+            Some(secret) => {
+                self.budget.charge_bytes(secret.len())?;
+                Ok(Data::text(secret))
+            }
             None => Err(Failure::new(
                 EvalErrorKind::Secret,
                 format!("there is no secret `{name}`"),
             )),
         }
-    }
-
-    fn local(&self, slot: usize) -> Outcome<Data<'v>> {
-        let value = self.locals[slot].clone();
-        if let Data::Text(Cow::Owned(text)) = &value {
-            self.work.charge_bytes(text.len())?;
-        }
-        Ok(value)
     }
 
     fn element(&self, of: &Data<'v>, index: &Data<'v>, span: Span) -> Outcome<Data<'v>> {
@@ -205,9 +216,11 @@ impl<'v> Evaluation<'v> {
                     let message = format!("the index is outside of the list's {len} elements");
                     self.at(span, EvalErrorKind::Missing, &message)
                 }),
-            (None, Data::Text(field)) => of
-                .field(field)
-                .ok_or_else(|| self.no_field(of, field, span)),
+            (None, Data::Text(field)) => {
+                of.charge_field(field, self.budget)?;
+                of.field(field)
+                    .ok_or_else(|| self.no_field(of, field, span))
+            }
             _ => {
                 let message = format!("cannot index {} with {}", of.type_name(), index.type_name());
                 Err(self.at(span, EvalErrorKind::Type, &message))
@@ -226,8 +239,11 @@ impl<'v> Evaluation<'v> {
             match outcome {
                 Ok(value) if value == deciding => return Ok(Data::Bool(deciding)),
                 Ok(_) => {}
-                Err(error) if error.kind == EvalErrorKind::Work => return Err(error),
-                Err(error) => failure = failure.or(Some(error)),
+                Err(error) if error.is_final() => return Err(error),
+                Err(error) => {
+                    self.budget.charge(FAILURE_UNITS)?;
+                    failure = failure.or(Some(error));
+                }
             }
         }
         failure.map_or(Ok(Data::Bool(!deciding)), Err)
@@ -241,9 +257,9 @@ impl<'v> Evaluation<'v> {
         span: Span,
     ) -> Outcome<Data<'v>> {
         match operator {
-            Operator::Equal => value::equal(left, right, self.work).map(Data::Bool),
+            Operator::Equal => value::equal(left, right, self.budget).map(Data::Bool),
             Operator::NotEqual => {
-                value::equal(left, right, self.work).map(|equal| Data::Bool(!equal))
+                value::equal(left, right, self.budget).map(|equal| Data::Bool(!equal))
             }
             Operator::In => self.contains(right, left, span).map(Data::Bool),
             Operator::Less => self.order(operator, left, right, span, Ordering::is_lt),
@@ -263,7 +279,7 @@ impl<'v> Evaluation<'v> {
         accept: impl Fn(Ordering) -> bool,
     ) -> Outcome<Data<'v>> {
         let ordering = match (left, right) {
-            (Data::Text(a), Data::Text(b)) => Some(a.cmp(b)),
+            (Data::Text(a), Data::Text(b)) => Some(value::compare_texts(a, b, self.budget)?),
             (Data::Bool(a), Data::Bool(b)) => Some(a.cmp(b)),
             _ => value::compare_numbers(left, right),
         };
@@ -285,12 +301,12 @@ impl<'v> Evaluation<'v> {
             (Data::Int(a), Data::Double(b)) => Ok(double_arithmetic(operator, *a as f64, *b)),
             (Data::Double(a), Data::Int(b)) => Ok(double_arithmetic(operator, *a, *b as f64)),
             (Data::Text(a), Data::Text(b)) if operator == Operator::Add => {
-                self.work.charge_bytes(a.len() + b.len())?;
+                self.budget.charge_bytes(a.len() + b.len())?;
                 Ok(Data::text([&**a, &**b].concat()))
             }
             _ => match (left.list_len(), right.list_len()) {
                 (Some(a), Some(b)) if operator == Operator::Add => {
-                    self.work.charge(a + b)?;
+                    self.budget.charge(a + b)?;
                     let ahead = (0..a).filter_map(|at| left.element(at));
                     let behind = (0..b).filter_map(|at| right.element(at));
                     Ok(Data::list(ahead.chain(behind).collect()))
@@ -332,28 +348,27 @@ impl<'v> Evaluation<'v> {
 
     fn contains(&self, of: &Data<'v>, value: &Data<'v>, span: Span) -> Outcome<bool> {
         if let Some(len) = of.list_len() {
-            for at in 0..len {
-                let element = of.element(at).unwrap_or(Data::Null);
-                if value::equal(&element, value, self.work)? {
-                    return Ok(true);
-                }
-            }
-            return Ok(false);
+            return value::contains(of, len, value, self.budget);
         }
         match (of.map_len(), value) {
-            (Some(_), Data::Text(key)) => Ok(of.field(key).is_some()),
+            (Some(_), Data::Text(key)) => {
+                of.charge_field(key, self.budget)?;
+                Ok(of.field(key).is_some())
+            }
             _ => Err(self.no_operator(Operator::In, value, of, span)),
         }
     }
 
     fn map(&mut self, entries: &'v [(Term, Term)], span: Span) -> Outcome<Data<'v>> {
         let mut map = BTreeMap::new();
+        self.budget.charge(MAP_UNITS)?;
         for (key, value) in entries {
             let key = match self.term(key)? {
-                Data::Text(key) => key.into_owned(),
+                Data::Text(key) => key,
                 other => return Err(self.wrong_type(span, "a key must be a string", &other)),
             };
             let value = self.term(value)?;
+            self.budget.charge_lookup(&key, map.len())?;
             if map.insert(key, value).is_some() {
                 return Err(self.at(span, EvalErrorKind::Type, "a key appears twice"));
             }
@@ -363,22 +378,19 @@ impl<'v> Evaluation<'v> {
 
     fn fold(&mut self, fold: &'v Fold) -> Outcome<Data<'v>> {
         let range = self.term(&fold.range)?;
-        let keys = match range.map_len() {
-            Some(len) => {
-                self.work.charge(len)?;
-                Some(range.keys())
-            }
+        let entries = match range.map_len() {
+            Some(_) => Some(range.entries(self.budget)?),
             None => None,
         };
-        let len = match (&keys, range.list_len()) {
-            (Some(keys), _) => keys.len(),
+        let len = match (&entries, range.list_len()) {
+            (Some(entries), _) => entries.len(),
             (None, Some(len)) => len,
             _ => {
                 return Err(self.wrong_type(fold.span, "this goes over a list or a map", &range));
             }
         };
-        let elements = (0..len).map(|at| match &keys {
-            Some(keys) => keys[at].clone(),
+        let elements = (0..len).map(|at| match &entries {
+            Some(entries) => Data::Text(entries[at].0.clone()),
             None => range.element(at).unwrap_or(Data::Null),
         });
         match fold.kind {
@@ -419,8 +431,11 @@ impl<'v> Evaluation<'v> {
             match self.passes(fold, &element) {
                 Ok(value) if value == deciding => return Ok(Data::Bool(deciding)),
                 Ok(_) => {}
-                Err(error) if error.kind == EvalErrorKind::Work => return Err(error),
-                Err(error) => failure = failure.or(Some(error)),
+                Err(error) if error.is_final() => return Err(error),
+                Err(error) => {
+                    self.budget.charge(FAILURE_UNITS)?;
+                    failure = failure.or(Some(error));
+                }
             }
         }
         failure.map_or(Ok(Data::Bool(!deciding)), Err)
@@ -443,6 +458,7 @@ impl<'v> Evaluation<'v> {
         fold: &'v Fold,
         elements: impl Iterator<Item = Data<'v>>,
     ) -> Outcome<Data<'v>> {
+        self.budget.charge(LIST_UNITS)?;
         let mut list = Vec::new();
         for element in elements {
             if !self.passes(fold, &element)? {

@@ -1,8 +1,9 @@
 //! The functions of expressions.
 
 use super::{
-    EvalErrorKind, ExpressionError,
-    eval::{Failure, Outcome, Work},
+    Budget, EvalErrorKind, ExpressionError,
+    eval::{Failure, Outcome},
+    text::Text,
     value::{self, Data},
 };
 use crate::suggest;
@@ -136,19 +137,19 @@ pub(super) fn find(name: &str, is_method: bool, arguments: usize) -> Result<Func
 pub(super) fn call<'v>(
     function: Function,
     arguments: &[Data<'v>],
-    work: &Work,
+    budget: &Budget,
 ) -> Outcome<Data<'v>> {
     let first = &arguments[0];
     match function {
-        Function::Size => size(first, work),
-        Function::Type => Ok(Data::text(first.type_name())),
-        Function::String => string(first, work),
-        Function::Int => int(first),
-        Function::Double => double(first),
+        Function::Size => size(first, budget),
+        Function::Type => Ok(Data::Text(Text::Borrowed(first.type_name()))),
+        Function::String => string(first, budget),
+        Function::Int => int(first, budget),
+        Function::Double => double(first, budget),
         Function::Bool => boolean(first),
-        Function::Min => extreme(arguments, work, std::cmp::Ordering::is_lt),
-        Function::Max => extreme(arguments, work, std::cmp::Ordering::is_gt),
-        Function::Sum => sum(arguments, work),
+        Function::Min => extreme(arguments, budget, std::cmp::Ordering::is_lt),
+        Function::Max => extreme(arguments, budget, std::cmp::Ordering::is_gt),
+        Function::Sum => sum(arguments, budget),
         Function::Abs => match first {
             Data::Int(value) => Ok(Data::Int(value.abs())),
             Data::Double(value) => Ok(Data::Double(value.abs())),
@@ -157,11 +158,9 @@ pub(super) fn call<'v>(
         Function::Floor => rounded("floor", first, f64::floor),
         Function::Ceil => rounded("ceil", first, f64::ceil),
         Function::Round => rounded("round", first, f64::round),
-        Function::Contains if first.list_len().is_some() => {
-            list_contains(first, &arguments[1], work)
-        }
-        Function::Join => join(first, arguments.get(1), work),
-        _ => on_text(function, arguments, work),
+        Function::Join => join(first, arguments.get(1), budget),
+        Function::Contains => contains(first, &arguments[1], budget),
+        _ => on_text(function, arguments, budget),
     }
 }
 
@@ -172,16 +171,16 @@ fn wrong(name: &str, found: &Data<'_>) -> Failure {
     )
 }
 
-fn text_of<'a>(name: &str, data: &'a Data<'_>) -> Outcome<&'a str> {
+fn text_of<'a, 'v>(name: &str, data: &'a Data<'v>) -> Outcome<&'a Text<'v>> {
     match data {
         Data::Text(text) => Ok(text),
         other => Err(wrong(name, other)),
     }
 }
 
-fn size<'v>(of: &Data<'v>, work: &Work) -> Outcome<Data<'v>> {
+fn size<'v>(of: &Data<'v>, budget: &Budget) -> Outcome<Data<'v>> {
     if let Data::Text(text) = of {
-        work.charge_bytes(text.len())?;
+        budget.charge_bytes(text.len())?;
         return Ok(Data::Int(text.chars().count() as i128));
     }
     of.list_len()
@@ -191,52 +190,57 @@ fn size<'v>(of: &Data<'v>, work: &Work) -> Outcome<Data<'v>> {
 }
 
 /// Text of a value: strings as they are, lists and maps as JSON.
-fn string<'v>(of: &Data<'v>, work: &Work) -> Outcome<Data<'v>> {
-    match of {
-        Data::Text(_) => Ok(of.clone()),
-        other => other
-            .clone()
-            .into_json(work)
-            .map(|value| Data::text(value.to_string())),
+fn string<'v>(of: &Data<'v>, budget: &Budget) -> Outcome<Data<'v>> {
+    if let Data::Text(_) = of {
+        return Ok(of.clone());
     }
+    let mut text = String::new();
+    of.print(&mut text, budget)?;
+    Ok(Data::text(text))
 }
 
-fn int<'v>(of: &Data<'v>) -> Outcome<Data<'v>> {
-    let not_whole = || {
-        Failure::new(
-            EvalErrorKind::Arithmetic,
-            "`int` takes a number within the range of whole numbers",
-        )
-    };
+fn int<'v>(of: &Data<'v>, budget: &Budget) -> Outcome<Data<'v>> {
     match of {
         Data::Int(value) => Ok(Data::Int(*value)),
-        Data::Double(value) => {
-            let whole = value.trunc();
-            if (i64::MIN as f64..u64::MAX as f64).contains(&whole) {
-                Ok(Data::Int(whole as i128))
-            } else {
-                Err(not_whole())
-            }
-        }
+        Data::Double(value) => whole_part(*value),
         Data::Bool(value) => Ok(Data::Int(i128::from(*value))),
-        Data::Text(text) => match text.parse::<i64>() {
-            Ok(value) => Ok(Data::Int(i128::from(value))),
-            Err(_) => Err(not_whole()),
-        },
+        Data::Text(text) => {
+            budget.charge_scan(text.len())?;
+            let value = text.parse::<i64>().map_err(|_| not_whole())?;
+            Ok(Data::Int(i128::from(value)))
+        }
         other => Err(wrong("int", other)),
     }
 }
 
-fn double<'v>(of: &Data<'v>) -> Outcome<Data<'v>> {
+fn whole_part<'v>(value: f64) -> Outcome<Data<'v>> {
+    let whole = value.trunc();
+    if (i64::MIN as f64..u64::MAX as f64).contains(&whole) {
+        return Ok(Data::Int(whole as i128));
+    }
+    Err(not_whole())
+}
+
+fn not_whole() -> Failure {
+    Failure::new(
+        EvalErrorKind::Arithmetic,
+        "`int` takes a number within the range of whole numbers",
+    )
+}
+
+fn double<'v>(of: &Data<'v>, budget: &Budget) -> Outcome<Data<'v>> {
     match of {
         Data::Int(value) => Ok(Data::Double(*value as f64)),
         Data::Double(value) => Ok(Data::Double(*value)),
-        Data::Text(text) => text.parse().map(Data::Double).map_err(|_| {
-            Failure::new(
-                EvalErrorKind::Arithmetic,
-                "`double` takes text that is a number",
-            )
-        }),
+        Data::Text(text) => {
+            budget.charge_scan(text.len())?;
+            text.parse().map(Data::Double).map_err(|_| {
+                Failure::new(
+                    EvalErrorKind::Arithmetic,
+                    "`double` takes text that is a number",
+                )
+            })
+        }
         other => Err(wrong("double", other)),
     }
 }
@@ -257,10 +261,10 @@ fn boolean<'v>(of: &Data<'v>) -> Outcome<Data<'v>> {
 }
 
 /// The arguments, or the elements of the one list that they are.
-fn elements<'v>(arguments: &[Data<'v>], work: &Work) -> Outcome<Vec<Data<'v>>> {
+fn elements<'v>(arguments: &[Data<'v>], budget: &Budget) -> Outcome<Vec<Data<'v>>> {
     match (arguments, arguments[0].list_len()) {
         ([list], Some(len)) => {
-            work.charge(len)?;
+            budget.charge(len)?;
             Ok((0..len).filter_map(|at| list.element(at)).collect())
         }
         _ => Ok(arguments.to_vec()),
@@ -270,10 +274,10 @@ fn elements<'v>(arguments: &[Data<'v>], work: &Work) -> Outcome<Vec<Data<'v>>> {
 /// The least or greatest of some numbers, or of one list of numbers.
 fn extreme<'v>(
     arguments: &[Data<'v>],
-    work: &Work,
+    budget: &Budget,
     better: impl Fn(std::cmp::Ordering) -> bool,
 ) -> Outcome<Data<'v>> {
-    let elements = elements(arguments, work)?;
+    let elements = elements(arguments, budget)?;
     let mut elements = elements.into_iter();
     let mut best = elements.next().ok_or_else(|| {
         Failure::new(
@@ -295,8 +299,8 @@ fn extreme<'v>(
 }
 
 /// The sum of some numbers, or of one list of numbers; an empty list's is 0. Whole numbers stay whole.
-fn sum<'v>(arguments: &[Data<'v>], work: &Work) -> Outcome<Data<'v>> {
-    let elements = elements(arguments, work)?;
+fn sum<'v>(arguments: &[Data<'v>], budget: &Budget) -> Outcome<Data<'v>> {
+    let elements = elements(arguments, budget)?;
     elements
         .iter()
         .try_fold(Data::Int(0), |total, element| match (&total, element) {
@@ -323,29 +327,31 @@ fn whole<'v>(value: i128) -> Outcome<Data<'v>> {
 fn rounded<'v>(name: &str, of: &Data<'v>, round: impl Fn(f64) -> f64) -> Outcome<Data<'v>> {
     match of {
         Data::Int(value) => Ok(Data::Int(*value)),
-        Data::Double(value) => int(&Data::Double(round(*value))),
+        Data::Double(value) => whole_part(round(*value)),
         other => Err(wrong(name, other)),
     }
 }
 
-fn list_contains<'v>(list: &Data<'v>, value: &Data<'v>, work: &Work) -> Outcome<Data<'v>> {
-    for at in 0..list.list_len().unwrap_or(0) {
-        let element = list.element(at).unwrap_or(Data::Null);
-        if value::equal(&element, value, work)? {
-            return Ok(Data::Bool(true));
-        }
+fn contains<'v>(of: &Data<'v>, value: &Data<'v>, budget: &Budget) -> Outcome<Data<'v>> {
+    if let Some(len) = of.list_len() {
+        return value::contains(of, len, value, budget).map(Data::Bool);
     }
-    Ok(Data::Bool(false))
+    let (text, part) = (text_of(ON_TEXT, of)?, text_of(ON_TEXT, value)?);
+    charge_search(text, part, budget)?;
+    Ok(Data::Bool(text.contains(&**part)))
 }
 
-fn join<'v>(list: &Data<'v>, separator: Option<&Data<'v>>, work: &Work) -> Outcome<Data<'v>> {
-    let separator = separator.map_or(Ok(""), |separator| text_of("join", separator))?;
+fn join<'v>(list: &Data<'v>, separator: Option<&Data<'v>>, budget: &Budget) -> Outcome<Data<'v>> {
+    let separator = match separator {
+        Some(separator) => text_of("join", separator)?,
+        None => &Text::Borrowed(""),
+    };
     let len = list.list_len().ok_or_else(|| wrong("join", list))?;
     let mut joined = String::new();
     for at in 0..len {
         let element = list.element(at).unwrap_or(Data::Null);
         let text = text_of("join", &element)?;
-        work.charge_bytes(16 + separator.len() + text.len())?;
+        budget.charge_bytes(16 + separator.len() + text.len())?;
         if at > 0 {
             joined.push_str(separator);
         }
@@ -354,46 +360,90 @@ fn join<'v>(list: &Data<'v>, separator: Option<&Data<'v>>, work: &Work) -> Outco
     Ok(Data::text(joined))
 }
 
+/// What an error calls the functions on strings.
+const ON_TEXT: &str = "a function on strings";
+
+/// Charges for a search, which first makes itself a table of what it looks for.
+fn charge_search(text: &str, part: &str, budget: &Budget) -> Outcome<()> {
+    budget.charge_bytes(text.len())?;
+    budget.charge_scan(part.len())
+}
+
 /// The functions on strings.
-fn on_text<'v>(function: Function, arguments: &[Data<'v>], work: &Work) -> Outcome<Data<'v>> {
-    let text = text_of("a function on strings", &arguments[0])?;
-    work.charge_bytes(text.len())?;
-    let other = |at: usize| text_of("a function on strings", &arguments[at]);
+fn on_text<'v>(function: Function, arguments: &[Data<'v>], budget: &Budget) -> Outcome<Data<'v>> {
+    let text = text_of(ON_TEXT, &arguments[0])?;
+    let other = |at: usize| text_of(ON_TEXT, &arguments[at]);
     Ok(match function {
-        Function::Contains => Data::Bool(text.contains(other(1)?)),
-        Function::StartsWith => Data::Bool(text.starts_with(other(1)?)),
-        Function::EndsWith => Data::Bool(text.ends_with(other(1)?)),
+        Function::StartsWith => {
+            let part = other(1)?;
+            budget.charge_bytes(part.len())?;
+            Data::Bool(text.starts_with(&**part))
+        }
+        Function::EndsWith => {
+            let part = other(1)?;
+            budget.charge_bytes(part.len())?;
+            Data::Bool(text.ends_with(&**part))
+        }
         Function::IndexOf => {
-            let found = text.find(other(1)?);
+            let part = other(1)?;
+            charge_search(text, part, budget)?;
+            let found = text.find(&**part);
             Data::Int(found.map_or(-1, |at| text[..at].chars().count() as i128))
         }
-        Function::LowerAscii => Data::text(text.to_ascii_lowercase()),
-        Function::UpperAscii => Data::text(text.to_ascii_uppercase()),
-        Function::Trim => Data::text(text.trim()),
-        Function::Replace => replace(text, other(1)?, other(2)?, work)?,
-        Function::Split => {
-            let separator = other(1)?;
-            if separator.is_empty() {
-                return Err(Failure::new(
-                    EvalErrorKind::Type,
-                    "`split` takes a separator that is not empty",
-                ));
-            }
-            work.charge(text.matches(separator).count())?;
-            Data::list(text.split(separator).map(Data::text).collect())
+        Function::LowerAscii => {
+            budget.charge_bytes(text.len())?;
+            Data::text(text.to_ascii_lowercase())
         }
-        _ => substring(text, &arguments[1], arguments.get(2))?,
+        Function::UpperAscii => {
+            budget.charge_bytes(text.len())?;
+            Data::text(text.to_ascii_uppercase())
+        }
+        Function::Trim => {
+            budget.charge_scan(text.len())?;
+            Data::Text(text.part(str::trim))
+        }
+        Function::Replace => replace(text, other(1)?, other(2)?, budget)?,
+        Function::Split => split(text, other(1)?, budget)?,
+        _ => substring(text, &arguments[1], arguments.get(2), budget)?,
     })
 }
 
-fn replace<'v>(text: &str, from: &str, to: &str, work: &Work) -> Outcome<Data<'v>> {
-    let grown = text.matches(from).count().saturating_mul(to.len());
-    work.charge_bytes(grown)?;
+fn replace<'v>(text: &str, from: &str, to: &str, budget: &Budget) -> Outcome<Data<'v>> {
+    charge_search(text, from, budget)?;
+    let count = text.matches(from).count();
+    budget.charge(count)?;
+    budget.charge_bytes(count.saturating_mul(to.len()))?;
     Ok(Data::text(text.replace(from, to)))
 }
 
+fn split<'v>(text: &Text<'v>, separator: &str, budget: &Budget) -> Outcome<Data<'v>> {
+    if separator.is_empty() {
+        return Err(Failure::new(
+            EvalErrorKind::Type,
+            "`split` takes a separator that is not empty",
+        ));
+    }
+    charge_search(text, separator, budget)?;
+    budget.charge(2 * text.matches(separator).count())?;
+    Ok(Data::list(match text {
+        Text::Borrowed(text) => {
+            let parts = text.split(separator);
+            parts.map(|part| Data::Text(Text::Borrowed(part))).collect()
+        }
+        Text::Shared(text) => {
+            let parts = text.split(separator);
+            parts.map(|part| Data::text(part.to_owned())).collect()
+        }
+    }))
+}
+
 /// Characters from `start` to before `end`.
-fn substring<'v>(text: &str, start: &Data<'_>, end: Option<&Data<'_>>) -> Outcome<Data<'v>> {
+fn substring<'v>(
+    text: &Text<'v>,
+    start: &Data<'_>,
+    end: Option<&Data<'_>>,
+    budget: &Budget,
+) -> Outcome<Data<'v>> {
     let position = |data: &Data<'_>| match data {
         Data::Int(at) => usize::try_from(*at).map_err(|_| {
             Failure::new(
@@ -405,17 +455,28 @@ fn substring<'v>(text: &str, start: &Data<'_>, end: Option<&Data<'_>>) -> Outcom
     };
     let start = position(start)?;
     let end = end.map_or(Ok(usize::MAX), position)?;
-    let count = end.saturating_sub(start);
-    Ok(Data::text(
-        text.chars().skip(start).take(count).collect::<String>(),
-    ))
+    budget.charge_scan(text.len().min(end.saturating_mul(4)))?;
+    Ok(Data::Text(text.part(|text| {
+        let behind = skip_chars(text, start);
+        let rest = skip_chars(behind, end.saturating_sub(start));
+        &behind[..behind.len() - rest.len()]
+    })))
+}
+
+/// What is behind the first `count` characters.
+fn skip_chars(text: &str, count: usize) -> &str {
+    let mut chars = text.chars();
+    if count > 0 {
+        chars.nth(count - 1);
+    }
+    chars.as_str()
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
-    use crate::expr::{EvalScope, Expression, Names, NoValues, NodeIds};
+    use crate::expr::{Budget, EvalScope, Expression, Names, NoValues, NodeIds};
 
     fn eval(source: &str) -> Result<Value, String> {
         let node_ids = &NodeIds::new();
@@ -432,7 +493,9 @@ mod tests {
             item: None,
         };
         let expression = Expression::compile(source, &names).map_err(|error| error.message)?;
-        expression.eval(&scope).map_err(|error| error.message)
+        expression
+            .eval(&scope, &Budget::new())
+            .map_err(|error| error.message)
     }
 
     /// Sums of lists and of arguments; whole numbers stay whole, and what is no number or no JSON number is an error.

@@ -1,15 +1,28 @@
 //! Values while an expression is evaluated: what is read stays borrowed, what is computed is owned.
 
-use std::{borrow::Cow, cmp::Ordering, collections::BTreeMap, rc::Rc};
+use std::{
+    cmp::Ordering,
+    collections::BTreeMap,
+    fmt::{self, Write},
+    rc::Rc,
+};
 
 use serde_json::{Map, Number, Value};
 
 use super::{
-    EvalErrorKind,
-    eval::{Failure, Work},
+    Budget, EvalErrorKind,
+    eval::{Failure, Outcome},
+    text::Text,
 };
 
-/// A value of an evaluation. Arrays and objects of the scope are [`Data::Json`] and never copied before the end.
+/// What a list that is made costs beside its elements.
+pub(super) const LIST_UNITS: usize = 4;
+
+/// What a map costs beside its entries: its memory is that of eleven.
+pub(super) const MAP_UNITS: usize = 8;
+
+/// A value of an evaluation. Arrays and objects of the scope are [`Data::Json`] and never copied before the end; a clone is cheap, whatever
+/// the value.
 #[derive(Clone, Debug)]
 pub(super) enum Data<'v> {
     Null,
@@ -17,11 +30,11 @@ pub(super) enum Data<'v> {
     /// A whole number; within the range of JSON's, `i64::MIN..=u64::MAX`, or on its way to an overflow error.
     Int(i128),
     Double(f64),
-    Text(Cow<'v, str>),
+    Text(Text<'v>),
     /// A borrowed array or object.
     Json(&'v Value),
     List(Rc<Vec<Data<'v>>>),
-    Map(Rc<BTreeMap<String, Data<'v>>>),
+    Map(Rc<BTreeMap<Text<'v>, Data<'v>>>),
 }
 
 impl<'v> From<&'v Value> for Data<'v> {
@@ -30,7 +43,7 @@ impl<'v> From<&'v Value> for Data<'v> {
             Value::Null => Data::Null,
             Value::Bool(value) => Data::Bool(*value),
             Value::Number(number) => number_of(number),
-            Value::String(text) => Data::Text(Cow::Borrowed(text)),
+            Value::String(text) => Data::Text(Text::Borrowed(text)),
             Value::Array(_) | Value::Object(_) => Data::Json(value),
         }
     }
@@ -60,8 +73,8 @@ impl<'v> Data<'v> {
         }
     }
 
-    pub(super) fn text(text: impl Into<String>) -> Data<'v> {
-        Data::Text(Cow::Owned(text.into()))
+    pub(super) fn text(text: String) -> Data<'v> {
+        Data::Text(Text::from(text))
     }
 
     pub(super) fn list(elements: Vec<Data<'v>>) -> Data<'v> {
@@ -95,7 +108,7 @@ impl<'v> Data<'v> {
         }
     }
 
-    /// A field of a map.
+    /// A field of a map; see [`Data::charge_field`].
     pub(super) fn field(&self, name: &str) -> Option<Data<'v>> {
         match self {
             Data::Json(Value::Object(entries)) => entries.get(name).map(Data::from),
@@ -104,20 +117,33 @@ impl<'v> Data<'v> {
         }
     }
 
-    /// The keys of a map, sorted.
-    pub(super) fn keys(&self) -> Vec<Data<'v>> {
-        match self {
-            Data::Json(Value::Object(entries)) => entries
-                .keys()
-                .map(|key| Data::Text(Cow::Borrowed(key.as_str())))
-                .collect(),
-            Data::Map(entries) => entries.keys().map(Data::text).collect(),
+    /// Charges for looking for a field; also where there is none, as the error tells its name.
+    pub(super) fn charge_field(&self, name: &str, budget: &Budget) -> Outcome<()> {
+        budget.charge_lookup(name, self.map_len().unwrap_or(0))
+    }
+
+    /// The entries of a map, sorted by key.
+    pub(super) fn entries(&self, budget: &Budget) -> Outcome<Vec<(Text<'v>, Data<'v>)>> {
+        budget.charge(self.map_len().unwrap_or(0))?;
+        Ok(match self {
+            Data::Json(Value::Object(entries)) => {
+                let entries = entries.iter();
+                let borrowed =
+                    |(key, value): (&'v String, _)| (Text::Borrowed(key), Data::from(value));
+                entries.map(borrowed).collect()
+            }
+            Data::Map(entries) => {
+                let entries = entries.iter();
+                entries
+                    .map(|(key, value)| (key.clone(), value.clone()))
+                    .collect()
+            }
             _ => Vec::new(),
-        }
+        })
     }
 
     /// The value of a condition.
-    pub(super) fn as_condition(&self) -> Result<bool, Failure> {
+    pub(super) fn as_condition(&self) -> Outcome<bool> {
         match self {
             Data::Bool(value) => Ok(*value),
             other => Err(Failure::new(
@@ -130,48 +156,134 @@ impl<'v> Data<'v> {
         }
     }
 
-    /// The value as JSON. A double that is infinite or not a number is an error.
-    pub(super) fn into_json(self, work: &Work) -> Result<Value, Failure> {
+    /// The value as JSON, for the result. A double that is infinite or not a number is an error.
+    pub(super) fn into_json(self, budget: &Budget) -> Outcome<Value> {
         match self {
             Data::Null => Ok(Value::Null),
             Data::Bool(value) => Ok(Value::Bool(value)),
             Data::Int(value) => int_to_json(value),
-            Data::Double(value) => Number::from_f64(value).map(Value::Number).ok_or_else(|| {
-                Failure::new(
-                    EvalErrorKind::Arithmetic,
-                    "the number is infinite or undefined, which JSON cannot hold",
-                )
-            }),
+            Data::Double(value) => double_to_json(value),
             Data::Text(text) => {
-                work.charge_bytes(text.len())?;
-                Ok(Value::String(text.into_owned()))
+                charge_text(&text, budget)?;
+                Ok(Value::String(text.into_string()))
             }
             Data::Json(value) => {
-                charge_copy(value, work)?;
+                charge_copy(value, budget)?;
                 Ok(value.clone())
             }
             Data::List(elements) => {
-                work.charge(elements.len())?;
-                let elements = elements
-                    .iter()
-                    .cloned()
-                    .map(|element| element.into_json(work));
-                Ok(Value::Array(elements.collect::<Result<_, _>>()?))
+                budget.charge(elements.len())?;
+                let elements = Rc::unwrap_or_clone(elements).into_iter();
+                let elements = elements.map(|element| element.into_json(budget));
+                Ok(Value::Array(elements.collect::<Outcome<_>>()?))
             }
             Data::Map(entries) => {
-                work.charge(entries.len())?;
-                let entries = entries
-                    .iter()
-                    .map(|(key, value)| Ok((key.clone(), value.clone().into_json(work)?)));
-                Ok(Value::Object(
-                    entries.collect::<Result<Map<_, _>, Failure>>()?,
-                ))
+                budget.charge(MAP_UNITS + 3 * entries.len())?;
+                let entries = entries.iter().map(|(key, value)| {
+                    charge_text(key, budget)?;
+                    Ok((key.to_string(), value.clone().into_json(budget)?))
+                });
+                Ok(Value::Object(entries.collect::<Outcome<Map<_, _>>>()?))
             }
+        }
+    }
+
+    /// Appends the value to a text of the result: strings as they are, null as nothing, others as compact JSON.
+    pub(super) fn render(&self, text: &mut String, budget: &Budget) -> Outcome<()> {
+        match self {
+            Data::Null => Ok(()),
+            Data::Text(value) => {
+                charge_text(value, budget)?;
+                text.push_str(value);
+                Ok(())
+            }
+            other => {
+                let before = text.len();
+                other.print(text, budget)?;
+                budget.render(text.len() - before)
+            }
+        }
+    }
+
+    /// Appends the value as compact JSON.
+    pub(super) fn print(&self, text: &mut String, budget: &Budget) -> Outcome<()> {
+        match self {
+            Data::Json(value) => Printer::print(value, text, budget),
+            Data::Text(value) => {
+                budget.charge_bytes(value.len())?;
+                Printer::print(&Value::from(&**value), text, budget)
+            }
+            Data::List(elements) => {
+                text.push('[');
+                for (at, element) in elements.iter().enumerate() {
+                    separate(at, text, budget)?;
+                    element.print(text, budget)?;
+                }
+                text.push(']');
+                Ok(())
+            }
+            Data::Map(entries) => {
+                text.push('{');
+                for (at, (key, value)) in entries.iter().enumerate() {
+                    separate(at, text, budget)?;
+                    Data::Text(key.clone()).print(text, budget)?;
+                    text.push(':');
+                    value.print(text, budget)?;
+                }
+                text.push('}');
+                Ok(())
+            }
+            Data::Null => Printer::print(&Value::Null, text, budget),
+            Data::Bool(value) => Printer::print(value, text, budget),
+            Data::Int(value) => Printer::print(&int_to_json(*value)?, text, budget),
+            Data::Double(value) => Printer::print(&double_to_json(*value)?, text, budget),
         }
     }
 }
 
-fn int_to_json(value: i128) -> Result<Value, Failure> {
+fn separate(at: usize, text: &mut String, budget: &Budget) -> Outcome<()> {
+    if at > 0 {
+        text.push(',');
+    }
+    budget.charge(1)
+}
+
+/// Appends to a text as long as there is work left.
+struct Printer<'a> {
+    text: &'a mut String,
+    budget: &'a Budget,
+    failure: Option<Failure>,
+}
+
+impl Printer<'_> {
+    fn print(value: &impl fmt::Display, text: &mut String, budget: &Budget) -> Outcome<()> {
+        let mut printer = Printer {
+            text,
+            budget,
+            failure: None,
+        };
+        // It fails by the budget only.
+        let _ = write!(printer, "{value}");
+        printer.failure.map_or(Ok(()), Err)
+    }
+}
+
+impl Write for Printer<'_> {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        /// How many bytes are printed for a unit.
+        const BYTES: usize = 8;
+        let len = self.text.len();
+        let units = (len + part.len()) / BYTES - len / BYTES;
+        if let Err(failure) = self.budget.charge(units) {
+            self.failure = Some(failure);
+            return Err(fmt::Error);
+        }
+        self.text.push_str(part);
+        Ok(())
+    }
+}
+
+fn int_to_json(value: i128) -> Outcome<Value> {
     if let Ok(value) = i64::try_from(value) {
         return Ok(Value::from(value));
     }
@@ -180,68 +292,118 @@ fn int_to_json(value: i128) -> Result<Value, Failure> {
         .map_err(|_| Failure::new(EvalErrorKind::Arithmetic, "a whole number is out of range"))
 }
 
-/// Charges for a deep copy of a value before it is made.
-fn charge_copy(value: &Value, work: &Work) -> Result<(), Failure> {
+fn double_to_json(value: f64) -> Outcome<Value> {
+    Number::from_f64(value).map(Value::Number).ok_or_else(|| {
+        Failure::new(
+            EvalErrorKind::Arithmetic,
+            "the number is infinite or undefined, which JSON cannot hold",
+        )
+    })
+}
+
+/// Charges for a text of the result.
+fn charge_text(text: &str, budget: &Budget) -> Outcome<()> {
+    budget.charge_bytes(text.len())?;
+    budget.render(text.len())
+}
+
+/// Charges for a deep copy of a value, for the result, before it is made.
+fn charge_copy(value: &Value, budget: &Budget) -> Outcome<()> {
     match value {
         Value::Array(elements) => {
-            work.charge(elements.len())?;
+            budget.charge(elements.len())?;
             elements
                 .iter()
-                .try_for_each(|element| charge_copy(element, work))
+                .try_for_each(|element| charge_copy(element, budget))
         }
         Value::Object(entries) => {
-            work.charge(entries.len())?;
+            budget.charge(MAP_UNITS + 3 * entries.len())?;
             entries.iter().try_for_each(|(key, value)| {
-                work.charge_bytes(key.len())?;
-                charge_copy(value, work)
+                charge_text(key, budget)?;
+                charge_copy(value, budget)
             })
         }
-        Value::String(text) => work.charge_bytes(text.len()),
+        Value::String(text) => charge_text(text, budget),
         _ => Ok(()),
     }
 }
 
 /// Whether two values are equal: numbers by value, lists and maps by content, different types never.
-pub(super) fn equal(a: &Data<'_>, b: &Data<'_>, work: &Work) -> Result<bool, Failure> {
-    work.charge(1)?;
+pub(super) fn equal(a: &Data<'_>, b: &Data<'_>, budget: &Budget) -> Outcome<bool> {
+    budget.charge(1)?;
     Ok(match (a, b) {
         (Data::Null, Data::Null) => true,
         (Data::Bool(a), Data::Bool(b)) => a == b,
-        (Data::Text(a), Data::Text(b)) => a == b,
+        (Data::Text(a), Data::Text(b)) => {
+            a.len() == b.len() && {
+                budget.charge_bytes(a.len())?;
+                a == b
+            }
+        }
         (Data::Int(_) | Data::Double(_), Data::Int(_) | Data::Double(_)) => {
             compare_numbers(a, b) == Some(Ordering::Equal)
         }
         _ => match (a.list_len(), b.list_len(), a.map_len(), b.map_len()) {
-            (Some(len), Some(other), ..) => len == other && equal_lists(a, b, len, work)?,
-            (.., Some(len), Some(other)) => len == other && equal_maps(a, b, work)?,
+            (Some(len), Some(other), ..) => len == other && equal_lists(a, b, len, budget)?,
+            (.., Some(len), Some(other)) => len == other && equal_maps(a, b, budget)?,
             _ => false,
         },
     })
 }
 
-fn equal_lists(a: &Data<'_>, b: &Data<'_>, len: usize, work: &Work) -> Result<bool, Failure> {
+/// Whether a list of `len` elements has one that equals `value`.
+pub(super) fn contains(
+    list: &Data<'_>,
+    len: usize,
+    value: &Data<'_>,
+    budget: &Budget,
+) -> Outcome<bool> {
+    for at in 0..len {
+        let element = list.element(at).unwrap_or(Data::Null);
+        if equal(&element, value, budget)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn equal_lists(a: &Data<'_>, b: &Data<'_>, len: usize, budget: &Budget) -> Outcome<bool> {
     for at in 0..len {
         let (Some(a), Some(b)) = (a.element(at), b.element(at)) else {
             return Ok(false);
         };
-        if !equal(&a, &b, work)? {
+        if !equal(&a, &b, budget)? {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-fn equal_maps(a: &Data<'_>, b: &Data<'_>, work: &Work) -> Result<bool, Failure> {
-    for key in a.keys() {
-        let Data::Text(key) = key else { continue };
-        let (Some(a), Some(b)) = (a.field(&key), b.field(&key)) else {
+fn equal_maps(a: &Data<'_>, b: &Data<'_>, budget: &Budget) -> Outcome<bool> {
+    let entries = a.entries(budget)?.into_iter().zip(b.entries(budget)?);
+    for ((key, value), (other_key, other)) in entries {
+        // Maps are sorted, unless another crate has serde_json keep the order.
+        let other = match compare_texts(&key, &other_key, budget)? {
+            Ordering::Equal => Some(other),
+            _ => {
+                b.charge_field(&key, budget)?;
+                b.field(&key)
+            }
+        };
+        let Some(other) = other else {
             return Ok(false);
         };
-        if !equal(&a, &b, work)? {
+        if !equal(&value, &other, budget)? {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// The order of two texts.
+pub(super) fn compare_texts(a: &str, b: &str, budget: &Budget) -> Outcome<Ordering> {
+    budget.charge_bytes(a.len().min(b.len()))?;
+    Ok(a.cmp(b))
 }
 
 /// The order of two numbers by value; `None` when one is not a number.

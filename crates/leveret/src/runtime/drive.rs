@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use super::{
     Inner,
-    execute::{Attempt, without_secrets},
+    execute::{Attempt, error_of},
     hub::{Ended, Trail},
     known::Known,
     plan::Plan,
@@ -513,14 +513,9 @@ impl Drive<'_> {
         let input = match self.input(ready).await? {
             Ok(input) => input,
             Err(error) => {
-                let message = without_secrets(error.to_string(), &self.plan, &*inner.secrets);
-                let error = StepError {
-                    message,
-                    code: ErrorCode::Expression,
-                    node_id: self.plan.node_id(node).clone(),
-                };
+                let (code, message) = (ErrorCode::Expression, error.to_string());
                 let outcome = Outcome::Failed {
-                    error,
+                    error: error_of(code, message, &self.plan, node, &*inner.secrets),
                     fall_back: true,
                 };
                 inner.metrics.executed(

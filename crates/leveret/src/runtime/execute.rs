@@ -4,7 +4,7 @@ use std::{ops::Range, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use leveret_core::{
-    expr::{EvalError, EvalScope, ResultView},
+    expr::{Budget, EvalError, EvalScope, ResultView},
     graph::{EdgeIx, NodeIx},
     ids::{RunId, Scope, StepKey},
     json::Json,
@@ -58,7 +58,7 @@ impl Attempt<'_> {
         }
         let view = self.view(None);
         let scope = self.scope(self.input.value(), None, &view);
-        Ok(Arc::new(params.render(&scope)?))
+        Ok(Arc::new(params.render(&scope, &Budget::new())?))
     }
 
     /// Executes the node's body; retries at once as long as its policy says to retry without delay.
@@ -162,6 +162,7 @@ impl Attempt<'_> {
     /// The edges that a result takes: those with its action; if there are none, those without an action; conditions must hold.
     fn route(&self, fresh: Fresh<'_>, action: Option<&str>) -> Result<Vec<EdgeIx>, EvalError> {
         let edges = &self.plan.workflow.edges;
+        let budget = Budget::new();
         let holds = |edge: EdgeIx| {
             let Some(condition) = &edges[edge].condition else {
                 return Ok(true);
@@ -169,7 +170,7 @@ impl Attempt<'_> {
             let output = fresh.output.value();
             let view = self.view(Some(fresh));
             let result = ResultView { output, action };
-            condition.eval_bool(&self.scope(output, Some(result), &view))
+            condition.eval_bool(&self.scope(output, Some(result), &view), &budget)
         };
         let select = |wanted: Option<&str>| -> Result<Vec<EdgeIx>, EvalError> {
             let mut taken = Vec::new();
@@ -211,20 +212,9 @@ impl Attempt<'_> {
         self.failure_in(ERROR_CHARS_MAX, code, message)
     }
 
-    /// The message is cut last: a part of a secret would not be known as such.
     fn failure_in(&self, chars_max: usize, code: ErrorCode, message: String) -> Failure {
-        let message = without_secrets(message, self.plan, self.secrets);
-        let message = match message.char_indices().nth(chars_max) {
-            Some((end, _)) => format!("{}…", &message[..end]),
-            None => message,
-        };
-        let error = StepError {
-            message,
-            code,
-            node_id: self.plan.node_id(self.node).clone(),
-        };
         Failure {
-            error,
+            error: error_in(chars_max, code, message, self.plan, self.node, self.secrets),
             retryable: false,
             fatal: false,
         }
@@ -273,8 +263,40 @@ impl Attempt<'_> {
     }
 }
 
+/// A step's error with a text that can be stored.
+pub(crate) fn error_of(
+    code: ErrorCode,
+    message: String,
+    plan: &Plan,
+    node: NodeIx,
+    secrets: &dyn Secrets,
+) -> StepError {
+    error_in(ERROR_CHARS_MAX, code, message, plan, node, secrets)
+}
+
+/// The message is cut last: a part of a secret would not be known as such.
+fn error_in(
+    chars_max: usize,
+    code: ErrorCode,
+    message: String,
+    plan: &Plan,
+    node: NodeIx,
+    secrets: &dyn Secrets,
+) -> StepError {
+    let message = without_secrets(message, plan, secrets);
+    let message = match message.char_indices().nth(chars_max) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message,
+    };
+    StepError {
+        message,
+        code,
+        node_id: plan.node_id(node).clone(),
+    }
+}
+
 /// An error's text, which is stored and shown, without the secrets that the workflow reads: a node's type may have told what it was given.
-pub(crate) fn without_secrets(text: String, plan: &Plan, secrets: &dyn Secrets) -> String {
+fn without_secrets(text: String, plan: &Plan, secrets: &dyn Secrets) -> String {
     let values = plan
         .secrets()
         .iter()
@@ -352,7 +374,7 @@ fn backoff_of(config: &NodeConfig) -> Backoff {
     }
 }
 
-/// The input of a node as its `inputs` say; `handed` is what came over the edge.
+/// The input of a node as its `inputs` say; `handed` is what came over the edge. What is copied into it is taken from the budget.
 pub(crate) fn input_of(
     plan: &Plan,
     known: &Known,
@@ -360,17 +382,23 @@ pub(crate) fn input_of(
     run_id: &RunId,
     node: NodeIx,
     handed: &Json,
+    budget: &Budget,
 ) -> Result<Json, EvalError> {
+    let copy = |value: Option<&Value>, name: &str| {
+        value.map_or(Ok(Value::Null), |value| budget.copy(value, name))
+    };
     let resolve = |input: &InputRef| -> Result<Value, EvalError> {
-        Ok(match input {
+        match input {
             InputRef::Node { ix, path } => {
                 let output = known.output(plan, *ix).map(Json::value);
-                walk(output, path).cloned().unwrap_or(Value::Null)
+                copy(walk(output, path), plan.node_id(*ix).as_str())
             }
-            InputRef::Context { key } => known.context_value(key).cloned().unwrap_or(Value::Null),
-            InputRef::Expression(expression) => expression
-                .eval(&EdgeScope::new(plan, known, secrets, run_id, handed.value()).scope())?,
-        })
+            InputRef::Context { key } => copy(known.context_value(key), key),
+            InputRef::Expression(expression) => {
+                let scope = EdgeScope::new(plan, known, secrets, run_id, handed.value());
+                expression.eval(&scope.scope(), budget)
+            }
+        }
     };
     match &plan.workflow.nodes[node].inputs {
         Inputs::Handed => Ok(handed.clone()),
@@ -397,13 +425,14 @@ pub(crate) fn transformed(
     run_id: &RunId,
     edge: EdgeIx,
     output: &Json,
+    budget: &Budget,
 ) -> Result<Option<Json>, EvalError> {
     let Some(transform) = &plan.workflow.edges[edge].transform else {
         return Ok(None);
     };
     let target = plan.workflow.edges[edge].target;
     let base = match &plan.workflow.nodes[target].inputs {
-        Inputs::One(_) => input_of(plan, known, secrets, run_id, target, output)?,
+        Inputs::One(_) => input_of(plan, known, secrets, run_id, target, output, budget)?,
         Inputs::Handed | Inputs::Map(_) => output.clone(),
     };
     let mut scope = EdgeScope::new(plan, known, secrets, run_id, base.value());
@@ -413,7 +442,7 @@ pub(crate) fn transformed(
         action: value.action.as_deref(),
     });
     transform
-        .eval(&scope.scope())
+        .eval(&scope.scope(), budget)
         .map(|value| Some(Json::from(value)))
 }
 

@@ -3,6 +3,8 @@
 // An engine for tests, and short texts for blueprints.
 mod harness;
 
+// Bounds on what expressions make of a step.
+mod bounds;
 // The messages that tell how runs ended.
 mod completion;
 // Jobs that name another definition or input than their run's.

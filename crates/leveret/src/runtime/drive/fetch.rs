@@ -1,6 +1,11 @@
 //! What a step needs that is not at hand, and its input.
 
-use leveret_core::{decide::Ready, expr::EvalError, graph::NodeIx, json::Json};
+use leveret_core::{
+    decide::Ready,
+    expr::{Budget, EvalError},
+    graph::NodeIx,
+    json::Json,
+};
 
 use super::{Drive, DriveError};
 use crate::{
@@ -121,13 +126,21 @@ impl Drive<'_> {
             via = self.known.node(node).and_then(|value| value.via);
             self.fetch(Ready { node, via }).await?;
         }
-        let (plan, secrets) = (&*self.plan, &*self.inner.secrets);
+        let (plan, secrets, budget) = (&*self.plan, &*self.inner.secrets, &Budget::new());
         let handed = match via {
             None => self.known.run_input.clone().unwrap_or_default(),
             Some(edge) => {
                 let source = plan.workflow.graph.edge(edge).source;
                 let output = self.known.output(plan, source).cloned().unwrap_or_default();
-                match transformed(plan, &self.known, secrets, &self.run_id, edge, &output) {
+                match transformed(
+                    plan,
+                    &self.known,
+                    secrets,
+                    &self.run_id,
+                    edge,
+                    &output,
+                    budget,
+                ) {
                     Ok(None) => output,
                     Ok(Some(handed)) => return Ok(Ok(handed)),
                     Err(error) => return Ok(Err(error)),
@@ -141,6 +154,7 @@ impl Drive<'_> {
             &self.run_id,
             node,
             &handed,
+            budget,
         ))
     }
 }
