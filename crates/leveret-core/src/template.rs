@@ -243,27 +243,60 @@ fn unclosed(offset: usize) -> ExpressionError {
     error
 }
 
-/// The bytes before the `}}` that closes an expression: neither inside of quotes nor of braces.
+/// The bytes before the `}}` that closes an expression: inside of no text, comment or braces, as the expression has them.
 fn expression_len(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     let mut braces = 0_usize;
     let mut at = 0;
     while at < bytes.len() {
-        match bytes[at] {
-            quote @ (b'"' | b'\'') => {
-                at += 1;
-                while *bytes.get(at)? != quote {
-                    at += 1 + usize::from(bytes[at] == b'\\');
-                }
+        at += match bytes[at] {
+            b'"' | b'\'' => text_len(&bytes[at..], is_raw(&bytes[..at]))?,
+            b'/' if bytes[at..].starts_with(b"//") => comment_len(&text[at..], braces),
+            b'{' => {
+                braces += 1;
+                1
             }
-            b'{' => braces += 1,
-            b'}' if braces > 0 => braces -= 1,
-            b'}' if bytes.get(at + 1) == Some(&b'}') => return Some(at),
-            _ => {}
-        }
-        at += 1;
+            b'}' if braces > 0 => {
+                braces -= 1;
+                1
+            }
+            b'}' if bytes[at..].starts_with(b"}}") => return Some(at),
+            _ => 1,
+        };
     }
     None
+}
+
+/// Whether a text is raw by what stands before it: an `r` that is no end of a name.
+fn is_raw(before: &[u8]) -> bool {
+    let is_name_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$');
+    match before {
+        [rest @ .., b'r' | b'R'] => !rest.last().is_some_and(is_name_part),
+        _ => false,
+    }
+}
+
+/// The bytes of the text that begins here, quotes included; `None` when it does not end.
+fn text_len(bytes: &[u8], is_raw: bool) -> Option<usize> {
+    let quote = match bytes {
+        [a, b, c, ..] if a == b && b == c => &bytes[..3],
+        _ => &bytes[..1],
+    };
+    let mut at = quote.len();
+    while !bytes.get(at..)?.starts_with(quote) {
+        let is_escape = *bytes.get(at)? == b'\\' && !is_raw;
+        at += 1 + usize::from(is_escape);
+    }
+    Some(at + quote.len())
+}
+
+/// The bytes of the comment that begins here. On an expression's last line it goes as far as the expression.
+fn comment_len(text: &str, braces: usize) -> usize {
+    let line = text.find('\n').unwrap_or(text.len());
+    match text[..line].find("}}") {
+        Some(end) if braces == 0 => end,
+        _ => line,
+    }
 }
 
 fn render(part: &Part, scope: &EvalScope<'_>, budget: &Budget) -> Result<Value, EvalError> {
@@ -342,6 +375,24 @@ mod tests {
         assert_snapshot!(check(r#"{{ {"a": {"b": "}}"}} }}"#), @r#"{"a":{"b":"}}"}}"#);
         assert_snapshot!(check("no template"), @r#""no template""#);
         assert_snapshot!(render(&json!({ "a": [1, "{{ run.id }}"], "b": { "c": true } })), @r#"{"a":[1,"r1"],"b":{"c":true}}"#);
+    }
+
+    /// What closes a template inside of an expression's text or comment closes nothing, and a quote in a comment opens nothing.
+    #[test]
+    fn ends_where_the_expression_ends() {
+        let check = |text: &str| render(&json!(text));
+        assert_snapshot!(check(r"{{ r'a\' }}!"), @r#""a\\!""#);
+        assert_snapshot!(check(r#"{{ R"}}\" + "\"}}" }}!"#), @r#""}}\\\"}}!""#);
+        assert_snapshot!(check(r#"{{ '''it's }}''' + """"}}""" }}!"#), @r#""it's }}\"}}!""#);
+        assert_snapshot!(check("{{ input.n // it's\n + 1 }}!"), @r#""6!""#);
+        assert_snapshot!(check("{{ {'a': // it's }}\n 1 } }}!"), @r#""{\"a\":1}!""#);
+        assert_snapshot!(check("{{ input.n // five }}! it's"), @r#""5! it's""#);
+        assert_snapshot!(check("{{ input.n / 2 }}/{{ 'a//b' + '' }}"), @r#""2/a//b""#);
+        assert_snapshot!(check(r"{{ bar'\'}}' }}"), @" at 6: expected an operator, but found a text");
+        assert_snapshot!(check("{{ 'a }}"), @" at 0: this `{{` has no `}}`");
+        assert_snapshot!(check("{{ '''a'' }}"), @" at 0: this `{{` has no `}}`");
+        assert_snapshot!(check(r"{{ 'a\"), @" at 0: this `{{` has no `}}`");
+        assert_snapshot!(check("{{ 1 // one"), @" at 0: this `{{` has no `}}`");
     }
 
     #[test]
