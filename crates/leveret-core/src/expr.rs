@@ -17,7 +17,6 @@
 //! | `ID` | short for `nodes.ID.output`, when no other name here is meant |
 //! | `result.output`, `result.action` | on edges: what the source returned |
 //! | `context.KEY`, `context["KEY"]` | a context key, else a key of the run's input; the name of a node, or `_outputs.ID`, means that node's output |
-//! | `item`, `index` | in a batch: the item and its position |
 //! | `secret("NAME")` | a secret, resolved when evaluated |
 //!
 //! # Numbers
@@ -97,8 +96,6 @@ pub struct References {
     pub context: BTreeSet<Arc<str>>,
     /// Names of secrets that are read.
     pub secrets: BTreeSet<Arc<str>>,
-    /// Reads `item` or `index`.
-    pub item: bool,
 }
 
 impl References {
@@ -107,7 +104,6 @@ impl References {
         self.input |= other.input;
         self.run_input |= other.run_input;
         self.result |= other.result;
-        self.item |= other.item;
         self.nodes.extend(other.nodes.iter().cloned());
         self.node_errors.extend(other.node_errors.iter().cloned());
         self.context.extend(other.context.iter().cloned());
@@ -128,8 +124,6 @@ pub struct EvalScope<'a> {
     pub values: &'a dyn Values,
     /// `result`, on an edge.
     pub result: Option<ResultView<'a>>,
-    /// `item` and `index`, in a batch.
-    pub item: Option<(&'a Value, usize)>,
 }
 
 /// Shows which values there are, not what they are.
@@ -138,7 +132,6 @@ impl fmt::Debug for EvalScope<'_> {
         f.debug_struct("EvalScope")
             .field("run_id", &self.run_id)
             .field("has_result", &self.result.is_some())
-            .field("has_item", &self.item.is_some())
             .finish_non_exhaustive()
     }
 }

@@ -356,7 +356,6 @@ mod tests {
             run_input: &Value::Null,
             values: &NoValues,
             result: None,
-            item: None,
         };
         match template.render(&scope, &Budget::new()) {
             Ok(value) => value.to_string(),
@@ -442,7 +441,6 @@ mod tests {
             run_input: &Value::Null,
             values: &NoValues,
             result: None,
-            item: None,
         };
         let check = |value: &Value| {
             let rendered = compile(value).unwrap().render(&scope, &Budget::new());
@@ -472,7 +470,6 @@ mod tests {
             run_input: &input,
             values: &NoValues,
             result: None,
-            item: None,
         };
         let check = |what: &str, value: Value| {
             let template = compile(&value).unwrap();

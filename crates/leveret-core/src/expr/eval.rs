@@ -168,8 +168,6 @@ impl<'v> Evaluation<'v> {
                 Some(action) => Data::Text(Text::Borrowed(action)),
                 None => Data::Null,
             }),
-            Term::Item => scope.item.map(|(item, _)| Data::from(item)),
-            Term::ItemIndex => scope.item.map(|(_, index)| Data::Int(index as i128)),
             Term::NodeOutput(id) => values.node_output(id).map(Data::from),
             Term::NodeError(id) => values.node_error(id).map(Data::from),
             Term::Context(key) => values
@@ -539,7 +537,6 @@ fn missing(term: &Term) -> Failure {
         Term::NodeOutput(id) => format!("node `{id}` has no output"),
         Term::NodeError(id) => format!("node `{id}` has no error"),
         Term::Context(key) => format!("there is no context key `{key}`"),
-        Term::Item | Term::ItemIndex => "`item` and `index` exist in batches only".to_owned(),
         _ => "`result` exists on edges only".to_owned(),
     };
     Failure::new(EvalErrorKind::Missing, message)

@@ -490,7 +490,6 @@ mod tests {
             run_input: &Value::Null,
             values: &NoValues,
             result: None,
-            item: None,
         };
         let expression = Expression::compile(source, &names).map_err(|error| error.message)?;
         expression

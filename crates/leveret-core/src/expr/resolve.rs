@@ -28,8 +28,6 @@ pub(super) enum Term {
     RunId,
     ResultOutput,
     ResultAction,
-    Item,
-    ItemIndex,
     NodeOutput(Arc<str>),
     NodeError(Arc<str>),
     Context(Arc<str>),
@@ -89,9 +87,10 @@ impl FoldKind {
 }
 
 /// The names that are not nodes.
-const ROOTS: [&str; 8] = [
-    "input", "run", "nodes", "result", "context", "item", "index", "secret",
-];
+const ROOTS: [&str; 6] = ["input", "run", "nodes", "result", "context", "secret"];
+
+/// Names that have no meaning yet, and are not short for a node's output.
+const RESERVED: [&str; 2] = ["item", "index"];
 
 /// Resolves a tree of `source`.
 pub(super) fn resolve(
@@ -205,14 +204,7 @@ impl Resolver<'_> {
                 self.references.input = true;
                 Term::Input
             }
-            "item" => {
-                self.references.item = true;
-                Term::Item
-            }
-            "index" => {
-                self.references.item = true;
-                Term::ItemIndex
-            }
+            _ if RESERVED.contains(&name) => return Err(self.unknown_name(name, offset)),
             _ => match self.names.node_ids.get(name) {
                 Some(id) => self.node_output(&Arc::clone(id)),
                 None => return Err(self.unknown_name(name, offset)),
@@ -233,6 +225,14 @@ impl Resolver<'_> {
         }
         if name == "secret" {
             return error.help("a secret is read by `secret(\"NAME\")`");
+        }
+        if RESERVED.contains(&name) {
+            let help = if self.names.node_ids.contains(name) {
+                format!("write `nodes.{name}.output`")
+            } else {
+                format!("a macro gives its variable a name, as in `input.list.map({name}, {name})`")
+            };
+            return error.help(help);
         }
         let rest = &self.source[offset..];
         let dashed = self

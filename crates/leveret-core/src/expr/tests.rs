@@ -84,7 +84,6 @@ fn eval(source: &str) -> String {
             output: &input,
             action: Some("go"),
         }),
-        item: Some((&run_input, 3)),
     };
     match expression.eval(&scope, &Budget::new()) {
         Ok(value) => value.to_string(),
@@ -122,8 +121,6 @@ fn names_what_is_in_scope() {
         context["_outputs.A"].ok
         result.output.n
         result.action
-        item.kind
-        index
         secret("KEY")
     "#), @r#"
     input.n  =>  5
@@ -144,8 +141,6 @@ fn names_what_is_in_scope() {
     context["_outputs.A"].ok  =>  true
     result.output.n  =>  5
     result.action  =>  "go"
-    item.kind  =>  "x"
-    index  =>  3
     secret("KEY")  =>  "hush"
     "#);
 }
@@ -176,6 +171,8 @@ fn refuses_unknown_names_when_compiled() {
         has(input)
         input.list.map(1, 2)
         x.map(x, x)
+        item.id
+        input.list.map(item, item + index)
     "#), @r#"
     inptu.n  =>  at 0: `inptu` is not known here (did you mean `input`?)
     count < 3  =>  at 0: `count` is not known here (a context key is read by `context.count`; also in scope are input, run.input and nodes.ID.output)
@@ -200,7 +197,18 @@ fn refuses_unknown_names_when_compiled() {
     has(input)  =>  at 0: `has` takes one field, as in `has(input.name)`
     input.list.map(1, 2)  =>  at 15: the first argument of `map` is the name of a variable
     x.map(x, x)  =>  at 0: `x` is not known here (a context key is read by `context.x`; also in scope are input, run.input and nodes.ID.output)
+    item.id  =>  at 0: `item` is not known here (a macro gives its variable a name, as in `input.list.map(item, item)`)
+    input.list.map(item, item + index)  =>  at 28: `index` is not known here (a macro gives its variable a name, as in `input.list.map(index, index)`)
     "#);
+    // Nor does a node of such a name hide it.
+    let node_ids = &NodeIds::from([Arc::from("item")]);
+    let on_edge = false;
+    let item = |source| Expression::compile(source, &Names { node_ids, on_edge });
+    assert_eq!(
+        item("item.id").unwrap_err().help.as_deref(),
+        Some("write `nodes.item.output`")
+    );
+    item("nodes.item.output.id + [1].map(item, item)[0]").unwrap();
     let error = compile("result.output", false).unwrap_err();
     assert_eq!(
         error.help.as_deref(),
@@ -328,6 +336,7 @@ fn works_on_text_lists_and_maps() {
         "nothing" in run.input
         input.list.map(x, x * 2)
         input.list.map(x, x > 1, x * 2)
+        input.list.map(item, item * 2)
         input.list.filter(x, x > 1)
         input.users.exists(u, u.age > 18)
         input.users.all(u, u.age > 18)
@@ -360,6 +369,7 @@ fn works_on_text_lists_and_maps() {
     "nothing" in run.input  =>  false
     input.list.map(x, x * 2)  =>  [6,2,4]
     input.list.map(x, x > 1, x * 2)  =>  [6,4]
+    input.list.map(item, item * 2)  =>  [6,2,4]
     input.list.filter(x, x > 1)  =>  [3,2]
     input.users.exists(u, u.age > 18)  =>  true
     input.users.all(u, u.age > 18)  =>  false
@@ -487,7 +497,6 @@ fn fails_with_the_part_that_failed_and_no_value() {
         run_input: &Value::Null,
         values: &NoValues,
         result: None,
-        item: None,
     };
     let error = |source| {
         compile(source, true)
@@ -498,7 +507,6 @@ fn fails_with_the_part_that_failed_and_no_value() {
     };
     assert_snapshot!(error("input.total > 100"), @"expression `input.total > 100`: in `input.total`: there is no field `total`");
     assert_snapshot!(error("input"), @"expression `input`: a condition must be true or false, not map");
-    assert_snapshot!(error("item.x"), @"expression `item.x`: `item` and `index` exist in batches only");
     assert_snapshot!(error("result.action == 'a'"), @"expression `result.action == 'a'`: `result` exists on edges only");
 }
 
@@ -521,10 +529,9 @@ fn says_what_it_reads() {
         }
     );
     assert_eq!(
-        references("result.action == run.id && index > 0"),
+        references("result.action == run.id"),
         References {
             result: true,
-            item: true,
             ..References::default()
         }
     );
@@ -542,7 +549,6 @@ fn asks_for_what_it_needs_and_nothing_else() {
         run_input: &Value::Null,
         values: &world,
         result: None,
-        item: None,
     };
     let asked = |source| {
         world.asked.store(0, Ordering::Relaxed);
@@ -569,7 +575,6 @@ fn reads_a_field_of_a_large_input_without_copying_it() {
             run_input: &Value::Null,
             values: &NoValues,
             result: None,
-            item: None,
         };
         let budget = Budget::new();
         let value = eval::eval(&expression.0.root, &scope, expression.source(), &budget).unwrap();
@@ -624,7 +629,6 @@ fn takes_little_time() {
                 output: &output,
                 action: None,
             }),
-            item: None,
         };
         let count = 1_000_000_u32;
         let start = std::time::Instant::now();
@@ -758,7 +762,6 @@ fn eval_greedy(source: &str, input: &Value, budget: &Budget) -> Result<Value, Ev
         run_input: input,
         values: &world,
         result: None,
-        item: None,
     };
     let expression = compile(source, true).expect(source);
     let outcome = expression.eval(&scope, budget);

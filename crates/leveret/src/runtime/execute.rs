@@ -258,7 +258,6 @@ impl Attempt<'_> {
                 .map_or(&Value::Null, Json::value),
             values,
             result,
-            item: None,
         }
     }
 }
@@ -494,7 +493,6 @@ impl<'a> EdgeScope<'a> {
                 .map_or(&Value::Null, Json::value),
             values: &self.view,
             result: self.result,
-            item: None,
         }
     }
 }
