@@ -1,8 +1,9 @@
 //! Definitions in, workflows out: YAML and JSON, with every problem of a file at once and each at its place.
 //!
 //! A flowcraft blueprint is a definition as it stands: fields that Leveret does not know (positions, styles, source
-//! locations) are dropped, and one that looks like a misspelling of a known field is a warning. Nodes are a list, or
-//! a map from id to node. YAML anchors, aliases and merge keys work, within [`EXPANDED_MAX`].
+//! locations) are dropped. A field that is probably meant to do something, such as a misspelling of a known one or what
+//! another tool calls it, is a warning; on an edge and in `config`, every unknown field is, but for those of editors.
+//! Nodes are a list, or a map from id to node. YAML anchors, aliases and merge keys work, within [`EXPANDED_MAX`].
 //!
 //! Reading takes time linear in the size of the definition, and no input makes it panic.
 
@@ -11,6 +12,7 @@ mod diagnostics;
 mod document;
 mod fields;
 mod json_text;
+mod keys;
 mod place;
 mod read;
 mod yaml_text;

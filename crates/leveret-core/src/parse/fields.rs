@@ -6,9 +6,9 @@ use serde_json::{Map, Value};
 
 use super::{
     diagnostics::{Problem, Report},
+    keys::Keys,
     place::{Inside, Places},
 };
-use crate::suggest;
 
 /// That something is wrong and was told.
 #[derive(Debug)]
@@ -32,26 +32,6 @@ enum Step<'a> {
     Key(&'a str),
     Element(usize),
 }
-
-/// Keys that editors and compilers put beside ours, and that are never a misspelling.
-const FOREIGN: [&str; 16] = [
-    "_sourceLocation",
-    "animated",
-    "className",
-    "comment",
-    "data",
-    "description",
-    "label",
-    "measured",
-    "position",
-    "selected",
-    "sourceHandle",
-    "style",
-    "tags",
-    "targetHandle",
-    "type",
-    "version",
-];
 
 const TEXT: &str = "text";
 
@@ -191,24 +171,14 @@ impl<'a> Field<'a> {
         self.tell(report, problem)
     }
 
-    /// Warns of keys that are probably misspelled ones. Others are of no interest here and pass.
+    /// Warns of keys that are ignored and probably not meant to be.
     pub(super) fn warn_of_unknown(
         &self,
         report: &mut Report<'_>,
         object: &Map<String, Value>,
-        known: &[&str],
+        keys: &Keys,
     ) {
-        for key in object.keys() {
-            let key = key.as_str();
-            if known.contains(&key) || FOREIGN.contains(&key) {
-                continue;
-            }
-            let Some(near) = suggest::nearest(key, known.iter().copied()) else {
-                continue;
-            };
-            let problem =
-                Problem::warning("unknown-key", format!("`{key}` is not known and ignored"))
-                    .did_you_mean(Some(near));
+        for (key, problem) in keys.unknown(object) {
             let path = match self.path() {
                 path if path.is_empty() => key.to_owned(),
                 path => format!("{path}.{key}"),

@@ -12,6 +12,7 @@ use super::{
     DEPTH_MAX, EDGES_MAX, NODES_MAX, NodeCatalog, check,
     diagnostics::{Problem, Report},
     fields::{Checked, Field, Told},
+    keys,
     place::Places,
 };
 use crate::{
@@ -21,9 +22,6 @@ use crate::{
     suggest,
     workflow::{Workflow, WorkflowHash, graph_of},
 };
-
-/// The fields of a definition.
-const WORKFLOW_KEYS: [&str; 4] = ["id", "nodes", "edges", "metadata"];
 
 /// Reads a definition. Tells every problem; `None` when it cannot be a workflow.
 pub(super) fn workflow(
@@ -39,7 +37,7 @@ pub(super) fn workflow(
         return None;
     }
     let object = root.object(report, "a workflow").ok()?;
-    root.warn_of_unknown(report, object, &WORKFLOW_KEYS);
+    root.warn_of_unknown(report, object, &keys::WORKFLOW);
     let id = workflow_id(&root, report);
     let metadata = root.get("metadata");
     if let Some(metadata) = metadata {
@@ -259,7 +257,7 @@ fn definition(
     edges: &[Field<'_>],
 ) -> Json {
     let node = |(key, field): &NodeField<'_>| node::canonical(*key, field.value);
-    let edge = |field: &Field<'_>| Value::Object(keep(field.value, &edge::KEYS));
+    let edge = |field: &Field<'_>| Value::Object(keep(field.value, keys::EDGE.known));
     let mut definition = Map::new();
     definition.insert("id".to_owned(), Value::from(id.as_str()));
     definition.insert("nodes".to_owned(), nodes.iter().map(node).collect());

@@ -9,22 +9,11 @@ use crate::{
     parse::{
         diagnostics::Problem,
         fields::{Checked, Field},
+        keys,
     },
     time::parse_duration,
     workflow::{ATTEMPTS_MAX, DURATION_MAX, Join, NodeConfig, RETRY_FACTOR_MAX},
 };
-
-/// The fields of a configuration.
-pub(super) const KEYS: [&str; 8] = [
-    "maxRetries",
-    "retryDelay",
-    "retryDelayMax",
-    "retryFactor",
-    "retryJitter",
-    "timeout",
-    "fallback",
-    "joinStrategy",
-];
 
 impl Reader<'_, '_, '_> {
     /// Reads the configuration of the node `ix`.
@@ -34,7 +23,7 @@ impl Reader<'_, '_, '_> {
             return Ok(default);
         };
         let object = field.object(self.report, "`config`")?;
-        field.warn_of_unknown(self.report, object, &KEYS);
+        field.warn_of_unknown(self.report, object, &keys::CONFIG);
         // All fields are read before the first problem ends it, so that each problem is told.
         let attempts = self.attempts(&field);
         let delays = self.delays(&field, &default);

@@ -6,12 +6,10 @@ use crate::{
     parse::{
         diagnostics::Problem,
         fields::{Checked, Field, Told},
+        keys,
     },
     workflow::Edge,
 };
-
-/// The fields of an edge.
-pub(super) const KEYS: [&str; 5] = ["source", "target", "action", "condition", "transform"];
 
 impl Reader<'_, '_, '_> {
     /// Reads an edge.
@@ -20,7 +18,7 @@ impl Reader<'_, '_, '_> {
             return Err(Told);
         }
         let object = field.object(self.report, "an edge")?;
-        field.warn_of_unknown(self.report, object, &KEYS);
+        field.warn_of_unknown(self.report, object, &keys::EDGE);
         let source = self.end(field, "source", "unknown-source");
         let target = self.end(field, "target", "unknown-target");
         let action = self.optional_text(field, "action");

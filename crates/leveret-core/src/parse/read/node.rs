@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{Reader, config, keep};
+use super::{Reader, keep};
 use crate::{
     expr::{Expression, ExpressionError},
     ids::{ID_BYTES_MAX, NodeId},
@@ -12,26 +12,24 @@ use crate::{
         ParamProblem,
         diagnostics::Problem,
         fields::{Checked, Field, Told},
+        keys,
     },
     suggest,
     template::{Template, TemplateError},
     workflow::{InputRef, Inputs, Node},
 };
 
-/// The fields of a node.
-pub(super) const KEYS: [&str; 6] = ["id", "uses", "name", "params", "inputs", "config"];
-
 /// What the context key of a node's output begins with.
 const OUTPUTS: &str = "_outputs.";
 
 /// A node as the canonical definition has it.
 pub(super) fn canonical(key: Option<&str>, node: &Value) -> Value {
-    let mut kept = keep(node, &KEYS);
+    let mut kept = keep(node, keys::NODE.known);
     if let Some(key) = key {
         kept.insert("id".to_owned(), Value::from(key));
     }
     if let Some(config) = kept.get_mut("config") {
-        *config = keep(config, &config::KEYS).into();
+        *config = keep(config, keys::CONFIG.known).into();
     }
     kept.into()
 }
@@ -50,7 +48,7 @@ impl Reader<'_, '_, '_> {
         if self.report.is_full() {
             return Err(Told);
         }
-        field.warn_of_unknown(self.report, object, &KEYS);
+        field.warn_of_unknown(self.report, object, &keys::NODE);
         let uses = self.uses(field);
         let name = self.optional_text(field, "name");
         let params = self.params(field, uses.as_deref().ok());
