@@ -49,8 +49,8 @@ pub trait NodeCatalog {
     fn contains(&self, uses: &str) -> bool;
     /// The names of all node types, for "did you mean".
     fn names(&self) -> Vec<String>;
-    /// Checks the parameters of a node as they are written, expressions not evaluated.
-    fn check_params(&self, uses: &str, params: &Value) -> Result<(), ParamProblem>;
+    /// All that is wrong with the parameters of a node as they are written, expressions not evaluated.
+    fn check_params(&self, uses: &str, params: &Value) -> Vec<ParamProblem>;
     /// The actions that a node with these parameters can give, where they are known beforehand.
     fn actions(&self, _uses: &str, _params: &Value) -> Option<Vec<String>> {
         None

@@ -27,6 +27,7 @@ use leveret_core::{
 };
 use serde_json::Value;
 
+mod check;
 mod fail;
 mod http;
 mod log;
@@ -43,10 +44,10 @@ pub trait NodeType: Send + Sync + 'static {
         false
     }
 
-    /// Checks a node's parameters when its workflow is loaded. Strings with `{{ … }}` stand for any value.
-    fn check_params(&self, params: &Value) -> Result<(), ParamProblem> {
+    /// Checks a node's parameters when its workflow is loaded: all that is wrong with them. Strings with `{{ … }}` stand for any value.
+    fn check_params(&self, params: &Value) -> Vec<ParamProblem> {
         let _ = params;
-        Ok(())
+        Vec::new()
     }
 
     /// The actions that a node with these parameters can give, where that is known when its workflow is loaded: an edge for another action is
@@ -288,10 +289,9 @@ impl NodeCatalog for Registry {
         sorted.keys().map(ToString::to_string).collect()
     }
 
-    fn check_params(&self, uses: &str, params: &Value) -> Result<(), ParamProblem> {
-        self.types
-            .get(uses)
-            .map_or(Ok(()), |node_type| node_type.check_params(params))
+    fn check_params(&self, uses: &str, params: &Value) -> Vec<ParamProblem> {
+        let node_type = self.types.get(uses);
+        node_type.map_or_else(Vec::new, |node_type| node_type.check_params(params))
     }
 
     fn actions(&self, uses: &str, params: &Value) -> Option<Vec<String>> {
@@ -330,19 +330,6 @@ pub(crate) fn params<T: serde::de::DeserializeOwned>(params: &Value) -> Result<T
     T::deserialize(params).map_err(|error| NodeError::permanent(format!("parameters: {error}")))
 }
 
-/// Whether a parameter's text holds an expression, so that its value is known only at execution.
-pub(crate) fn is_template(value: &Value) -> bool {
-    value.as_str().is_some_and(|text| text.contains("{{"))
-}
-
-/// A problem with the parameter `name`.
-pub(crate) fn problem(name: &str, message: impl Into<String>) -> ParamProblem {
-    ParamProblem {
-        path: vec![name.to_owned()],
-        message: message.into(),
-    }
-}
-
 /// The actions, unless one is made by a template.
 fn known_actions<'a>(actions: impl Iterator<Item = &'a Value>) -> Option<Vec<String>> {
     let known = actions.map(|action| {
@@ -352,20 +339,5 @@ fn known_actions<'a>(actions: impl Iterator<Item = &'a Value>) -> Option<Vec<Str
     known.collect()
 }
 
-/// A problem for each parameter that is not among `known`.
-pub(crate) fn check_known(params: &Value, known: &[&str]) -> Result<(), ParamProblem> {
-    match params {
-        Value::Null => Ok(()),
-        Value::Object(map) => match map.keys().find(|key| !known.contains(&key.as_str())) {
-            None => Ok(()),
-            Some(key) => Err(problem(
-                key,
-                format!("unknown parameter '{key}'; known: {}", known.join(", ")),
-            )),
-        },
-        _ => Err(ParamProblem {
-            path: Vec::new(),
-            message: "params must be an object".to_owned(),
-        }),
-    }
-}
+#[cfg(test)]
+mod tests;

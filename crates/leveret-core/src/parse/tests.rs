@@ -335,27 +335,28 @@ impl NodeCatalog for Catalog {
         let only = params["action"].as_str().map(str::to_owned);
         (uses == "switch").then(|| only.into_iter().collect())
     }
-    fn check_params(&self, uses: &str, params: &Value) -> Result<(), ParamProblem> {
-        if uses != "sleep" || params["for"].is_number() {
-            return Ok(());
-        }
-        Err(ParamProblem {
-            path: vec!["for".to_owned()],
-            message: "`for` must be a number".to_owned(),
-        })
+    fn check_params(&self, uses: &str, params: &Value) -> Vec<ParamProblem> {
+        let bad = ["for", "and"].into_iter();
+        let bad = bad.filter(|name| params[*name].is_string());
+        let problem = |name: &str| ParamProblem {
+            path: vec![name.to_owned()],
+            message: format!("`{name}` must be a number"),
+        };
+        bad.filter(|_| uses == "sleep").map(problem).collect()
     }
 }
 
 #[test]
 fn asks_the_catalog_when_there_is_one() {
-    let text = "id: w\nnodes:\n  - {id: a, uses: htpp}\n  - {id: b, uses: sleep, params: {for: long}}\n  - {id: c, uses: sleep}\n";
+    let text = "id: w\nnodes:\n  - {id: a, uses: htpp}\n  - {id: b, uses: sleep, params: {for: long}}\n  - {id: c, uses: sleep, params: {for: a, and: b}}\n";
     let name = "w.yaml";
     let problems = parse_workflow(&Source { name, text }, Some(&Catalog)).unwrap_err();
     assert_snapshot!(problems.to_string(), @"
     w.yaml:3:19: error: there is no node type `htpp`
       help: did you mean `http`?
     w.yaml:4:40: error: `for` must be a number
-    w.yaml:5:5: error: `for` must be a number
+    w.yaml:5:40: error: `for` must be a number
+    w.yaml:5:48: error: `and` must be a number
     ");
     assert!(parse_workflow(&Source { name, text }, None).is_ok());
     assert_snapshot!(serde_json::to_string(&problems.0[0]).unwrap(), @r#"{"file":"w.yaml","line":3,"column":19,"path":"nodes[0].uses","severity":"error","code":"unknown-node-type","message":"there is no node type `htpp`","help":"did you mean `http`?"}"#);

@@ -5,7 +5,11 @@ use leveret_core::parse::ParamProblem;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{NodeContext, NodeError, NodeType, Verdict, check_known, params};
+use super::{
+    NodeContext, NodeError, NodeType, Verdict,
+    check::{Check, Wanted},
+    params,
+};
 
 /// Parameters: `message`; `fatal`: no retry and no fallback.
 pub(super) struct Fail;
@@ -30,8 +34,11 @@ impl NodeType for Fail {
         true
     }
 
-    fn check_params(&self, params: &Value) -> Result<(), ParamProblem> {
-        check_known(params, &["message", "fatal"])
+    fn check_params(&self, params: &Value) -> Vec<ParamProblem> {
+        let mut check = Check::of(params, &["message", "fatal"]);
+        check.expect("message", check.literal("message"), Wanted::Text);
+        check.expect("fatal", check.literal("fatal"), Wanted::Truth);
+        check.end()
     }
 
     async fn execute(&self, ctx: NodeContext) -> Result<Verdict, NodeError> {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
-use leveret_core::{parse::ParamProblem, time::parse_duration};
+use leveret_core::{parse::ParamProblem, suggest::nearest, time::parse_duration};
 use reqwest::{
     Client, Method, StatusCode,
     header::{HeaderMap, HeaderName, HeaderValue},
@@ -12,7 +12,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
 
-use super::{NodeContext, NodeError, NodeType, Verdict, check_known, is_template, params, problem};
+use super::{
+    NodeContext, NodeError, NodeType, Verdict,
+    check::{Check, Wanted, is_template},
+    params,
+};
 
 /// Parameters: `url`; `method` (GET, or POST with a body); `headers`, `query`: maps; `json`: the body; `timeout`: ms or text, default 30 s;
 /// `expected_status`: a status or a list, default every 2xx; `response_bytes_max`, default 1 MiB; `idempotency_key`: false to leave the header out.
@@ -104,25 +108,35 @@ impl Http {
 
 #[async_trait]
 impl NodeType for Http {
-    fn check_params(&self, params: &Value) -> Result<(), ParamProblem> {
-        check_known(params, PARAMS)?;
-        match &params["url"] {
-            Value::String(_) => {}
-            Value::Null => return Err(problem("url", "parameter 'url' is missing")),
-            _ => return Err(problem("url", "parameter 'url' must be text")),
+    fn check_params(&self, params: &Value) -> Vec<ParamProblem> {
+        let mut check = Check::of(params, PARAMS);
+        check.needs("url");
+        check.expect("url", check.literal("url"), Wanted::Text);
+        if let Some(fault) = check.literal("url").and_then(url_fault) {
+            check.tell(&["url"], fault);
         }
-        let method = &params["method"];
-        if let Some(text) = method.as_str()
-            && !is_template(method)
-            && Method::from_bytes(text.to_uppercase().as_bytes()).is_err()
-        {
-            return Err(problem("method", format!("'{text}' is no HTTP method")));
+        check.expect("method", check.optional("method"), Wanted::Text);
+        if let Some(fault) = check.optional("method").and_then(method_fault) {
+            check.tell(&["method"], fault);
         }
-        let limit = &params["timeout"];
-        if !limit.is_null() && !is_template(limit) {
-            timeout(Some(limit)).map_err(|message| problem("timeout", message))?;
+        for name in ["headers", "query"] {
+            check.expect(name, check.literal(name), Wanted::Object);
         }
-        Ok(())
+        let headers = check.literal("headers").and_then(Value::as_object);
+        for (name, value) in headers.into_iter().flatten() {
+            if let Some(fault) = header_fault(name, value) {
+                check.tell(&["headers", name], fault);
+            }
+        }
+        if let Err(message) = timeout(check.optional("timeout")) {
+            check.tell(&["timeout"], message);
+        }
+        check_status(&mut check);
+        let bytes_max = check.optional("response_bytes_max");
+        check.expect("response_bytes_max", bytes_max, Wanted::WholeNumber);
+        let key = check.literal("idempotency_key");
+        check.expect("idempotency_key", key, Wanted::Truth);
+        check.end()
     }
 
     async fn execute(&self, ctx: NodeContext) -> Result<Verdict, NodeError> {
@@ -136,6 +150,64 @@ impl NodeType for Http {
                 origin(&params.url)
             ))),
         }
+    }
+}
+
+/// What is wrong with a URL. Does not quote it: paths and queries may hold secrets.
+fn url_fault(url: &Value) -> Option<&'static str> {
+    let url = reqwest::Url::parse(url.as_str()?).ok();
+    let good = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let fault = "parameter 'url' is no URL of http:// or https://";
+    good.is_none().then_some(fault)
+}
+
+/// The methods that everybody knows. Others are taken too, unless they look like one of these.
+const METHODS: [&str; 9] = [
+    "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "CONNECT",
+];
+
+fn method_fault(method: &Value) -> Option<String> {
+    let text = method.as_str()?;
+    let upper = text.to_uppercase();
+    if METHODS.contains(&upper.as_str()) {
+        return None;
+    }
+    if let Some(near) = nearest(&upper, METHODS) {
+        return Some(format!(
+            "'{text}' is no HTTP method; did you mean '{near}'?"
+        ));
+    }
+    let unknown = Method::from_bytes(upper.as_bytes()).is_err();
+    unknown.then(|| format!("'{text}' is no HTTP method"))
+}
+
+fn header_fault(name: &str, value: &Value) -> Option<String> {
+    if HeaderName::from_bytes(name.as_bytes()).is_err() {
+        return Some(format!("'{name}' is no header name"));
+    }
+    let unfit = !is_template(value) && HeaderValue::from_str(&text_of(value)).is_err();
+    unfit.then(|| unfit_header(name))
+}
+
+fn unfit_header(name: &str) -> String {
+    format!("the value of header '{name}' has characters that headers cannot have")
+}
+
+fn check_status(check: &mut Check<'_>) {
+    let is_status = |value: &Value| {
+        let code = value.as_u64();
+        is_template(value) || code.is_some_and(|code| (100..=599).contains(&code))
+    };
+    let fault = "a status is a number from 100 to 599; several are a list of them";
+    match check.optional("expected_status") {
+        None => {}
+        Some(Value::Array(many)) => {
+            for (at, _) in many.iter().enumerate().filter(|(_, one)| !is_status(one)) {
+                check.tell(&["expected_status", &at.to_string()], fault);
+            }
+        }
+        Some(one) if is_status(one) => {}
+        Some(_) => check.tell(&["expected_status"], fault),
     }
 }
 
@@ -175,11 +247,8 @@ fn request(
     for (name, value) in &params.headers {
         let name = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| NodeError::permanent(format!("'{name}' is no header name")))?;
-        let value = HeaderValue::from_str(&text_of(value)).map_err(|_| {
-            NodeError::permanent(format!(
-                "the value of header '{name}' has characters that headers cannot have"
-            ))
-        })?;
+        let value = HeaderValue::from_str(&text_of(value))
+            .map_err(|_| NodeError::permanent(unfit_header(name.as_str())))?;
         headers.insert(name, value);
     }
     let query: Vec<(&String, String)> = params

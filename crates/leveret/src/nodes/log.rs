@@ -7,7 +7,7 @@ use leveret_core::{json::Json, parse::ParamProblem, time::Timestamp};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
-use super::{NodeContext, NodeError, NodeType, Verdict, check_known, is_template, problem};
+use super::{NodeContext, NodeError, NodeType, Verdict, check::Check};
 
 /// Parameters: `message`, text; `level`: debug, info (default), warn or error. Output: `{message, level, logged_at}`.
 pub(super) struct Log;
@@ -37,19 +37,16 @@ fn as_text<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::E
 
 #[async_trait]
 impl NodeType for Log {
-    fn check_params(&self, params: &Value) -> Result<(), ParamProblem> {
-        check_known(params, &["message", "level"])?;
-        if params.get("message").is_none() {
-            return Err(problem("message", "parameter 'message' is missing"));
+    fn check_params(&self, params: &Value) -> Vec<ParamProblem> {
+        let mut check = Check::of(params, &["message", "level"]);
+        check.needs("message");
+        if let Some(level) = check.optional("level")
+            && Level::deserialize(level).is_err()
+        {
+            let message = format!("level {level} is none of debug, info, warn, error");
+            check.tell(&["level"], message);
         }
-        let level = &params["level"];
-        if !level.is_null() && !is_template(level) && Level::deserialize(level).is_err() {
-            return Err(problem(
-                "level",
-                format!("level {level} is none of debug, info, warn, error"),
-            ));
-        }
-        Ok(())
+        check.end()
     }
 
     async fn execute(&self, ctx: NodeContext) -> Result<Verdict, NodeError> {

@@ -6,7 +6,11 @@ use async_trait::async_trait;
 use leveret_core::{json::Json, parse::ParamProblem};
 use serde_json::Value;
 
-use super::{NodeContext, NodeError, NodeOutput, NodeType, Verdict, check_known, known_actions};
+use super::{
+    NodeContext, NodeError, NodeOutput, NodeType, Verdict,
+    check::{Check, Wanted},
+    known_actions,
+};
 
 /// Parameters: `output`, any JSON with `{{ … }}`, by default the input; `action`, text, by default none.
 pub(super) struct Set;
@@ -17,8 +21,10 @@ impl NodeType for Set {
         true
     }
 
-    fn check_params(&self, params: &Value) -> Result<(), ParamProblem> {
-        check_known(params, &["output", "action"])
+    fn check_params(&self, params: &Value) -> Vec<ParamProblem> {
+        let mut check = Check::of(params, &["output", "action"]);
+        check.expect("action", check.optional("action"), Wanted::Text);
+        check.end()
     }
 
     fn actions(&self, params: &Value) -> Option<Vec<String>> {

@@ -6,9 +6,11 @@ use async_trait::async_trait;
 use leveret_core::{parse::ParamProblem, time::parse_duration};
 use serde_json::Value;
 
-use super::{NodeContext, NodeError, NodeType, Verdict, check_known, is_template, problem};
+use super::{NodeContext, NodeError, NodeType, Verdict, check::Check};
 
 /// Parameters: `duration`, milliseconds or text such as `250ms`, `10s`, `5m`, `1h`, `2d`. Output: the input.
+///
+/// The node's `config.timeout` does not end a sleep: it bounds an attempt, and a step sleeps between its attempts.
 pub(super) struct Sleep;
 
 /// The longest sleep: a hundred years. Longer ones are taken for mistakes.
@@ -37,14 +39,15 @@ fn duration(params: &Value) -> Result<Duration, String> {
 
 #[async_trait]
 impl NodeType for Sleep {
-    fn check_params(&self, params: &Value) -> Result<(), ParamProblem> {
-        check_known(params, &["duration"])?;
-        if params.get("duration").is_some_and(is_template) {
-            return Ok(());
+    fn check_params(&self, params: &Value) -> Vec<ParamProblem> {
+        let mut check = Check::of(params, &["duration"]);
+        check.needs("duration");
+        if check.literal("duration").is_some()
+            && let Err(message) = duration(params)
+        {
+            check.tell(&["duration"], message);
         }
-        duration(params)
-            .map(|_| ())
-            .map_err(|message| problem("duration", message))
+        check.end()
     }
 
     async fn execute(&self, ctx: NodeContext) -> Result<Verdict, NodeError> {

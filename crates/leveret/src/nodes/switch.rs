@@ -8,8 +8,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    NodeContext, NodeError, NodeOutput, NodeType, Verdict, check_known, known_actions, params,
-    problem,
+    NodeContext, NodeError, NodeOutput, NodeType, Verdict,
+    check::{Check, Wanted, is_template},
+    known_actions, params,
 };
 
 /// Parameters: `cases`, a list of `{when, action}` where `when` is `{{ expression }}` with a truth value; `default`, the action when no case
@@ -29,37 +30,38 @@ struct Case {
     action: Arc<str>,
 }
 
+/// What is wrong with a case.
+fn fault(case: &Value) -> Option<&'static str> {
+    let when = &case["when"];
+    if !case["action"].is_string() {
+        Some("a case needs an 'action'")
+    } else if !when.is_boolean() && !is_template(when) {
+        Some("a case needs a condition: when: \"{{ expression }}\"")
+    } else {
+        None
+    }
+}
+
 #[async_trait]
 impl NodeType for Switch {
     fn is_pure(&self) -> bool {
         true
     }
 
-    fn check_params(&self, params: &Value) -> Result<(), ParamProblem> {
-        check_known(params, &["cases", "default"])?;
+    fn check_params(&self, params: &Value) -> Vec<ParamProblem> {
+        let mut check = Check::of(params, &["cases", "default"]);
+        check.expect("default", check.optional("default"), Wanted::Text);
         let Some(cases) = params.get("cases").and_then(Value::as_array) else {
-            return Err(problem(
-                "cases",
-                "parameter 'cases' must be a list of {when, action}",
-            ));
+            let message = "parameter 'cases' must be a list of {when, action}";
+            check.tell(&["cases"], message);
+            return check.end();
         };
         for (index, case) in cases.iter().enumerate() {
-            let text = |key: &str| case.get(key).and_then(Value::as_str);
-            let fault = if text("action").is_none() {
-                "a case needs an 'action'"
-            } else if !case["when"].is_boolean()
-                && !text("when").is_some_and(|when| when.contains("{{"))
-            {
-                "a case needs a condition: when: \"{{ expression }}\""
-            } else {
-                continue;
-            };
-            return Err(ParamProblem {
-                path: vec!["cases".to_owned(), index.to_string()],
-                message: fault.to_owned(),
-            });
+            if let Some(fault) = fault(case) {
+                check.tell(&["cases", &index.to_string()], fault);
+            }
         }
-        Ok(())
+        check.end()
     }
 
     fn actions(&self, params: &Value) -> Option<Vec<String>> {

@@ -63,11 +63,9 @@ async fn failure(uses: &str, params: Value) -> (String, bool) {
 
 /// What is said of parameters when their workflow is loaded; empty if nothing is.
 fn complaint(uses: &str, params: &Value) -> String {
-    let checked = Registry::builtin().check_params(uses, params);
-    checked
-        .err()
-        .map(|problem| problem.message)
-        .unwrap_or_default()
+    let problems = Registry::builtin().check_params(uses, params);
+    let messages = problems.into_iter().map(|problem| problem.message);
+    messages.collect::<Vec<_>>().join("; ")
 }
 
 #[tokio::test]

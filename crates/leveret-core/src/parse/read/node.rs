@@ -114,13 +114,13 @@ impl Reader<'_, '_, '_> {
         let (Some(catalog), Some(uses)) = (self.catalog, uses) else {
             return Ok(template);
         };
-        match catalog.check_params(uses, value) {
-            Ok(()) => Ok(template),
-            Err(ParamProblem { path, message }) => {
-                let problem = Problem::error("bad-params", message);
-                Err(at.tell_within(self.report, &path, None, problem))
-            }
+        let problems = catalog.check_params(uses, value);
+        let is_good = problems.is_empty();
+        for ParamProblem { path, message } in problems {
+            let problem = Problem::error("bad-params", message);
+            at.tell_within(self.report, &path, None, problem);
         }
+        if is_good { Ok(template) } else { Err(Told) }
     }
 
     fn inputs(&mut self, node: &Field<'_>) -> Checked<Inputs> {

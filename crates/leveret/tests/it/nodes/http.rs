@@ -386,21 +386,28 @@ async fn each_attempt_has_the_same_key() {
 fn invalid_parameters_are_told_at_load() {
     for (params, message) in [
         (json!({}), "parameter 'url' is missing"),
-        (json!({ "url": 7 }), "parameter 'url' must be text"),
         (
-            json!({ "url": "u", "method": "G T" }),
-            "'G T' is no HTTP method",
+            json!({ "url": 7 }),
+            "parameter 'url' must be text, not this number",
         ),
         (
-            json!({ "url": "u", "timeout": "soon" }),
+            json!({ "url": "h/x" }),
+            "parameter 'url' is no URL of http:// or https://",
+        ),
+        (
+            json!({ "url": "http://h", "method": "G T" }),
+            "'G T' is no HTTP method; did you mean 'GET'?",
+        ),
+        (
+            json!({ "url": "http://h", "timeout": "soon" }),
             "'soon' is no timeout: say milliseconds or '10s'",
         ),
         (
-            json!({ "url": "u", "timeout": -1 }),
+            json!({ "url": "http://h", "timeout": -1 }),
             "-1 is no timeout in whole milliseconds",
         ),
         (
-            json!({ "url": "u", "timeout": [1] }),
+            json!({ "url": "http://h", "timeout": [1] }),
             "[1] is no timeout: say milliseconds or '10s'",
         ),
         (json!([]), "params must be an object"),
@@ -409,11 +416,14 @@ fn invalid_parameters_are_told_at_load() {
             json!({ "url": "{{ input }}", "method": "{{ input }}", "timeout": "{{ input }}" }),
             "",
         ),
-        (json!({ "url": "u", "method": "get", "timeout": "3s" }), ""),
+        (
+            json!({ "url": "http://h", "method": "get", "timeout": "3s" }),
+            "",
+        ),
     ] {
         assert_eq!(complaint("http", &params), message);
     }
-    let unknown = complaint("http", &json!({ "url": "u", "body": 1 }));
+    let unknown = complaint("http", &json!({ "url": "http://h", "body": 1 }));
     assert!(
         unknown.starts_with("unknown parameter 'body'; known: url, "),
         "{unknown}"
@@ -428,7 +438,7 @@ async fn invalid_parameters_are_told_by_the_step() {
         (json!({ "url": 7 }), "parameters: "),
         (
             json!({ "url": "http://x", "method": "G T" }),
-            "'G T' is no HTTP method",
+            "'G T' is no HTTP method; did you mean 'GET'?",
         ),
         (
             json!({ "url": "http://x", "timeout": 0.5 }),
