@@ -15,6 +15,7 @@ mod json_text;
 mod keys;
 mod place;
 mod read;
+mod reads;
 mod yaml_text;
 
 use serde_json::Value;

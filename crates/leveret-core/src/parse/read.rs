@@ -14,6 +14,7 @@ use super::{
     fields::{Checked, Field, Told},
     keys,
     place::Places,
+    reads,
 };
 use crate::{
     expr::{Names, NodeIds},
@@ -90,6 +91,7 @@ pub(super) fn workflow(
         check::actions(&nodes, &edges, &node_fields, &edge_fields, catalog, report);
     }
     let id = id.ok().filter(|_| !report.has_errors())?;
+    reads::warn(&nodes, &edges, &node_fields, &edge_fields, &index, report);
     let metadata = metadata.map(|metadata| metadata.value);
     let definition = definition(&id, metadata, &node_fields, &edge_fields);
     Some(Workflow {
