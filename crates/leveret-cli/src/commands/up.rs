@@ -57,11 +57,30 @@ pub(crate) async fn up(settings: &Settings, role: Role) -> anyhow::Result<Exit> 
         _ => Some(api::bind(settings.listen()).await?),
     };
     let engine = engine::open(settings).await?;
+    if let Some(warning) = alone(role, &settings.store(), &settings.broker()?) {
+        tracing::warn!("{warning}");
+    }
     let served = serve(&engine, role, settings, listener, stopped).await;
     engine.close().await;
     served?;
     tracing::info!("stopped");
     Ok(Exit::Ok)
+}
+
+/// What to say to a process with a part of the roles whose file keeps those with the others away.
+fn alone(role: Role, store: &str, broker: &str) -> Option<String> {
+    let (other, so) = match role {
+        Role::Everything => return None,
+        Role::Server => ("worker", "no run goes on here"),
+        Role::Worker => ("server", "nothing starts runs here, and no timer fires"),
+    };
+    let is_file = store.starts_with("sqlite:") || broker.starts_with("embedded:");
+    is_file.then(|| {
+        format!(
+            "a SQLite file belongs to one process: no {other} can join this one, and {so}; use `leveret up`, or --store postgres://… \
+             with --broker amqp://…"
+        )
+    })
 }
 
 async fn serve(
@@ -127,5 +146,23 @@ const READY_POLL: Duration = Duration::from_millis(2);
 async fn ready(engine: &Engine, works: bool) {
     while !engine.not_ready(works).await.is_empty() {
         tokio::time::sleep(READY_POLL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_on_a_file_is_warned() {
+        let check = |role, store: &str, broker: &str, is_alone: bool| {
+            let warning = alone(role, store, broker);
+            assert_eq!(warning.is_some(), is_alone, "{role:?} {store} {broker}");
+        };
+        check(Role::Everything, "sqlite:a.db", "embedded:", false);
+        check(Role::Server, "sqlite:a.db", "embedded:", true);
+        check(Role::Worker, "sqlite:a.db", "amqp://h", true);
+        check(Role::Worker, "postgres://h/d", "embedded:b.db", true);
+        check(Role::Worker, "postgres://h/d", "amqp://h", false);
     }
 }
