@@ -13,7 +13,7 @@ use leveret::{
     nodes::{NodeContext, Registry},
     redact_url,
     runtime::{Engine, Names, StartRequest},
-    store::RunStatus,
+    store::{RunStatus, StepError},
 };
 use serde::Serialize;
 use serde_json::json;
@@ -26,6 +26,7 @@ use crate::{
     output::{self, Output, Table},
     progress::Progress,
     settings::{Settings, Status},
+    shutdown,
 };
 
 /// What was measured, and with what.
@@ -94,9 +95,9 @@ pub(crate) async fn bench(
 /// Measures a chain. On a shared broker, exchange and queues have names of their own and are removed at the end.
 async fn chain(args: &ChainArgs, settings: &Settings) -> anyhow::Result<Report> {
     let mut settings = settings.clone();
-    settings
-        .prefix
-        .get_or_insert_with(|| format!("leveret-bench-{}.", std::process::id()));
+    // Behind the prefix of the settings: with that alone, the queues of others would be used, and removed.
+    let prefix = settings.prefix.unwrap_or_default();
+    settings.prefix = Some(format!("{prefix}leveret-bench-{}.", std::process::id()));
     let (store, broker) = if settings.says_where() {
         (
             redact_url(&settings.store()),
@@ -112,19 +113,29 @@ async fn chain(args: &ChainArgs, settings: &Settings) -> anyhow::Result<Report> 
     registry.register_fn(STEP, |ctx: NodeContext| async move {
         Ok(ctx.params["output"].clone())
     });
-    let running = Running::start_with(&settings, registry).await?;
-    let engine = &running.engine;
+    let mut stopped = shutdown::on_signal()?;
+    let mut running = Running::start_with(&settings, registry).await?;
+    let engine = running.engine.clone();
     let workflow = Arc::new(workflow(args.nodes)?);
     let input = Json::from(json!({ "payload": "x".repeat(args.input_bytes) }));
     let (runs, concurrency) = (args.runs as usize, args.concurrency as usize);
     let warm_up = (runs / 10).clamp(1, 2000);
-    let warming = Arc::new(Progress::new(warm_up as u64, "warm-up"));
-    load(engine, &workflow, &input, warm_up, concurrency, warming).await?;
-    let progress = Arc::new(Progress::new(runs as u64, "runs"));
-    let begun = Instant::now();
-    let mut latencies = load(engine, &workflow, &input, runs, concurrency, progress).await?;
-    let elapsed = begun.elapsed();
-    running.stop_after(clean_up).await?;
+    let measured = async {
+        let warming = Arc::new(Progress::new(warm_up as u64, "warm-up"));
+        load(&engine, &workflow, &input, warm_up, concurrency, warming).await?;
+        let progress = Arc::new(Progress::new(runs as u64, "runs"));
+        let begun = Instant::now();
+        let latencies = load(&engine, &workflow, &input, runs, concurrency, progress).await?;
+        Ok((latencies, begun.elapsed()))
+    };
+    let measured = tokio::select! {
+        measured = measured => measured,
+        () = shutdown::asked(&mut stopped) => Err(anyhow::anyhow!("interrupted before all runs ended")),
+        error = running.failed() => return Err(error),
+    };
+    let cleaned = running.stop_after(clean_up).await;
+    let (mut latencies, elapsed) = measured?;
+    cleaned?;
     latencies.sort_unstable();
     let at = |share: f64| {
         let index = ((latencies.len() as f64 * share) as usize).min(latencies.len() - 1);
@@ -196,9 +207,10 @@ async fn load(
                 let result = engine.start_and_wait(request).await?;
                 anyhow::ensure!(
                     result.status == RunStatus::Completed,
-                    "run {} {}",
+                    "run {} {}{}",
                     result.run_id,
-                    result.status
+                    result.status,
+                    reason(result.error.as_ref())
                 );
                 latencies.push(begun.elapsed());
                 progress.inc();
@@ -211,6 +223,13 @@ async fn load(
         all.extend(client??);
     }
     Ok(all)
+}
+
+/// Why a run failed, to be put behind that.
+fn reason(error: Option<&StepError>) -> String {
+    error.map_or_else(String::new, |error| {
+        format!(" at '{}': {}", error.node_id, error.message)
+    })
 }
 
 async fn clean_up(engine: &Engine) {
