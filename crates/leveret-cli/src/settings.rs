@@ -342,7 +342,8 @@ impl Settings {
         refuse_memory("store", &store, "sqlite:leveret.db")?;
         match &self.broker {
             Some(url) => Ok(url.clone()),
-            None if store.starts_with("sqlite:") => Ok("embedded:".to_owned()),
+            // What is no kind of store is told when it is opened.
+            None if !store.starts_with("postgres") => Ok("embedded:".to_owned()),
             None => bail!(BadInput::new(
                 "a store that is no SQLite file needs a broker: give --broker amqp://… or embedded:PATH"
             )),

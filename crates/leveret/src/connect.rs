@@ -83,7 +83,7 @@ pub async fn connect(store_url: &str, broker_url: &str) -> Result<Connected, Con
                 None,
             )
         }
-        (scheme, _) => return Err(no_store(scheme).into()),
+        _ => return Err(no_store(store_url).into()),
     };
     let (broker, one_file): (Arc<dyn Broker>, Option<OneFile>) = match (scheme(broker_url), file) {
         (("embedded", ""), Some((database, store))) => {
@@ -105,9 +105,8 @@ pub async fn connect(store_url: &str, broker_url: &str) -> Result<Connected, Con
                 None,
             )
         }
-        ((scheme, _), _) => {
-            let detail =
-                format!("'{scheme}:' is no kind of broker; there are embedded: and amqp://…");
+        _ => {
+            let detail = no_kind(broker_url, "broker", "embedded", "embedded: and amqp://…");
             return Err(BrokerError::Url { detail }.into());
         }
     };
@@ -154,7 +153,7 @@ pub async fn migrate(store_url: &str) -> Result<Vec<Migrated>, ConnectError> {
                 to,
             }])
         }
-        (scheme, _) => Err(no_store(scheme).into()),
+        _ => Err(no_store(store_url).into()),
     }
 }
 
@@ -173,10 +172,20 @@ fn changes(before: &[(String, u32)], after: Vec<(String, u32)>) -> Vec<Migrated>
     changed.collect()
 }
 
-fn no_store(scheme: &str) -> StoreError {
+fn no_store(url: &str) -> StoreError {
     StoreError::Url {
-        detail: format!("'{scheme}:' is no kind of store; there are sqlite:PATH and postgres://…"),
+        detail: no_kind(url, "store", "sqlite", "sqlite:PATH and postgres://…"),
     }
+}
+
+/// What to say of a URL of no kind that is known. A path may be meant for that of a file, which has a scheme of its own.
+fn no_kind(url: &str, what: &str, of_file: &str, kinds: &str) -> String {
+    let (scheme, _) = scheme(url);
+    let is_path = scheme.contains(['/', '.', '\\']) || (!url.contains(':') && !url.is_empty());
+    if is_path && !url.contains('@') {
+        return format!("'{url}' is no kind of {what}; for a file say {of_file}:{url}");
+    }
+    format!("'{scheme}:' is no kind of {what}; there are {kinds}")
 }
 
 fn scheme(url: &str) -> (&str, &str) {
@@ -218,6 +227,20 @@ fn open(path: &str) -> Result<Database, ConnectError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_no_kind_is_told() {
+        let check = async |store: &str, broker: &str, expect: &str| {
+            let error = connect(store, broker).await.expect_err("is refused");
+            assert!(error.to_string().contains(expect), "{error}");
+        };
+        check("/tmp/x.db", "embedded:", "say sqlite:/tmp/x.db").await;
+        check("x", "embedded:", "say sqlite:x").await;
+        check("mysql://x", "embedded:", "'mysql:' is no kind of store").await;
+        check("", "embedded:", "there are sqlite:PATH").await;
+        check("memory:", "./b.db", "say embedded:./b.db").await;
+        check("memory:", "redis://h", "'redis:' is no kind of broker").await;
+    }
 
     /// What is no file would lose what was accepted; it is refused before anything is made.
     #[tokio::test]
