@@ -20,6 +20,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use crate::{
     exit::BadInput,
     settings::{Settings, refuse_memory},
+    variables::given_by,
 };
 
 /// Secrets of the environment: `secret("NAME")` is `LEVERET_SECRET_NAME`.
@@ -53,10 +54,14 @@ async fn open_at(
     refuse_memory("broker", broker, "embedded:broker.db")?;
     let connected = connect(store, broker).await.map_err(of_connect);
     let connected = connected.with_context(|| {
+        let said = |flag, variable, url| match given_by(flag, variable, url) {
+            given if given == variable => format!("{} of {variable}", redact_url(url)),
+            _ => redact_url(url),
+        };
         format!(
             "cannot connect (store {}, broker {})",
-            redact_url(store),
-            redact_url(broker)
+            said("--store", "LEVERET_STORE", store),
+            said("--broker", "LEVERET_BROKER", broker)
         )
     })?;
     let mut parts = EngineParts::new(connected.store, connected.broker);

@@ -13,19 +13,16 @@ mod output;
 mod progress;
 mod settings;
 mod shutdown;
+mod variables;
 
 use std::process::ExitCode;
-
-use clap::Parser;
-
-use crate::cli::Cli;
 
 /// Many small values are made in one thread and dropped in another.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = variables::parse();
     match commands::execute(cli) {
         Ok(exit) => exit.into(),
         Err(error) => {
