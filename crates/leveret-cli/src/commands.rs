@@ -27,7 +27,13 @@ use crate::{
 /// Does what the command line says.
 pub(crate) fn execute(cli: Cli) -> anyhow::Result<Exit> {
     let output = Output { json: cli.json };
-    let settings = cli.settings.load()?;
+    let settings = match &cli.command {
+        // What reads no file but its own does not fail because of one.
+        Command::Check(_) | Command::Graph(_) | Command::Version | Command::Completions { .. } => {
+            cli.settings
+        }
+        _ => cli.settings.load()?,
+    };
     logging::init(&settings, chatter(&cli.command))?;
     match cli.command {
         Command::Check(args) => check::check(&args, output),

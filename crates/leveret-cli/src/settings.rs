@@ -5,6 +5,7 @@
 //! [`Settings::effective`] leaves them out, and `--help` shows no values of variables.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     num::NonZeroU16,
     path::{Path, PathBuf},
@@ -455,13 +456,41 @@ fn parse(text: &str) -> anyhow::Result<Settings> {
             "unknown setting '{unknown}': {help}"
         )));
     }
-    // Of the error only the place and the message: the line itself may hold a password.
     toml::from_str(text).map_err(|error: toml::de::Error| {
-        let line = error
-            .span()
-            .map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-        BadInput::new(format!("line {line}: {}", error.message())).into()
+        let (at, message) = if let Some((at, key)) = misfit(text) {
+            (at, format!("'{key}' must be {}", expected(&key)))
+        } else {
+            // Of the error only the place and the message: the line itself may hold a password.
+            let at = error.span().map_or(0, |span| span.start);
+            (at, error.message().to_owned())
+        };
+        let line = text[..at].matches('\n').count() + 1;
+        BadInput::new(format!("line {line}: {message}")).into()
     })
+}
+
+/// The first key whose value cannot be used, and where that is.
+fn misfit(text: &str) -> Option<(usize, String)> {
+    let table: BTreeMap<String, toml::Spanned<toml::Value>> = toml::from_str(text).ok()?;
+    let misfits = table.into_iter().filter_map(|(key, value)| {
+        let at = value.span().start;
+        let single = toml::Table::from_iter([(key.clone(), value.into_inner())]);
+        let is_misfit = Settings::deserialize(single).is_err();
+        is_misfit.then_some((at, key))
+    });
+    misfits.min()
+}
+
+/// What the value of a key must be.
+fn expected(key: &str) -> &'static str {
+    match key {
+        "worker_concurrency" | "prefetch" => "a whole number from 1 to 65535",
+        "completion" | "keep_cpus_awake" => "true or false, without quotes",
+        "status" => "'all', 'final' or 'off'",
+        "log_format" => "'text' or 'json'",
+        "drain_timeout" | "stalled_after" => "a time in quotes, such as '250ms', '30s' or '5m'",
+        _ => "text in quotes",
+    }
 }
 
 /// What is accepted must be kept.
@@ -512,8 +541,18 @@ mod tests {
             "unknown setting 'brokr': did you mean 'broker'?",
         );
         check("zzz = 1", "known: store, broker");
-        check("data = 'x'\nprefetch = 0", "line 2: ");
-        check("drain_timeout = 'soon'", "'soon' is no time span");
+        check(
+            "data = 'x'\nprefetch = 0",
+            "line 2: 'prefetch' must be a whole number from 1",
+        );
+        check("drain_timeout = 'soon'", "'drain_timeout' must be a time");
+        check("stalled_after = 5", "'stalled_after' must be a time");
+        check(
+            "store = 5\nprefetch = 'hush'",
+            "line 1: 'store' must be text",
+        );
+        check("\nstatus = 'hush'", "line 2: 'status' must be 'all'");
+        check("completion = 'true'", "must be true or false");
         check("store = 'postgres://u:hush@h\n", "line 1");
         check("config = 'x'", "unknown setting 'config'");
     }
