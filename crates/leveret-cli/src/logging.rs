@@ -2,12 +2,13 @@
 
 use std::io;
 
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt::MakeWriter};
 
 use crate::{
     exit::BadInput,
     progress,
     settings::{LogFormat, Settings},
+    variables::given_by,
 };
 
 /// What a command logs when nothing else is said.
@@ -35,9 +36,10 @@ impl Chatter {
 /// Begins to log. Once in a process.
 pub(crate) fn init(settings: &Settings, chatter: Chatter) -> anyhow::Result<()> {
     let directives = settings.log.as_deref().unwrap_or(chatter.filter());
-    let filter = EnvFilter::try_new(directives).map_err(|error| {
+    let filter = filter(directives).map_err(|error| {
+        let given = given_by("--log", "LEVERET_LOG", directives);
         BadInput::new(format!(
-            "log filter '{directives}': {error}; say warn, info, or info,leveret=debug"
+            "{given} '{directives}': {error}; say warn, info, or info,leveret=debug"
         ))
     })?;
     let builder = tracing_subscriber::fmt()
@@ -48,6 +50,19 @@ pub(crate) fn init(settings: &Settings, chatter: Chatter) -> anyhow::Result<()> 
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }
     Ok(())
+}
+
+/// The filter, unless a directive is neither a level nor says one of a target: a word alone would be a target that nothing has.
+fn filter(directives: &str) -> anyhow::Result<EnvFilter> {
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
+    let is_target = |word: &str| word.starts_with("leveret") || word.contains(['=', ':', '[']);
+    // Within brackets, which are for spans, a comma parts no directives.
+    let words = directives.split(',').map(str::trim);
+    let mut words = words.take_while(|word| !word.contains('['));
+    if let Some(word) = words.find(|word| !word.is_empty() && !is_level(word) && !is_target(word)) {
+        anyhow::bail!("'{word}' is no level; there are error, warn, info, debug, trace and off");
+    }
+    Ok(EnvFilter::try_new(directives)?)
 }
 
 /// Writes whole lines to stderr.
@@ -81,5 +96,30 @@ mod console {
     pub(super) fn colors_enabled() -> bool {
         std::io::stderr().is_terminal()
             && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_neither_level_nor_target_is_refused() {
+        for good in [
+            "info",
+            "WARN",
+            "off",
+            "",
+            "info,leveret::log=debug",
+            "leveret",
+            "warn,lapin=off, hyper::client",
+            "[span]=info",
+            Chatter::NodesAndWarnings.filter(),
+        ] {
+            assert!(filter(good).is_ok(), "{good}");
+        }
+        for bad in ["verbose", "info,loud", "leveret=loud"] {
+            assert!(filter(bad).is_err(), "{bad}");
+        }
     }
 }
