@@ -43,7 +43,8 @@ pub(super) fn parse(url: &str) -> Result<(Config, Option<String>), StoreError> {
     }
     // The driver's message can quote a part of the URL, so it is not passed on.
     let mut config = Config::from_str(&format!("{base}{known}")).map_err(|_| {
-        url_error("not of the form postgres://user:password@host:port/database?option=value")
+        let form = "not of the form postgres://user:password@host:port/database?option=value";
+        url_error(bad_parameter(base, &known).unwrap_or_else(|| form.to_owned()))
     })?;
     if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
         return Err(url_error("the host is missing"));
@@ -52,6 +53,29 @@ pub(super) fn parse(url: &str) -> Result<(Config, Option<String>), StoreError> {
         config.ssl_mode(SslMode::Require);
     }
     Ok((config, ca_file))
+}
+
+/// The first parameter that cannot be used, where it is a parameter and no part of a password with a `?`.
+fn bad_parameter(base: &str, query: &str) -> Option<String> {
+    Config::from_str(base).ok()?;
+    let mut pairs = query.trim_start_matches('?').split('&');
+    let refused = pairs.find_map(|pair| {
+        let error = Config::from_str(&format!("{base}?{pair}")).err()?;
+        Some((pair.split_once('=').map_or(pair, |(key, _)| key), error))
+    });
+    let (key, error) = refused?;
+    let is_word = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+    if !query.contains('@') && key.bytes().all(is_word) {
+        let is_unknown = std::error::Error::source(&error)
+            .is_some_and(|cause| cause.to_string().starts_with("unknown option"));
+        let fault = if is_unknown {
+            "is not known"
+        } else {
+            "has a value that cannot be used"
+        };
+        return Some(format!("the parameter '{key}' {fault}"));
+    }
+    None
 }
 
 /// The connector, if the mode asks for TLS.
@@ -102,6 +126,26 @@ mod tests {
         assert!(config.get_connect_timeout().is_some());
         let (config, _) = parse("postgres://h/d").unwrap();
         assert_eq!(config.get_ssl_mode(), SslMode::Prefer);
+    }
+
+    #[test]
+    fn bad_parameters_are_named() {
+        let check = |query: &str, expect: &str| {
+            let error = parse(&format!("postgres://u:secret@h/d?{query}")).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("store URL: the parameter {expect}")
+            );
+        };
+        check("nonsense=1", "'nonsense' is not known");
+        check(
+            "sslmode=require&connect_timeout=soon",
+            "'connect_timeout' has a value that cannot be used",
+        );
+        check(
+            "sslmode=always",
+            "'sslmode' has a value that cannot be used",
+        );
     }
 
     #[test]
