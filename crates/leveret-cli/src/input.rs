@@ -23,12 +23,29 @@ use crate::{
 /// A file's text. What is longer than a definition may be is not read to its end.
 pub(crate) fn text_of(file: &Path) -> anyhow::Result<String> {
     let unreadable = |error| BadInput::new(format!("cannot read {}: {error}", file.display()));
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let opened = std::fs::File::open(file).map_err(unreadable)?;
     opened
         .take(TEXT_BYTES_MAX as u64 + 1)
-        .read_to_string(&mut text)
+        .read_to_end(&mut bytes)
         .map_err(unreadable)?;
+    if bytes.len() > TEXT_BYTES_MAX {
+        // Too long, which is told; it may end within a character.
+        return Ok(String::from_utf8_lossy(&bytes).into_owned());
+    }
+    utf8(bytes, &file.display().to_string())
+}
+
+/// The text of bytes, without the mark of UTF-8 that editors put first.
+fn utf8(bytes: Vec<u8>, from: &str) -> anyhow::Result<String> {
+    let is_utf16 = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
+    let mut text = String::from_utf8(bytes).map_err(|_| {
+        let help = if is_utf16 { ", but UTF-16" } else { "" };
+        BadInput::new(format!("cannot read {from}: it is not UTF-8{help}"))
+    })?;
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
+    }
     Ok(text)
 }
 
@@ -116,7 +133,7 @@ pub(crate) fn lines_of(from: &str, text: &str) -> anyhow::Result<Vec<Line>> {
     parsed.collect()
 }
 
-/// Fields to set in inputs, as `KEY=JSON`. What is no JSON after the `=` is taken as text.
+/// Fields to set in inputs, as `KEY=JSON`. What is no JSON after the `=` is taken as text, unless it begins as JSON does.
 #[derive(Debug, Default)]
 pub(crate) struct Sets(Map<String, Value>);
 
@@ -129,6 +146,11 @@ impl Sets {
             };
             let value = match Json::from_text(value.to_owned()) {
                 Ok(json) => readable(json, &format!("--set {key}"))?.value().clone(),
+                Err(error) if value.trim_start().starts_with(['{', '[', '"']) => {
+                    let help = "text that begins so is given in the quotes of JSON";
+                    let message = format!("--set {key}: {value} is not JSON: {error}; {help}");
+                    return Err(BadInput::new(message).into());
+                }
                 Err(_) => Value::from(value),
             };
             sets.insert(key.to_owned(), value);
@@ -161,15 +183,19 @@ impl Sets {
 }
 
 fn read(file: &str) -> anyhow::Result<String> {
-    std::fs::read_to_string(file)
-        .map_err(|error| BadInput::new(format!("cannot read {file}: {error}")).into())
+    let bytes = std::fs::read(file)
+        .map_err(|error| BadInput::new(format!("cannot read {file}: {error}")))?;
+    utf8(bytes, file)
 }
 
 fn stdin() -> anyhow::Result<String> {
     if std::io::stdin().is_terminal() {
         progress::to_stderr(b"reading JSON from the terminal; end with Ctrl-D\n");
     }
-    std::io::read_to_string(std::io::stdin()).context("cannot read stdin")
+    let mut bytes = Vec::new();
+    let read = std::io::stdin().lock().read_to_end(&mut bytes);
+    read.context("cannot read stdin")?;
+    utf8(bytes, "stdin")
 }
 
 #[cfg(test)]
@@ -208,7 +234,18 @@ mod tests {
                 .to_string()
                 .starts_with("f:1: ")
         );
-        assert!(Sets::parse(&["=1".to_owned()]).is_err());
+        for bad in ["=1", "name={bad", "list= [1,", "text=\"open"] {
+            assert!(Sets::parse(&[bad.to_owned()]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn texts_are_utf8() {
+        let text = |bytes: &[u8]| utf8(bytes.to_vec(), "f").map_err(|error| error.to_string());
+        assert_eq!(text(b"\xef\xbb\xbf{}"), Ok("{}".to_owned()));
+        let not_utf8 = "cannot read f: it is not UTF-8";
+        assert_eq!(text(b"caf\xe9"), Err(not_utf8.to_owned()));
+        assert_eq!(text(b"\xff\xfei\0"), Err(format!("{not_utf8}, but UTF-16")));
     }
 
     /// JSON that no value holds is an error, and neither null nor a text.
