@@ -9,7 +9,7 @@ use leveret::{
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use crate::exit::BadInput;
+use crate::{exit::BadInput, variables::given_by};
 
 /// A listening API.
 pub(crate) struct Api {
@@ -20,11 +20,18 @@ pub(crate) struct Api {
 
 /// Binds an address, such as `127.0.0.1:7070`; port 0 takes a free one.
 pub(crate) async fn bind(address: &str) -> anyhow::Result<TcpListener> {
+    let given = given_by("--listen", "LEVERET_LISTEN", address);
+    if let Some(port) = address.strip_prefix(':') {
+        let help = format!("say 127.0.0.1:{port}, or 0.0.0.0:{port} for every network");
+        return Err(
+            BadInput::new(format!("{given} {address}: the host is missing; {help}")).into(),
+        );
+    }
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => {
             anyhow::anyhow!("{address} is in use: stop what listens there, or give another --listen (port 0 takes a free one)")
         }
-        io::ErrorKind::InvalidInput => BadInput::new(format!("--listen {address}: {error}; say 127.0.0.1:7070")).into(),
+        io::ErrorKind::InvalidInput => BadInput::new(format!("{given} {address}: {error}; say 127.0.0.1:7070")).into(),
         _ => anyhow::Error::from(error).context(format!("cannot listen on {address}")),
     })
 }

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use leveret::redact_url;
-use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
-use serde::{Deserialize, de::DeserializeOwned};
+use reqwest::{Method, RequestBuilder, Response, Url};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::Value;
 
-use crate::{exit::BadInput, settings::Settings};
+use crate::{exit::BadInput, settings::Settings, variables::given_by};
 
 /// Talks to one server.
 pub(crate) struct Client {
@@ -35,10 +38,9 @@ impl Client {
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https"))
             .ok_or_else(|| {
-                BadInput::new(format!(
-                    "--server {}: say http://HOST:PORT",
-                    redact_url(server)
-                ))
+                let given = given_by("--server", "LEVERET_SERVER", server);
+                let server = redact_url(server);
+                BadInput::new(format!("{given} {server}: say http://HOST:PORT"))
             })?;
         let http = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(10))
@@ -69,6 +71,9 @@ impl Client {
             .bytes()
             .await
             .context("the server's answer broke off")?;
+        if serde_json::from_slice::<IgnoredAny>(&body).is_err() {
+            bail!(BadInput::new(self.stranger()));
+        }
         serde_json::from_slice(&body).context(
             "the server's answer is not what this program knows; is it of another version?",
         )
@@ -88,30 +93,34 @@ impl Client {
             return Ok(response);
         }
         let body = response.bytes().await.unwrap_or_default();
-        let message = problem(status, &body);
+        let stranger = || format!("{} (it answered {status})", self.stranger());
+        let message = problem(&body).unwrap_or_else(stranger);
         if status.is_client_error() {
             bail!(BadInput::new(message));
         }
         bail!(message)
     }
+
+    /// Says that what answers is no Leveret server. What it answers is left out: a page for a browser, as a rule.
+    fn stranger(&self) -> String {
+        let server = redact_url(self.base.as_str());
+        format!("what answers at {server} is not Leveret: give another --server")
+    }
 }
 
-/// What the server has against a request, in words.
-fn problem(status: StatusCode, body: &[u8]) -> String {
-    let Ok(problem) = serde_json::from_slice::<Problem>(body) else {
-        let text: String = String::from_utf8_lossy(body).chars().take(200).collect();
-        return format!("the server answered {status}: {text}");
-    };
+/// What the server has against a request, in words; `None` when that is no answer of ours.
+fn problem(body: &[u8]) -> Option<String> {
+    let problem: Problem = serde_json::from_slice(body).ok()?;
     let mut message = match (problem.title, problem.detail) {
         (Some(title), Some(detail)) if title != detail => format!("{title}: {detail}"),
         (Some(text), _) | (None, Some(text)) => text,
-        (None, None) => format!("the server answered {status}"),
+        (None, None) => return None,
     };
     for diagnostic in &problem.diagnostics {
         let text = |key: &str| diagnostic[key].as_str().unwrap_or_default();
         message = format!("{message}\n  {}: {}", text("path"), text("message"));
     }
-    message
+    Some(message)
 }
 
 #[cfg(test)]
@@ -120,15 +129,16 @@ mod tests {
 
     #[test]
     fn problems_become_sentences() {
-        let check = |body: &str, expect: &str| {
-            assert_eq!(problem(StatusCode::NOT_FOUND, body.as_bytes()), expect);
+        let check = |body: &str, expect: Option<&str>| {
+            assert_eq!(problem(body.as_bytes()).as_deref(), expect);
         };
         check(
             r#"{"title":"Not found","detail":"no run x"}"#,
-            "Not found: no run x",
+            Some("Not found: no run x"),
         );
-        check(r#"{"title":"Not found"}"#, "Not found");
-        check("<html>", "the server answered 404 Not Found: <html>");
+        check(r#"{"title":"Not found"}"#, Some("Not found"));
+        check("<html>", None);
+        check("{}", None);
     }
 
     #[test]
