@@ -268,6 +268,30 @@ impl From<PathRejection> for Problem {
 
 impl From<QueryRejection> for Problem {
     fn from(rejection: QueryRejection) -> Problem {
-        Problem::bad_request(rejection.body_text())
+        Problem::bad_request(plain(&rejection.body_text()))
     }
+}
+
+/// What is wrong with a query, in words for those who do not know how it is read here.
+fn plain(text: &str) -> String {
+    let text = text.strip_prefix("Failed to deserialize query string: ");
+    let text = text.unwrap_or("it cannot be read");
+    let plain = [
+        ("provided string was not ", "must be "),
+        ("`true` or `false`", "true or false"),
+        ("unknown variant ", "there is no "),
+        ("unknown field ", "there is no "),
+        ("expected one of ", "but "),
+        ("expected ", "but "),
+        ("invalid digit found in string", "must be a whole number"),
+        ("number too large to fit in target type", "is too large"),
+        (
+            "cannot parse integer from empty string",
+            "must be a whole number",
+        ),
+    ];
+    let plain = plain.iter();
+    plain.fold(format!("query: {text}"), |text, (words, plain)| {
+        text.replace(words, plain)
+    })
 }
