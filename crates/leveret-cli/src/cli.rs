@@ -298,7 +298,7 @@ Examples:
     },
     /// Follow a run until its end
     #[command(
-        after_help = "Examples:\n  leveret runs events 0199c0de-0000-7000-8000-000000000000 --json"
+        after_help = "The exit code is 0 when the run completed, 1 when not.\n\nExamples:\n  leveret runs events 0199c0de-0000-7000-8000-000000000000 --json"
     )]
     Events {
         /// The run

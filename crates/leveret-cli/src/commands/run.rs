@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use leveret::{
-    runtime::{RunResult, StartRequest, StepResult},
+    runtime::{Clock, RunResult, StartRequest, StepResult, SystemClock},
     store::RunStatus,
 };
-use leveret_core::{json::Json, workflow::Workflow};
+use leveret_core::{ids::RunId, json::Json, workflow::Workflow};
 
 use super::each;
 use crate::{
@@ -50,16 +50,17 @@ async fn once(
     let mut stopped = shutdown::on_signal()?;
     let mut running = Running::start(settings).await?;
     let engine = running.engine.clone();
+    let run_id = SystemClock.new_run_id();
     let request = StartRequest {
         workflow: workflow.clone(),
         input,
-        run_id: None,
+        run_id: Some(run_id.clone()),
     };
     let result = tokio::select! {
         result = engine.start_and_wait(request) => result,
         () = shutdown::asked(&mut stopped) => {
             running.stop().await?;
-            anyhow::bail!("interrupted before the run ended");
+            anyhow::bail!("interrupted before the run ended{}", goes_on(&run_id, settings));
         }
         error = running.failed() => return Err(error),
     };
@@ -73,16 +74,32 @@ async fn once(
     Ok(exit_of(&result))
 }
 
+/// What comes of a run that was interrupted, to be put behind that.
+fn goes_on(run_id: &RunId, settings: &Settings) -> String {
+    if settings.says_where() {
+        format!(": run {run_id} is kept, and goes on under `leveret up` with the same settings")
+    } else {
+        "; it is gone with its temporary directory: --store or --data keeps runs".to_owned()
+    }
+}
+
 pub(crate) fn exit_of(result: &RunResult) -> Exit {
     Exit::ok_if(result.status == RunStatus::Completed)
 }
 
 /// A result for people, its steps in the order of the definition.
 fn print(workflow: &Workflow, result: &RunResult) -> anyhow::Result<()> {
+    print_ordered(result, |node| workflow.node_ix(node))
+}
+
+/// A result for people, its steps by the places of their nodes, as far as those are known.
+pub(crate) fn print_ordered(
+    result: &RunResult,
+    place: impl Fn(&str) -> Option<usize>,
+) -> anyhow::Result<()> {
     let place = |name: &str| {
-        workflow
-            .node_ix(name.split('/').next().unwrap_or(name))
-            .unwrap_or(usize::MAX)
+        let node = name.split('/').next().unwrap_or(name);
+        place(name).or_else(|| place(node)).unwrap_or(usize::MAX)
     };
     let mut steps: Vec<(&String, &StepResult)> = result.steps.iter().collect();
     steps.sort_by_key(|(name, _)| (place(name), *name));
@@ -90,7 +107,7 @@ fn print(workflow: &Workflow, result: &RunResult) -> anyhow::Result<()> {
 }
 
 /// A result for people, its steps in the order given.
-pub(crate) fn print_result<'a>(
+fn print_result<'a>(
     result: &RunResult,
     steps: impl IntoIterator<Item = (&'a String, &'a StepResult)>,
 ) -> anyhow::Result<()> {

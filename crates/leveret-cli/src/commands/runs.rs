@@ -1,13 +1,19 @@
 //! `leveret runs`: the runs of a server.
 
+use std::collections::HashMap;
+
 use anyhow::Context;
-use leveret::runtime::RunResult;
+use leveret::{
+    runtime::{Clock, RunResult, SystemClock},
+    store::RunStatus,
+};
+use leveret_core::ids::RunId;
 use reqwest::Method;
 use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    run::{exit_of, print_result},
+    run::{exit_of, print_ordered},
     workflows::Page,
 };
 use crate::{
@@ -17,6 +23,7 @@ use crate::{
     input,
     output::{self, Output, Table},
     settings::Settings,
+    shutdown,
 };
 
 pub(crate) async fn runs(
@@ -36,7 +43,11 @@ pub(crate) async fn runs(
 
 async fn start(client: &Client, args: &StartArgs, output: Output) -> anyhow::Result<Exit> {
     let mut body = json!({ "input": input::input(args.input.as_deref())? });
-    if let Some(run_id) = &args.run_id {
+    // A run that is waited for has its name from here, so that an interrupted wait can tell it.
+    let named = args.wait && args.idempotency_key.is_none();
+    let new = || named.then(|| SystemClock.new_run_id());
+    let run_id = args.run_id.clone().or_else(new);
+    if let Some(run_id) = &run_id {
         body["run_id"] = Value::from(run_id.as_str());
     }
     let mut request = client
@@ -49,11 +60,15 @@ async fn start(client: &Client, args: &StartArgs, output: Output) -> anyhow::Res
         request = request.header("idempotency-key", key);
     }
     if args.wait {
-        let answer: Box<RawValue> = client.json(request.query(&[("wait", "true")])).await?;
+        let mut stopped = shutdown::on_signal()?;
+        let answer: Box<RawValue> = tokio::select! {
+            answer = client.json(request.query(&[("wait", "true")])) => answer?,
+            () = shutdown::asked(&mut stopped) => anyhow::bail!(interrupted(run_id.as_ref())),
+        };
         let Ok(result) = serde_json::from_str::<RunResult>(answer.get()) else {
             anyhow::bail!("the run has not ended yet, and the server waits no longer: {answer}");
         };
-        print(&result, output)?;
+        print(client, &result, output).await?;
         return Ok(exit_of(&result));
     }
     let started: Value = client.json(request).await?;
@@ -73,12 +88,33 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_default()
 }
 
-fn print(result: &RunResult, output: Output) -> anyhow::Result<()> {
-    if output.json {
-        output::json(result)
-    } else {
-        print_result(result, &result.steps)
+fn interrupted(run_id: Option<&RunId>) -> String {
+    match run_id {
+        Some(run_id) => format!(
+            "interrupted; run {run_id} goes on at the server: see `leveret runs events {run_id}`"
+        ),
+        None => "interrupted; the run goes on at the server: the same --idempotency-key finds it"
+            .to_owned(),
     }
+}
+
+async fn print(client: &Client, result: &RunResult, output: Output) -> anyhow::Result<()> {
+    if output.json {
+        return output::json(result);
+    }
+    let places = places(client, result.workflow_id.as_str()).await;
+    print_ordered(result, |node| places.get(node).copied())
+}
+
+/// The places of the nodes in a workflow's newest version: none when it cannot be had, as only the order of lines hangs on it.
+async fn places(client: &Client, workflow_id: &str) -> HashMap<String, usize> {
+    let request = client.request(Method::GET, &["workflows", workflow_id]);
+    let stored: Value = client.json(request).await.unwrap_or_default();
+    let nodes = stored["definition"]["nodes"].as_array();
+    let nodes = nodes.into_iter().flatten().enumerate();
+    nodes
+        .map(|(at, node)| (text(node, "id").to_owned(), at))
+        .collect()
 }
 
 async fn list(client: &Client, args: &ListArgs, output: Output) -> anyhow::Result<Exit> {
@@ -121,7 +157,7 @@ async fn show(client: &Client, run_id: &str, output: Output) -> anyhow::Result<E
     let result: RunResult = client
         .json(client.request(Method::GET, &["runs", run_id]))
         .await?;
-    print(&result, output)?;
+    print(client, &result, output).await?;
     Ok(Exit::Ok)
 }
 
@@ -156,7 +192,7 @@ async fn events(client: &Client, run_id: &str, output: Output) -> anyhow::Result
                 output::line(describe(&event))?;
             }
             if event.name == END {
-                return Ok(Exit::Ok);
+                return Ok(Exit::ok_if(has_completed(&event)));
             }
         }
     }
@@ -179,7 +215,19 @@ fn describe(event: &Event) -> String {
     };
     let words = ["node_id", "status"].map(|key| text(&data, key));
     let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
-    format!("{:<8}{}", event.name, words.join(" "))
+    let happened = format!("{:<8}{}", event.name, words.join(" "));
+    let error = &data["error"];
+    match (text(error, "node_id"), text(error, "message")) {
+        (_, "") => happened,
+        (node, message) if event.name == END => format!("{happened} at '{node}': {message}"),
+        (_, message) => format!("{happened}: {message}"),
+    }
+}
+
+/// Whether the end of a run is that of one that completed.
+fn has_completed(end: &Event) -> bool {
+    let data: Value = serde_json::from_str(&end.data).unwrap_or_default();
+    text(&data, "status") == RunStatus::Completed.as_str()
 }
 
 /// An event of a stream of server-sent events.
@@ -242,5 +290,25 @@ mod tests {
             let descriptions: Vec<String> = events.iter().map(describe).collect();
             assert_eq!(descriptions, ["step    a completed", "x"]);
         }
+    }
+
+    /// The end of a run that failed says where and why.
+    #[test]
+    fn failures_are_described() {
+        let check = |name: &str, data: Value, expect: &str| {
+            let event = Event {
+                name: name.to_owned(),
+                data: data.to_string(),
+            };
+            assert_eq!(describe(&event), expect);
+            assert_eq!(has_completed(&event), expect.contains("completed"));
+        };
+        let error = json!({ "node_id": "a", "message": "no" });
+        let failed = json!({ "node_id": "a", "status": "failed", "error": error });
+        check("step", failed, "step    a failed: no");
+        let failed = json!({ "run_id": "r", "status": "failed", "error": error });
+        check("end", failed, "end     failed at 'a': no");
+        let completed = json!({ "run_id": "r", "status": "completed", "error": null });
+        check("end", completed, "end     completed");
     }
 }

@@ -102,7 +102,7 @@ fn runs_are_cancelled_and_followed() {
         json!("cancelled")
     );
     let events = ended_at(&server, &["runs", "events", "r"]);
-    assert_eq!(events.code, Some(0), "{events:?}");
+    assert_eq!(events.code, Some(1), "{events:?}");
     assert!(
         events.stdout.lines().last().unwrap().contains("cancelled"),
         "{events:?}"
