@@ -50,6 +50,13 @@ pub(crate) async fn each(
         error = running.failed() => return Err(error),
     };
     running.stop().await?;
+    if let Err(error) = &ended
+        && *stopped.borrow()
+        && settings.says_where()
+    {
+        let kept = "those that began are kept, and go on under `leveret up` with the same settings";
+        anyhow::bail!("{error}: {kept}");
+    }
     ended?;
     if !output.json {
         summary.print(begun.elapsed().as_secs_f64())?;
@@ -120,11 +127,12 @@ impl Summary {
         self.durations_ms.push(result.duration_ms);
         self.retries += retries(result);
         if result.status != RunStatus::Completed && self.failures.len() < FAILURES_SHOWN {
-            let why = result
-                .error
-                .as_ref()
-                .map_or(result.status.to_string(), ToString::to_string);
-            self.failures.push(format!("line {number}: {why}"));
+            let why = match &result.error {
+                Some(error) => format!("at '{}': {}", error.node_id, error.message),
+                None => result.status.to_string(),
+            };
+            let failure = format!("line {number}: run {} {why}", result.run_id);
+            self.failures.push(failure);
         }
     }
 
