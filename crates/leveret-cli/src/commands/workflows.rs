@@ -107,9 +107,46 @@ async fn show(client: &Client, workflow_id: &str, output: Output) -> anyhow::Res
         .await?;
     if !output.json {
         output::line(format!("# {workflow_id}, version {}", stored["version"]))?;
-        output::json(&stored["definition"])?;
+        output::json(&Definition::of(&stored["definition"]))?;
         return Ok(Exit::Ok);
     }
     output::json(&stored)?;
     Ok(Exit::Ok)
+}
+
+/// A definition in the order in which people write it.
+#[derive(Debug, Serialize)]
+struct Definition<'a> {
+    id: &'a Value,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    metadata: &'a Value,
+    nodes: &'a Value,
+    edges: &'a Value,
+}
+
+impl<'a> Definition<'a> {
+    fn of(stored: &'a Value) -> Definition<'a> {
+        let [id, metadata, nodes, edges] =
+            ["id", "metadata", "nodes", "edges"].map(|key| &stored[key]);
+        Definition {
+            id,
+            metadata,
+            nodes,
+            edges,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn definitions_are_shown_in_order() {
+        let stored = json!({ "edges": [], "id": "w", "nodes": [{ "id": "a" }] });
+        let shown = serde_json::to_string(&Definition::of(&stored)).unwrap();
+        assert_eq!(shown, r#"{"id":"w","nodes":[{"id":"a"}],"edges":[]}"#);
+    }
 }
