@@ -9,12 +9,14 @@
 //! | `all` | all edges resolved, one taken, none failed | all untaken | all resolved, one failed |
 //! | `any` | at the first taken edge, once | all untaken | all resolved, none taken, one failed |
 //!
+//! Of several taken edges, the last hands over the node's input; those of one step arrive together, in the order of the definition.
+//!
 //! Only nodes with several incoming edges, and the end of the run, have a state that outlives the step: a [`JoinState`], one row in
 //! the store. A chain needs none.
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     fmt,
     str::FromStr,
 };
@@ -102,11 +104,12 @@ impl JoinState {
         self.fired
     }
 
-    fn resolve(&mut self, position: usize, resolution: Resolution) {
+    /// `is_late`: the join had fired before this step, whose edges do not matter to it any more.
+    fn resolve(&mut self, position: usize, resolution: Resolution, is_late: bool) {
         if self.resolved[position].is_none() {
             self.resolved[position] = Some(resolution);
             self.open -= 1;
-            if resolution == Resolution::Taken && !self.fired {
+            if resolution == Resolution::Taken && !is_late {
                 self.last_taken = Some(position);
             }
         }
@@ -241,12 +244,13 @@ pub fn decide(
         joins,
         decision: Decision::default(),
         missing: Vec::new(),
-        open: Vec::new(),
+        open: VecDeque::new(),
     };
     decider.step(node, ending);
-    while let Some((edge, resolution)) = decider.open.pop() {
+    while let Some((edge, resolution)) = decider.open.pop_front() {
         decider.resolve(edge, resolution);
     }
+    decider.hand_over();
     let Decider {
         mut decision,
         missing,
@@ -289,8 +293,8 @@ struct Decider<'a> {
     joins: &'a Joins,
     decision: Decision,
     missing: Vec<JoinPoint>,
-    /// Edges that resolved and whose targets have not heard of it.
-    open: Vec<(EdgeIx, Resolution)>,
+    /// Edges that resolved and whose targets have not heard of it, in the order in which they are told.
+    open: VecDeque<(EdgeIx, Resolution)>,
 }
 
 impl Decider<'_> {
@@ -304,7 +308,7 @@ impl Decider<'_> {
                     } else {
                         Resolution::Untaken
                     };
-                    self.open.push((edge, resolution));
+                    self.open.push_back((edge, resolution));
                 }
                 self.open.extend(
                     graph
@@ -350,22 +354,38 @@ impl Decider<'_> {
         let position = incoming
             .binary_search(&edge)
             .expect("an edge is among its target's incoming");
-        let Some(state) = self.join(JoinPoint::Node(node)) else {
+        let join = JoinPoint::Node(node);
+        let is_late = self.joins.get(&join).is_some_and(JoinState::has_fired);
+        let Some(state) = self.join(join) else {
             return;
         };
-        state.resolve(position, resolution);
+        state.resolve(position, resolution, is_late);
         let fired = state.fire(any);
-        let (via, complete) = (state.last_taken, state.open == 0);
+        let complete = state.open == 0;
         match fired {
-            Some(Fired::Ready) => {
-                let via = via.map(|position| incoming[position]);
-                self.decision.ready.push(Ready { node, via });
-            }
+            Some(Fired::Ready) => self.decision.ready.push(Ready {
+                node,
+                via: Some(edge),
+            }),
             Some(Fired::Passed(passed)) => self.pass(node, passed),
             None => {}
         }
         if complete {
             self.end_slot(self.graph.any_join_slot(node));
+        }
+    }
+
+    /// Joins that fired hand over what came last, which is known when all edges of the step were told.
+    fn hand_over(&mut self) {
+        let Decision { ready, joins, .. } = &mut self.decision;
+        if joins.is_empty() {
+            return;
+        }
+        for ready in ready {
+            if let Some(state) = joins.get(&JoinPoint::Node(ready.node)) {
+                let incoming = self.graph.incoming(ready.node);
+                ready.via = state.last_taken.map(|position| incoming[position]);
+            }
         }
     }
 
@@ -394,7 +414,7 @@ impl Decider<'_> {
         if self.graph.end_slot_count() == 1 {
             self.decision.ended = true;
         } else if let Some(state) = self.join(JoinPoint::End) {
-            state.resolve(slot, Resolution::Taken);
+            state.resolve(slot, Resolution::Taken, false);
             if state.open == 0 && !state.fired {
                 state.fired = true;
                 self.decision.ended = true;

@@ -94,6 +94,9 @@ cases! {
     case_21_a_transform_wins_over_inputs_every_time:
         r#"A>T~input.x~; A = const {"x":1}; T = echo; T.inputs = "A""#
         => "completed 1 | A T |";
+    case_19_the_last_of_parallel_transforms_wins:
+        "A>B~10~ A>B~20~ A>C~10~ A>C~20~; C.join = any"
+        => r#"completed {"B":20,"C":20} | A B C |"#;
     case_22_a_transform_that_gives_nothing:
         r#"A>B~has(input.y) ? input.y : null~; A = const {"x":1}"#
         => "completed null | A B |";
