@@ -147,12 +147,21 @@ struct Drive<'a> {
     /// The run's start is on its way to the disk: until something is recorded, which goes there behind it, nothing can be loaded.
     unseen: bool,
     known: Known,
-    /// The parameters of steps that are not recorded yet, for status messages.
-    shown: Vec<(NodeIx, Arc<Value>)>,
+    /// Steps that were executed and are not recorded yet, for status messages.
+    begun: Vec<Begun>,
     publications: Vec<Publication>,
     trail: Trail,
     steps: u32,
     dead: Option<String>,
+}
+
+/// A step that was executed.
+struct Begun {
+    node: NodeIx,
+    /// Its parameters, unless a secret is among what they are made of.
+    params: Option<Arc<serde_json::Value>>,
+    /// Steps before it are not recorded yet, and it is told behind them.
+    is_untold: bool,
 }
 
 impl Drive<'_> {
@@ -164,7 +173,7 @@ impl Drive<'_> {
             redelivered,
             unseen: false,
             known: Known::default(),
-            shown: Vec::new(),
+            begun: Vec::new(),
             publications: Vec::new(),
             trail: Trail::default(),
             steps: 0,
@@ -445,6 +454,7 @@ impl Drive<'_> {
                 && executed.len() < PURE_STEPS_MAX
                 && !self.known.is_full()
                 && let Some(next) = self.foresee(&finished)
+                && !self.is_watched(next.node)
             {
                 executed.push(finished);
                 ready = next;
@@ -470,6 +480,11 @@ impl Drive<'_> {
                 }
             }
         }
+    }
+
+    /// Whether others may want to know that the node is at work before it is done. What is pure is done at once.
+    fn is_watched(&self, node: NodeIx) -> bool {
+        self.inner.observer.tells_running() && !self.plan.is_pure(node)
     }
 
     /// The single successor of a step, if that is certain, and can be executed, before the step is committed.
@@ -547,17 +562,28 @@ impl Drive<'_> {
             attempt.number = attempts.max(1);
         }
         let params = attempt.params();
-        // Not those of a node that reads a secret, or takes over from one that does.
-        let guarded = |&node: &NodeIx| self.plan.workflow.graph.guards(node);
-        let shown = (inner.observer.is_on()
-            && std::iter::successors(Some(node), guarded)
-                .all(|node| self.plan.needs(node).secrets.is_empty()))
-        .then(|| params.as_ref().ok().cloned())
-        .flatten();
-        let (plan, run_id) = (&self.plan, &self.run_id);
-        inner
-            .observer
-            .running(plan, run_id, node, shown.as_deref(), started_at);
+        if inner.observer.is_on() {
+            // Not those of a node that reads a secret, or takes over from one that does.
+            let guarded = |&node: &NodeIx| self.plan.workflow.graph.guards(node);
+            let shows = std::iter::successors(Some(node), guarded)
+                .all(|node| self.plan.needs(node).secrets.is_empty());
+            let params = params.as_ref().ok().filter(|_| shows).cloned();
+            // A node without a type does not begin.
+            let begins = self.plan.node_type(node).is_some();
+            let is_next = self.begun.is_empty();
+            if begins && is_next {
+                let (plan, run_id) = (&self.plan, &self.run_id);
+                let shown = params.as_deref();
+                inner
+                    .observer
+                    .running(plan, run_id, node, shown, started_at);
+            }
+            self.begun.push(Begun {
+                node,
+                params,
+                is_untold: begins && !is_next,
+            });
+        }
         let begun = Instant::now();
         let body = attempt.run(&params, &*inner.clock, inner.options.output_bytes_max);
         let outcome = attended(inner, &self.run_id, body).await;
@@ -571,7 +597,6 @@ impl Drive<'_> {
             // What waits again follows on what waited.
             attempts = attempts.saturating_add(1);
         }
-        self.shown.extend(shown.map(|params| (node, params)));
         self.keep(ready, &outcome);
         Ok(self.finished(ready, attempts, started_at, outcome))
     }
@@ -638,7 +663,7 @@ impl Drive<'_> {
     /// Commits steps, then does what follows from the last: tells observers and those who wait. `None`: nothing follows.
     async fn record(&mut self, batch: &[Arc<Finished>]) -> Result<Option<Decision>, DriveError> {
         let inner = self.inner;
-        let shown = std::mem::take(&mut self.shown);
+        let begun = std::mem::take(&mut self.begun);
         let (results, ambiguous) = inner.commit_durably(batch).await?;
         self.unseen = false;
         let mut last = None;
@@ -646,8 +671,14 @@ impl Drive<'_> {
             last = None;
             match result {
                 Committed::Recorded { decision, end } => {
-                    let params = shown.iter().find(|(node, _)| *node == finished.node);
-                    let params = params.map(|(_, params)| &**params);
+                    let begun = begun.iter().find(|begun| begun.node == finished.node);
+                    let params = begun.and_then(|begun| begun.params.as_deref());
+                    if begun.is_some_and(|begun| begun.is_untold) {
+                        let (node, at) = (finished.node, finished.started_at);
+                        inner
+                            .observer
+                            .running(&self.plan, &self.run_id, node, params, at);
+                    }
                     inner.observer.recorded(&self.plan, finished, params);
                     self.trail.add(finished, &decision);
                     if let Outcome::Waiting { until, .. } = finished.outcome {

@@ -75,6 +75,11 @@ impl Observer {
         self.mode != StatusMessages::Off
     }
 
+    /// Whether it is published that steps begin.
+    pub(crate) fn tells_running(&self) -> bool {
+        self.mode == StatusMessages::All
+    }
+
     /// A step begins.
     pub(crate) fn running(
         &self,
@@ -84,7 +89,7 @@ impl Observer {
         params: Option<&Value>,
         now: Timestamp,
     ) {
-        if self.mode == StatusMessages::All {
+        if self.tells_running() {
             self.send(&NodeStatus {
                 executed_at: now.to_string(),
                 ..blank(plan, run_id, node, params)
@@ -118,11 +123,9 @@ impl Observer {
                     ..blank
                 });
             }
-            Outcome::Waiting { error, .. } if self.mode == StatusMessages::All => {
-                let error = error.as_ref().map(WireError::of);
+            Outcome::Waiting { .. } if self.tells_running() => {
                 self.send(&NodeStatus {
                     status: StatusWord::Waiting,
-                    error,
                     ..blank
                 });
             }

@@ -17,7 +17,7 @@ use crate::{
         Binding, Exchange, ExchangeKind, Message, Publication, Queue, Topology,
         dead_letter_queue_name,
     },
-    store::{RunEnd, RunStatus, StepError},
+    store::{ErrorCode, RunEnd, RunStatus, StepError},
 };
 
 /// The names of the worker's exchange and queues; a prefix separates installations that share a broker.
@@ -302,9 +302,13 @@ pub(crate) struct WireError<'a> {
 
 impl<'a> WireError<'a> {
     pub(crate) fn of(error: &'a StepError) -> WireError<'a> {
-        let code = match error.code {
-            crate::store::ErrorCode::UnknownNodeType => "NODE_CREATION_FAILED",
-            _ => "NODE_EXECUTION_FAILED",
+        let message = &error.message;
+        let (code, details) = match error.code {
+            ErrorCode::UnknownNodeType => (
+                "NODE_CREATION_FAILED",
+                Some(WireErrorDetails { error: message }),
+            ),
+            _ => ("NODE_EXECUTION_FAILED", None),
         };
         WireError {
             message: &error.message,
@@ -346,6 +350,14 @@ impl<'a> Completion<'a> {
                 RunStatus::Failed | RunStatus::Running => "failed",
             },
             final_context,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) details: Option<WireErrorDetails<'a>>,
+}
+
+/// Of a node that could not be made.
+#[derive(Debug, Serialize)]
+pub(crate) struct WireErrorDetails<'a> {
+    pub(crate) error: &'a str,
             final_context_left_out: false,
             completed_at: end.ended_at.to_string(),
             total_duration_ms: end.ended_at.ms_since(end.created_at),
@@ -357,6 +369,7 @@ impl<'a> Completion<'a> {
     }
 
     /// The same without the outputs.
+            details,
     pub(crate) fn without_context(self) -> Completion<'a> {
         Completion {
             final_context: Json::from(serde_json::json!({})),

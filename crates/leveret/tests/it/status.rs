@@ -1,9 +1,9 @@
 //! What status messages tell, and in which order.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use leveret::{
-    broker::ConsumeOptions,
+    broker::{Binding, ConsumeOptions, Queue, Topology},
     core::{json::Json, parse::workflow_from_json},
     runtime::{EngineParts, Publish, Roles, Secrets, StartRequest, StatusMessages},
 };
@@ -101,7 +101,7 @@ async fn all_of_them() {
     {"node_id":"A","node_name":"A","parameters":{"value":"Ada"},"status":"running"}
     {"node_id":"A","node_name":"A","output":"Ada","parameters":{"value":"Ada"},"status":"success"}
     {"node_id":"B","node_name":"B","parameters":{"value":1},"status":"running"}
-    {"error":{"code":"NODE_EXECUTION_FAILED","message":"not yet"},"node_id":"B","node_name":"B","parameters":{"value":1},"status":"waiting"}
+    {"node_id":"B","node_name":"B","parameters":{"value":1},"status":"waiting"}
     {"node_id":"B","node_name":"B","parameters":{"value":1},"status":"running"}
     {"node_id":"B","node_name":"B","output":2,"parameters":{"value":1},"status":"success"}
     {"node_id":"C","node_name":"C","parameters":{"value":"boom"},"status":"running"}
@@ -116,6 +116,71 @@ async fn final_ones() {
     {"node_id":"B","node_name":"B","output":2,"parameters":{"value":1},"status":"success"}
     {"error":{"code":"NODE_EXECUTION_FAILED","message":"boom"},"node_id":"C","node_name":"C","parameters":{"value":"boom"},"status":"failed"}
     "#);
+}
+
+/// Steps that share a commit are told one after the other all the same, and one that takes its time is told when it begins.
+#[tokio::test(start_paused = true)]
+async fn steps_that_share_a_commit_are_told_in_order() {
+    let text = "A>B B>C C>D; A = set; A.params = {\"value\":1}; B = set; B.params = {\"value\":2}; \
+        C = const 3; D = set; D.params = {\"value\":4}";
+    let told = statuses(StatusMessages::All, text).await;
+    let words = told.lines().map(|line| {
+        let body: Value = serde_json::from_str(line).expect("JSON");
+        let text = |field: &str| body[field].as_str().unwrap_or_default().to_owned();
+        format!("{} {}", text("node_id"), text("status"))
+    });
+    let words: Vec<String> = words.collect();
+    assert_eq!(
+        words.join(", "),
+        "A running, A success, B running, B success, C running, C success, D running, D success"
+    );
+}
+
+/// Case 69 of flowcraft's, in Rune's words: a node that cannot be made does not begin.
+#[tokio::test(start_paused = true)]
+async fn a_node_of_no_type_does_not_begin() {
+    insta::assert_snapshot!(statuses(StatusMessages::All, "A; A = no-such-type").await, @r#"{"error":{"code":"NODE_CREATION_FAILED","details":{"error":"Implementation for 'no-such-type' not found."},"message":"Implementation for 'no-such-type' not found."},"node_id":"A","node_name":"A","parameters":{"value":""},"status":"failed"}"#);
+}
+
+/// How many status messages pass the exchange during a run, whoever listens.
+async fn passing(status: StatusMessages) -> u64 {
+    let publish = Publish {
+        status,
+        completion: true,
+    };
+    let parts = EngineParts {
+        publish,
+        ..in_memory()
+    };
+    let engine = serving(parts, Roles::all()).await;
+    let queue: Arc<str> = Arc::from("listener");
+    let topology = Topology {
+        exchanges: Vec::new(),
+        queues: vec![Queue::plain(queue.clone())],
+        bindings: vec![Binding {
+            queue: queue.clone(),
+            exchange: engine.names().exchange.clone(),
+            routing_key: engine.names().status.clone(),
+        }],
+    };
+    engine.broker().declare(&topology).await.expect("declares");
+    let workflow = workflow_from_json(&blueprint(RETRIED), None).expect("valid");
+    let request = StartRequest {
+        workflow: Arc::new(workflow),
+        input: Json::from(json!({ "name": "Ada" })),
+        run_id: None,
+    };
+    engine.start_and_wait(request).await.expect("starts");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let stats = engine.broker().queue_stats(&queue).await.expect("counts");
+    stats.ready
+}
+
+#[tokio::test(start_paused = true)]
+async fn none_of_them() {
+    assert_eq!(passing(StatusMessages::Off).await, 0);
+    assert_eq!(passing(StatusMessages::Final).await, 3);
+    assert_eq!(passing(StatusMessages::All).await, 8);
 }
 
 /// Parameters that were made of a secret are left out.
