@@ -120,7 +120,7 @@ async fn plan_of(inner: &Arc<Inner>, job: &Job) -> Result<Arc<Plan>, DriveError>
     if let Some(definition) = &job.workflow {
         let plan = inner
             .plans
-            .parse(definition, &inner.registry)
+            .parse_named(definition, &job.workflow_id, &inner.registry)
             .map_err(|diagnostics| BadJob::Definition(diagnostics.to_string()))?;
         return Ok(plan);
     }

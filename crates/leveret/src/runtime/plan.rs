@@ -9,11 +9,13 @@ use std::{
 use leveret_core::{
     expr::References,
     graph::NodeIx,
-    ids::{NodeId, RunId},
+    ids::{NodeId, RunId, WorkflowId},
     json::Json,
     parse::{Diagnostics, workflow_from_json},
     workflow::{InputRef, Inputs, Workflow, WorkflowHash},
 };
+
+use serde_json::{Map, Value};
 
 use super::wire::Job;
 use crate::nodes::{NodeType, Registry};
@@ -208,25 +210,63 @@ impl Plans {
         plan
     }
 
-    /// The plan of a definition that came with a message; parsed once per text.
+    /// The plan of a definition; parsed once per text.
     pub(crate) fn parse(
         &self,
         definition: &Json,
         registry: &Registry,
     ) -> Result<Arc<Plan>, Diagnostics> {
-        let text = definition.text();
-        if let Some(plan) = locked(&self.by_text).plans.get(text) {
-            return Ok(plan.clone());
+        if let Some(plan) = self.parsed(definition.text()) {
+            return Ok(plan);
         }
         let workflow = workflow_from_json(definition.value(), None)?;
+        Ok(self.keep(Box::from(definition.text()), workflow, registry))
+    }
+
+    /// The plan of a definition that came with a message. One without an id gets that of its message.
+    pub(crate) fn parse_named(
+        &self,
+        definition: &Json,
+        id: &WorkflowId,
+        registry: &Registry,
+    ) -> Result<Arc<Plan>, Diagnostics> {
+        if let Some(plan) = self.parsed(definition.text()) {
+            return Ok(plan);
+        }
+        let Some(mut fields) = unnamed(definition.value()) else {
+            return self.parse(definition, registry);
+        };
+        // Not the text of a definition: no string spans lines, and an object does not end with the end of one in it.
+        let text = format!("{id}\n{}", definition.text());
+        if let Some(plan) = self.parsed(&text) {
+            return Ok(plan);
+        }
+        fields.insert("id".to_owned(), Value::from(id.as_str()));
+        let workflow = workflow_from_json(&Value::Object(fields), None)?;
+        Ok(self.keep(text.into_boxed_str(), workflow, registry))
+    }
+
+    fn keep(&self, text: Box<str>, workflow: Workflow, registry: &Registry) -> Arc<Plan> {
         let plan = self.insert(Arc::new(workflow), registry);
-        locked(&self.by_text).insert(Box::from(text), &plan, text.len());
-        Ok(plan)
+        let bytes = text.len();
+        locked(&self.by_text).insert(text, &plan, bytes);
+        plan
+    }
+
+    fn parsed(&self, text: &str) -> Option<Arc<Plan>> {
+        locked(&self.by_text).plans.get(text).cloned()
     }
 }
 
 fn locked<K>(kept: &Mutex<Kept<K>>) -> MutexGuard<'_, Kept<K>> {
     kept.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The fields of a definition that has no id.
+fn unnamed(definition: &Value) -> Option<Map<String, Value>> {
+    let fields = definition.as_object()?;
+    let has_id = fields.get("id").is_some_and(|id| !id.is_null());
+    (!has_id).then(|| fields.clone())
 }
 
 #[cfg(test)]

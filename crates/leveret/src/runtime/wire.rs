@@ -153,39 +153,87 @@ pub enum StatusMessages {
 
 /// A job: asks a worker to execute a step. The first of a run carries the workflow.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "Received")]
 pub struct Job {
     /// The workflow's name.
     pub workflow_id: WorkflowId,
     /// The run.
     pub execution_id: RunId,
     /// The node to execute; on the first message a start node.
-    #[serde(alias = "current_node")]
     pub node_id: NodeId,
     /// The definition; on the first message of a foreign client.
-    #[serde(
-        default,
-        skip_serializing_if = "Option::is_none",
-        alias = "workflow_definition"
-    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub workflow: Option<Json>,
     /// The definition's hash; on Leveret's own messages.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub workflow_hash: Option<String>,
     /// The run's input, if it is small or the message is the first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub input: Option<Json>,
     /// The edge that hands over the step's input.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub via: Option<usize>,
     /// Attempts already made.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_zero")]
     pub attempts: u32,
     /// On the messages that begin a run whose start is recorded: nothing else of it is yet.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "is_false")]
     pub fresh: bool,
     /// Asks for the run to be cancelled instead; the node does not matter then.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "is_false")]
     pub cancel: bool,
+}
+
+/// A job as it comes: what has two names may come by either, or by both alike.
+#[derive(Deserialize)]
+struct Received {
+    workflow_id: WorkflowId,
+    execution_id: RunId,
+    node_id: Option<NodeId>,
+    current_node: Option<NodeId>,
+    workflow: Option<Json>,
+    workflow_definition: Option<Json>,
+    workflow_hash: Option<String>,
+    input: Option<Json>,
+    via: Option<usize>,
+    #[serde(default)]
+    attempts: u32,
+    #[serde(default)]
+    fresh: bool,
+    #[serde(default)]
+    cancel: bool,
+}
+
+impl TryFrom<Received> for Job {
+    type Error = &'static str;
+
+    fn try_from(received: Received) -> Result<Job, &'static str> {
+        let node_id = either(received.node_id, received.current_node)
+            .map_err(|Differ| "`node_id` and `current_node` differ")?;
+        let workflow = either(received.workflow, received.workflow_definition)
+            .map_err(|Differ| "`workflow` and `workflow_definition` differ")?;
+        Ok(Job {
+            workflow_id: received.workflow_id,
+            execution_id: received.execution_id,
+            node_id: node_id.ok_or("missing field `node_id`")?,
+            workflow,
+            workflow_hash: received.workflow_hash,
+            input: received.input,
+            via: received.via,
+            attempts: received.attempts,
+            fresh: received.fresh,
+            cancel: received.cancel,
+        })
+    }
+}
+
+struct Differ;
+
+fn either<T: PartialEq>(one: Option<T>, other: Option<T>) -> Result<Option<T>, Differ> {
+    match (one, other) {
+        (Some(one), Some(other)) if one != other => Err(Differ),
+        (one, other) => Ok(one.or(other)),
+    }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
@@ -298,6 +346,14 @@ pub(crate) enum StatusWord {
 pub(crate) struct WireError<'a> {
     pub(crate) message: &'a str,
     pub(crate) code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) details: Option<WireErrorDetails<'a>>,
+}
+
+/// Of a node that could not be made.
+#[derive(Debug, Serialize)]
+pub(crate) struct WireErrorDetails<'a> {
+    pub(crate) error: &'a str,
 }
 
 impl<'a> WireError<'a> {
@@ -311,8 +367,9 @@ impl<'a> WireError<'a> {
             _ => ("NODE_EXECUTION_FAILED", None),
         };
         WireError {
-            message: &error.message,
+            message,
             code,
+            details,
         }
     }
 }
@@ -350,14 +407,6 @@ impl<'a> Completion<'a> {
                 RunStatus::Failed | RunStatus::Running => "failed",
             },
             final_context,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) details: Option<WireErrorDetails<'a>>,
-}
-
-/// Of a node that could not be made.
-#[derive(Debug, Serialize)]
-pub(crate) struct WireErrorDetails<'a> {
-    pub(crate) error: &'a str,
             final_context_left_out: false,
             completed_at: end.ended_at.to_string(),
             total_duration_ms: end.ended_at.ms_since(end.created_at),
@@ -369,7 +418,6 @@ pub(crate) struct WireErrorDetails<'a> {
     }
 
     /// The same without the outputs.
-            details,
     pub(crate) fn without_context(self) -> Completion<'a> {
         Completion {
             final_context: Json::from(serde_json::json!({})),
@@ -402,6 +450,29 @@ mod tests {
         )
         .unwrap();
         assert_eq!(job.input.unwrap().text(), r#"{"a":1}"#);
+    }
+
+    #[test]
+    fn accepts_both_spellings_at_once_if_they_agree() {
+        let decode = |nodes: &str, definition: &str| {
+            let body = format!(
+                r#"{{"workflow_id":"w","execution_id":"e",{nodes},"workflow":{{"id":"w","a":1}},"workflow_definition":{definition}}}"#
+            );
+            Job::decode(body.as_bytes(), 1000).map_err(|error| error.to_string())
+        };
+        let agreed = r#""node_id":"n","current_node":"n""#;
+        let job = decode(agreed, r#"{ "a": 1, "id": "w" }"#).unwrap();
+        assert_eq!(job.node_id.as_str(), "n");
+        let error = decode(agreed, r#"{"id":"w"}"#).unwrap_err();
+        assert!(
+            error.contains("`workflow` and `workflow_definition` differ"),
+            "{error}"
+        );
+        let error = decode(r#""node_id":"n","current_node":"m""#, "null").unwrap_err();
+        assert!(
+            error.contains("`node_id` and `current_node` differ"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -1,15 +1,15 @@
-//! A run keeps to the definition and the input that it began with.
+//! The definition that a message carries, and that a run keeps to the definition and the input that it began with.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use leveret::{
     broker::{ConsumeOptions, Message, Publication},
     core::{ids::RunId, json::Json, parse::workflow_from_json},
-    runtime::{Engine, StartRequest},
+    runtime::{Engine, Roles, StartRequest},
 };
 use serde_json::{Value, json};
 
-use crate::harness::{blueprint, in_memory, work};
+use crate::harness::{blueprint, in_memory, serving, work};
 
 /// An engine with a run of `A>B`, and what another definition of its workflow is like.
 async fn begun() -> (Engine, RunId, Value) {
@@ -117,4 +117,51 @@ async fn a_cancel_job_of_another_definition_is_dead_lettered() {
             "run {run_id} was begun with another definition of its workflow"
         )]
     );
+}
+
+/// Publishes a message to a worker, and returns the completion of its run.
+async fn work_on(job: &Value) -> Value {
+    let engine = serving(in_memory(), Roles::all()).await;
+    let queue = ConsumeOptions::queue(engine.names().completion.clone());
+    let mut completions = engine.broker().consume(queue).await.expect("consumes");
+    let message = Message::json(job.to_string());
+    let published = engine.broker().publish(vec![Publication::to_queue(
+        engine.names().execution.clone(),
+        message,
+    )]);
+    for published in published.await {
+        published.expect("publishes");
+    }
+    let delivery = tokio::time::timeout(Duration::from_secs(30), completions.next()).await;
+    let delivery = delivery.expect("the run ends").expect("a completion");
+    let body = serde_json::from_slice(&delivery.message.body).expect("JSON");
+    delivery.receipt.ack();
+    body
+}
+
+/// As Rune's API sends it: its names, and fields that are not ours.
+#[tokio::test(start_paused = true)]
+async fn a_first_message_in_runes_words_is_worked_on() {
+    let job = json!({
+        "workflow_id": "case", "workflow_version": 3, "workflow_version_id": 17, "execution_id": "ex1", "current_node": "A",
+        "workflow_definition": blueprint("A>B; B = const 1"), "accumulated_context": {},
+    });
+    let completion = work_on(&job).await;
+    assert_eq!(completion["execution_id"], "ex1");
+    assert_eq!(completion["status"], "completed");
+    assert_eq!(completion["final_context"], json!({ "$B": 1 }));
+}
+
+/// In both words at once, which agree, and with a definition that has no name but that of the message.
+#[tokio::test(start_paused = true)]
+async fn a_first_message_in_both_words_is_worked_on() {
+    let mut definition = blueprint("A>B; B = const 1");
+    definition.as_object_mut().expect("an object").remove("id");
+    let job = json!({
+        "workflow_id": "named", "execution_id": "ex1", "node_id": "A", "current_node": "A",
+        "workflow": definition, "workflow_definition": definition,
+    });
+    let completion = work_on(&job).await;
+    assert_eq!(completion["workflow_id"], "named");
+    assert_eq!(completion["status"], "completed");
 }
