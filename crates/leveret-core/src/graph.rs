@@ -151,6 +151,15 @@ impl Graph {
         self.guards[node]
     }
 
+    /// The node whose edges hand over a node's input: its own, or for a fallback those of the node that it guards.
+    pub fn receiver(&self, node: NodeIx) -> NodeIx {
+        let mut node = node;
+        while let Some(guarded) = self.guards[node] {
+            node = guarded;
+        }
+        node
+    }
+
     /// Whether a node is ready at its first taken edge.
     pub fn joins_any(&self, node: NodeIx) -> bool {
         self.nodes[node].joins_any

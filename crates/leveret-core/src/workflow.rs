@@ -110,6 +110,16 @@ pub enum InputRef {
         /// Keys from the output inwards; a position in an array is a key of digits.
         path: Vec<Arc<str>>,
     },
+    /// The output of a node; if it left none, the context key of that name.
+    Named {
+        /// The node's index.
+        ix: usize,
+    },
+    /// What was handed over to a node: `_inputs.NODE`.
+    Handed {
+        /// The node's index.
+        ix: usize,
+    },
     /// A context key, else that key of the run's input.
     Context {
         /// The key.

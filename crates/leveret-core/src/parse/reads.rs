@@ -115,7 +115,9 @@ fn named(references: &References, index: &HashMap<NodeId, usize>) -> BTreeSet<us
 
 fn inputs(inputs: &Inputs, index: &HashMap<NodeId, usize>) -> BTreeSet<usize> {
     let of_one = |input: &InputRef| match input {
-        InputRef::Node { ix, .. } => BTreeSet::from([*ix]),
+        InputRef::Node { ix, .. } | InputRef::Named { ix } | InputRef::Handed { ix } => {
+            BTreeSet::from([*ix])
+        }
         InputRef::Context { .. } => BTreeSet::new(),
         InputRef::Expression(expression) => named(expression.references(), index),
     };

@@ -111,13 +111,18 @@ fn resolves_inputs_as_flowcraft_does() {
         Inputs::One(InputRef::Node { ix, path })
     };
     let context = |key: &str| Inputs::One(InputRef::Context { key: key.into() });
-    assert_eq!(inputs("A"), node(0, &[]));
+    let named = |ix| Inputs::One(InputRef::Named { ix });
+    let handed = |ix| Inputs::One(InputRef::Handed { ix });
+    assert_eq!(inputs("A"), named(0));
     assert_eq!(inputs("_outputs.A"), node(0, &[]));
+    assert_eq!(inputs("_inputs.A"), handed(0));
+    assert_eq!(inputs("_inputs.A.b"), handed(1));
+    assert_eq!(inputs("_inputs.none"), context("_inputs.none"));
     assert_eq!(inputs("A.p.q"), node(0, &["p", "q"]));
-    assert_eq!(inputs("A.b"), node(1, &[]));
+    assert_eq!(inputs("A.b"), named(1));
     assert_eq!(inputs("A.b.c"), node(1, &["c"]));
     assert_eq!(inputs("_outputs.A.p"), node(0, &["p"]));
-    assert_eq!(inputs("_c"), node(2, &[]));
+    assert_eq!(inputs("_c"), named(2));
     assert_eq!(inputs("customer"), context("customer"));
     assert_eq!(inputs("customer.name"), context("customer.name"));
     assert_eq!(inputs("_batch.x"), context("_batch.x"));

@@ -386,12 +386,25 @@ pub(crate) fn input_of(
     let copy = |value: Option<&Value>, name: &str| {
         value.map_or(Ok(Value::Null), |value| budget.copy(value, name))
     };
+    let name = |of: NodeIx| plan.node_id(of).as_str();
+    let handed_to = |of: NodeIx| {
+        let graph = &plan.workflow.graph;
+        if graph.receiver(of) == graph.receiver(node) {
+            return Ok(handed.clone());
+        }
+        handed_over(plan, known, secrets, run_id, graph.receiver(of), budget)
+    };
     let resolve = |input: &InputRef| -> Result<Value, EvalError> {
         match input {
             InputRef::Node { ix, path } => {
                 let output = known.output(plan, *ix).map(Json::value);
                 copy(walk(output, path), plan.node_id(*ix).as_str())
             }
+            InputRef::Named { ix } => {
+                let named = named(plan, known, *ix);
+                copy(named.as_ref().map(Json::value), name(*ix))
+            }
+            InputRef::Handed { ix } => copy(Some(handed_to(*ix)?.value()), name(*ix)),
             InputRef::Context { key } => copy(known.context_value(key), key),
             InputRef::Expression(expression) => {
                 let scope = EdgeScope::new(plan, known, secrets, run_id, handed.value());
@@ -404,6 +417,8 @@ pub(crate) fn input_of(
         Inputs::One(InputRef::Node { ix, path }) if path.is_empty() => {
             Ok(known.output(plan, *ix).cloned().unwrap_or_default())
         }
+        Inputs::One(InputRef::Named { ix }) => Ok(named(plan, known, *ix).unwrap_or_default()),
+        Inputs::One(InputRef::Handed { ix }) => handed_to(*ix),
         Inputs::One(input) => Ok(Json::from(resolve(input)?)),
         Inputs::Map(inputs) => {
             let mut map = Map::new();
@@ -413,6 +428,35 @@ pub(crate) fn input_of(
             Ok(Json::from(Value::Object(map)))
         }
     }
+}
+
+/// A node's output, else the context key of its name.
+fn named(plan: &Plan, known: &Known, node: NodeIx) -> Option<Json> {
+    let context = || known.context_value(plan.node_id(node).as_str()).cloned();
+    let output = known.output(plan, node).cloned();
+    output.or_else(|| context().map(Json::from))
+}
+
+/// What was handed over to another node: the run's input to a start node, null to one that was not reached yet.
+fn handed_over(
+    plan: &Plan,
+    known: &Known,
+    secrets: &dyn Secrets,
+    run_id: &RunId,
+    node: NodeIx,
+    budget: &Budget,
+) -> Result<Json, EvalError> {
+    let graph = &plan.workflow.graph;
+    if graph.incoming(node).is_empty() {
+        return Ok(known.run_input.clone().unwrap_or_default());
+    }
+    let Some(edge) = known.node(node).and_then(|value| value.via) else {
+        return Ok(Json::null());
+    };
+    let output = known.output(plan, graph.edge(edge).source).cloned();
+    let output = output.unwrap_or_default();
+    let made = transformed(plan, known, secrets, run_id, edge, &output, budget)?;
+    Ok(made.unwrap_or(output))
 }
 
 /// What an edge hands over of `output`: the output itself, or what its transform makes of it. A transform's `input` is what the target's single
@@ -431,8 +475,8 @@ pub(crate) fn transformed(
     };
     let target = plan.workflow.edges[edge].target;
     let base = match &plan.workflow.nodes[target].inputs {
+        Inputs::Handed | Inputs::One(InputRef::Handed { .. }) | Inputs::Map(_) => output.clone(),
         Inputs::One(_) => input_of(plan, known, secrets, run_id, target, output, budget)?,
-        Inputs::Handed | Inputs::Map(_) => output.clone(),
     };
     let mut scope = EdgeScope::new(plan, known, secrets, run_id, base.value());
     let source = plan.workflow.edges[edge].source;

@@ -114,14 +114,40 @@ impl Plan {
 
     fn add_input(&self, needs: &mut Needs, input: &InputRef) {
         match input {
-            InputRef::Node { ix, .. } => {
+            InputRef::Node { ix, .. } | InputRef::Named { ix } => {
                 needs.nodes.insert(*ix);
             }
+            InputRef::Handed { ix } => self.add_handed(needs, *ix),
             InputRef::Context { key } => {
                 needs.context.insert(key.clone());
                 needs.run_input = true;
             }
             InputRef::Expression(expression) => self.add(needs, expression.references()),
+        }
+    }
+
+    /// What is needed to tell what was handed over to a node.
+    fn add_handed(&self, needs: &mut Needs, node: NodeIx) {
+        let Workflow {
+            nodes,
+            edges,
+            graph,
+            ..
+        } = &*self.workflow;
+        let node = graph.receiver(node);
+        needs.run_input = true;
+        needs.nodes.insert(node);
+        for &edge in graph.incoming(node) {
+            needs.nodes.insert(graph.edge(edge).source);
+            let Some(transform) = &edges[edge].transform else {
+                continue;
+            };
+            self.add(needs, transform.references());
+            if let Inputs::One(input) = &nodes[node].inputs
+                && !matches!(input, InputRef::Handed { .. })
+            {
+                self.add_input(needs, input);
+            }
         }
     }
 

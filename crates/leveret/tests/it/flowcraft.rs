@@ -115,6 +115,20 @@ cases! {
     case_25_a_diamond_with_one_side_skipped_still_joins:
         "A>B[x] A>C[y] B>D C>D; A = act x; D = count"
         => "completed 1 | A B D | C:skipped";
+    case_23d_inputs_name_a_context_key_verbatim:
+        r#"A; A = echo; A.inputs = "_key""#, input json!({"_key": "here", "key": "there"})
+        => r#"completed "here" | A |"#;
+    case_23e_inputs_name_what_was_handed_over:
+        r#"A>B~input + 1~ B>C; A = const 3; B = const 0; C.inputs = {"b":"_inputs.B","a":"_inputs.A","c":"_inputs.C","none":"_inputs.D"}"#,
+        input json!(5)
+        => r#"completed {"a":5,"b":4,"c":0,"none":null} | A B C |"#;
+    case_23f_what_was_handed_over_to_a_join_came_last:
+        r#"S>A S>B A>J B>J J>K; A = const 1; B = sleep; B.params = {"duration":30}; K.inputs = "_inputs.J"; J = const 0"#
+        => "completed null | A B J K S |";
+    case_23g_an_output_hides_a_context_key_and_a_skipped_node_does_not:
+        r#"A>B[x] A>C[y] B>D C>D; A = act x; D.inputs = {"b":"B","c":"C","verbatim":"_outputs.C"}"#,
+        input json!({"B": "hidden", "C": "seen"})
+        => r#"completed {"b":"x","c":"seen","verbatim":null} | A B D | C:skipped"#;
     case_26_the_same_with_an_any_join:
         "A>B[x] A>C[y] B>D C>D; A = act x; D = count; D.join = any"
         => "completed 1 | A B D | C:skipped";

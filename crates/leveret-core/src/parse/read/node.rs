@@ -22,6 +22,9 @@ use crate::{
 /// What the context key of a node's output begins with.
 const OUTPUTS: &str = "_outputs.";
 
+/// What the context key of what was handed over to a node begins with.
+const INPUTS: &str = "_inputs.";
+
 /// A node as the canonical definition has it.
 pub(super) fn canonical(key: Option<&str>, node: &Value) -> Value {
     let mut kept = keep(node, keys::NODE.known);
@@ -151,6 +154,13 @@ impl Reader<'_, '_, '_> {
         };
         if text.contains("{{") {
             return self.input_expression(field, text);
+        }
+        if let Some(&ix) = self.index.get(text.as_str()) {
+            return Ok(InputRef::Named { ix });
+        }
+        let handed = text.strip_prefix(INPUTS);
+        if let Some(&ix) = handed.and_then(|name| self.index.get(name)) {
+            return Ok(InputRef::Handed { ix });
         }
         let name = text.strip_prefix(OUTPUTS).unwrap_or(text);
         if let Some(ix) = self.index.get(name) {

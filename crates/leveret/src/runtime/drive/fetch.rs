@@ -1,10 +1,13 @@
 //! What a step needs that is not at hand, and its input.
 
+use std::sync::Arc;
+
 use leveret_core::{
     decide::Ready,
     expr::{Budget, EvalError},
     graph::NodeIx,
     json::Json,
+    workflow::{InputRef, Inputs},
 };
 
 use super::{Drive, DriveError};
@@ -110,6 +113,34 @@ impl Drive<'_> {
         }
     }
 
+    /// Fetches the context keys that stand for nodes which a node names as its input and which left no output.
+    async fn fetch_absent(&mut self, node: NodeIx) -> Result<(), DriveError> {
+        let (plan, known) = (&*self.plan, &self.known);
+        let key = |input: &InputRef| match input {
+            InputRef::Named { ix } if known.output(plan, *ix).is_none() => {
+                Some(Arc::from(plan.node_id(*ix).as_str()))
+            }
+            _ => None,
+        };
+        let mut keys: Vec<Arc<str>> = match &plan.workflow.nodes[node].inputs {
+            Inputs::Handed => return Ok(()),
+            Inputs::One(input) => key(input).into_iter().collect(),
+            Inputs::Map(inputs) => inputs.iter().filter_map(|(_, input)| key(input)).collect(),
+        };
+        if keys.is_empty() {
+            return Ok(());
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        keys.retain(|key| !known.has_context(key));
+        let load = Load {
+            input: known.run_input.is_none(),
+            context: keys,
+            ..Load::default()
+        };
+        self.fetch_load(load).await
+    }
+
     /// The input of a step: what its `inputs` name, else what came over its edge, else the run's input. A fallback's is that of the step
     /// that failed.
     pub(super) async fn input(
@@ -126,6 +157,7 @@ impl Drive<'_> {
             via = self.known.node(node).and_then(|value| value.via);
             self.fetch(Ready { node, via }).await?;
         }
+        self.fetch_absent(node).await?;
         let (plan, secrets, budget) = (&*self.plan, &*self.inner.secrets, &Budget::new());
         let handed = match via {
             None => self.known.run_input.clone().unwrap_or_default(),
