@@ -11,7 +11,9 @@ use leveret::{
 };
 use serde_json::{Value, json};
 
-use crate::harness::{TempDir, blueprint, in_memory, serving};
+use tokio::time::Instant;
+
+use crate::harness::{PausedClock, TempDir, blueprint, in_memory, serving};
 
 /// A serving engine whose messages have 1000 bytes at most.
 async fn engine() -> Engine {
@@ -110,6 +112,98 @@ async fn it_comes_for_a_run_without_nodes_too_if_all_is_in_one_file() {
     let engine = Engine::new(parts).await.expect("declares");
     without_nodes(&engine).await;
     engine.close().await;
+}
+
+/// How the run ended, when, and after how long: the message agrees with what is recorded.
+#[tokio::test(start_paused = true)]
+async fn it_tells_how_when_and_why_a_run_ended() {
+    let clock = Arc::new(PausedClock::new("run", Instant::now()));
+    let parts = EngineParts {
+        clock,
+        ..in_memory()
+    };
+    let engine = serving(parts, Roles::all()).await;
+    let slow = "A>B; A = sleep; A.params = {\"duration\":1500}; B = ";
+    let cases = [
+        ("const 7", "completed", Value::Null, json!({ "$B": 7 })),
+        ("fail boom", "failed", json!("boom"), json!({})),
+        ("hang", "halted", json!("cancelled"), json!({})),
+    ];
+    for (last, status, reason, context) in cases {
+        let definition = blueprint(&format!("{slow}{last}"));
+        let request = StartRequest {
+            workflow: Arc::new(workflow_from_json(&definition, None).expect("valid")),
+            input: Json::null(),
+            run_id: None,
+        };
+        let (run_id, _) = engine.start(request).await.expect("starts");
+        if status == "halted" {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            engine.cancel(&run_id).await.expect("cancels");
+        }
+        let told = completion(&engine).await;
+        let run = engine
+            .store()
+            .run(&run_id)
+            .await
+            .expect("the store answers");
+        let run = run.expect("the run is recorded");
+        let ended_at = run.ended_at.expect("the run ended");
+        let duration_ms = ended_at.ms_since(run.created_at);
+        assert!((1500..3000).contains(&duration_ms), "{duration_ms}");
+        assert_eq!(told["execution_id"], run_id.as_str());
+        assert_eq!(told["workflow_id"], "case");
+        assert_eq!(told["status"], status);
+        assert_eq!(told["failure_reason"], reason);
+        assert_eq!(told.get("failure_reason").is_some(), !reason.is_null());
+        assert_eq!(told["completed_at"], ended_at.to_string());
+        assert_eq!(told["total_duration_ms"], duration_ms);
+        assert_eq!(told["final_context"], context);
+    }
+}
+
+/// Without faults there is one message a run, however it ends: they are counted, long after the ends.
+#[tokio::test(start_paused = true)]
+async fn it_is_published_once() {
+    let clock = Arc::new(PausedClock::new("run", Instant::now()));
+    let parts = EngineParts {
+        clock,
+        ..in_memory()
+    };
+    let engine = serving(parts, Roles::all()).await;
+    let texts = [
+        "A>B B>C",
+        "S>A S>B S>C A>J B>J C>J; J.join = any",
+        "A B C",
+        "A>C; A = fail boom",
+        "S>A S>B; A = fail boom; B = sleep; B.params = {\"duration\":500}",
+        "A>B; B = hang",
+    ];
+    let mut expected = Vec::new();
+    for text in texts.iter().cycle().take(30) {
+        let request = StartRequest {
+            workflow: Arc::new(workflow_from_json(&blueprint(text), None).expect("valid")),
+            input: Json::null(),
+            run_id: None,
+        };
+        let (run_id, _) = engine.start(request).await.expect("starts");
+        if text.contains("hang") {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            engine.cancel(&run_id).await.expect("cancels");
+        }
+        expected.push(run_id.to_string());
+    }
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let queue = engine.names().completion.clone();
+    let stats = engine.broker().queue_stats(&queue).await.expect("counts");
+    let mut told = Vec::new();
+    for _ in 0..stats.ready {
+        let body = completion(&engine).await;
+        told.push(body["execution_id"].as_str().expect("an id").to_owned());
+    }
+    told.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(told, expected);
 }
 
 /// Somebody deleted its queue: it comes back, and so does the message.

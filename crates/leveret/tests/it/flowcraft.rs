@@ -5,11 +5,16 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use leveret::{nodes::NodeContext, runtime::RunChanged, store::StepStatus};
+use leveret::{
+    core::{json::Json, parse::workflow_from_json},
+    nodes::NodeContext,
+    runtime::{EngineParts, Roles, RunChanged, StartRequest},
+    store::StepStatus,
+};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use crate::harness::{Harness, blueprint, registry};
+use crate::harness::{Harness, blueprint, in_memory, registry, serving, summary};
 
 /// Runs a blueprint and returns `status; output; ran nodes in order; other nodes`, or the error.
 async fn run(text: &str) -> String {
@@ -88,15 +93,15 @@ cases! {
     case_19_a_transform_makes_the_input:
         "A>B~input * 2~; A = const 10"
         => "completed 20 | A B |";
+    case_19_the_last_of_parallel_transforms_wins:
+        "A>B~10~ A>B~20~ A>C~10~ A>C~20~; C.join = any"
+        => r#"completed {"B":20,"C":20} | A B C |"#;
     case_20_a_transform_sees_what_inputs_names:
         r#"S>M M>E~input.deeply.nested.value~; S = const {"deeply":{"nested":{"value":42}}}; M = const 0; E = echo; E.inputs = "S""#
         => "completed 42 | E M S |";
     case_21_a_transform_wins_over_inputs_every_time:
         r#"A>T~input.x~; A = const {"x":1}; T = echo; T.inputs = "A""#
         => "completed 1 | A T |";
-    case_19_the_last_of_parallel_transforms_wins:
-        "A>B~10~ A>B~20~ A>C~10~ A>C~20~; C.join = any"
-        => r#"completed {"B":20,"C":20} | A B C |"#;
     case_22_a_transform_that_gives_nothing:
         r#"A>B~has(input.y) ? input.y : null~; A = const {"x":1}"#
         => "completed null | A B |";
@@ -109,12 +114,6 @@ cases! {
     case_23c_inputs_name_a_key_of_the_initial_context:
         r#"A; A = echo; A.inputs = "ctxKey""#, input json!({"ctxKey": "here"})
         => r#"completed "here" | A |"#;
-    case_24_inputs_that_name_nothing_are_null:
-        r#"A; A = echo; A.inputs = "nowhere""#
-        => "completed null | A |";
-    case_25_a_diamond_with_one_side_skipped_still_joins:
-        "A>B[x] A>C[y] B>D C>D; A = act x; D = count"
-        => "completed 1 | A B D | C:skipped";
     case_23d_inputs_name_a_context_key_verbatim:
         r#"A; A = echo; A.inputs = "_key""#, input json!({"_key": "here", "key": "there"})
         => r#"completed "here" | A |"#;
@@ -129,6 +128,12 @@ cases! {
         r#"A>B[x] A>C[y] B>D C>D; A = act x; D.inputs = {"b":"B","c":"C","verbatim":"_outputs.C"}"#,
         input json!({"B": "hidden", "C": "seen"})
         => r#"completed {"b":"x","c":"seen","verbatim":null} | A B D | C:skipped"#;
+    case_24_inputs_that_name_nothing_are_null:
+        r#"A; A = echo; A.inputs = "nowhere""#
+        => "completed null | A |";
+    case_25_a_diamond_with_one_side_skipped_still_joins:
+        "A>B[x] A>C[y] B>D C>D; A = act x; D = count"
+        => "completed 1 | A B D | C:skipped";
     case_26_the_same_with_an_any_join:
         "A>B[x] A>C[y] B>D C>D; A = act x; D = count; D.join = any"
         => "completed 1 | A B D | C:skipped";
@@ -174,12 +179,18 @@ cases! {
     case_42_a_fallback_masks_no_other_failure:
         "A; X; A = fail boom; A.config = {\"fallback\":\"F\"}; F = const 8; X = fail unrelated"
         => "failed unrelated | F | A:failed X:failed";
-    case_66_no_output_is_an_output:
+    case_66_no_output_is_handed_on:
         "A>B; A = nothing; B = count"
         => "completed 1 | A B |";
+    case_66_no_output_at_the_end_is_null:
+        "A; A = nothing"
+        => "completed null | A |";
     case_67_null_is_an_output:
         "A; A = const null"
         => "completed null | A |";
+    case_67_null_is_stored:
+        r#"A>B B>C; A = const null; B = count; C.inputs = "A""#, input json!({"A": "hidden"})
+        => "completed null | A B C |";
     case_69_an_unknown_node_type_fails_its_step:
         "A; A = no-such-type"
         => "failed Implementation for 'no-such-type' not found. | | A:failed";
@@ -249,4 +260,42 @@ async fn case_32_delays_between_attempts_are_honoured() {
     let seen = run("A; A = flaky 2; A.config = {\"maxRetries\":3,\"retryDelay\":100,\"retryFactor\":1,\"retryJitter\":0}").await;
     assert_eq!(seen, "completed 3 | A*3 |");
     assert!(begun.elapsed().as_millis() >= 200, "{:?}", begun.elapsed());
+}
+
+/// The result does not depend on which worker processed the predecessor: two of them drive many runs, a step each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_21_a_transform_wins_over_inputs_on_any_worker() {
+    let parts = in_memory();
+    let (store, broker) = (parts.store.clone(), parts.broker.clone());
+    let other = EngineParts {
+        store,
+        broker,
+        ..in_memory()
+    };
+    let engines = [
+        serving(parts, Roles::all()).await,
+        serving(other, Roles::all()).await,
+    ];
+    let definition = blueprint(
+        r#"A>T~input.x~ A>U~input.x~ T>J U>J; A = const {"x":1}; T.inputs = "A"; U.inputs = "A"; J.inputs = {"t":"T","u":"U"}"#,
+    );
+    let workflow = Arc::new(workflow_from_json(&definition, None).expect("valid"));
+    let mut runs = Vec::new();
+    for at in 0..40 {
+        let request = StartRequest {
+            workflow: workflow.clone(),
+            input: Json::null(),
+            run_id: None,
+        };
+        let (run_id, _) = engines[at % 2].start(request).await.expect("starts");
+        runs.push(run_id);
+    }
+    for run_id in runs {
+        let result = engines[0].wait(&run_id).await.expect("the store answers");
+        let result = result.expect("the run is recorded");
+        assert_eq!(summary(&result), r#"completed {"t":1,"u":1} | A J T U |"#);
+    }
+    for engine in engines {
+        assert!(engine.metrics().consumed.get() > 0, "one worker did it all");
+    }
 }

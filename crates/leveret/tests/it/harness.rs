@@ -57,15 +57,21 @@ pub(crate) struct Harness {
     pub(crate) engine: Engine,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
+    counts: Counts,
     _directory: TempDir,
 }
 
 impl Harness {
     pub(crate) async fn start() -> Harness {
-        Harness::with(registry()).await
+        let counts = Counts::default();
+        Harness::counting(registry_counting(&counts), counts).await
     }
 
     pub(crate) async fn with(registry: Registry) -> Harness {
+        Harness::counting(registry, Counts::default()).await
+    }
+
+    async fn counting(registry: Registry, counts: Counts) -> Harness {
         let directory = TempDir::new();
         let store = format!("sqlite:{}", directory.file("leveret.db"));
         let Connected {
@@ -89,6 +95,7 @@ impl Harness {
             engine,
             stop,
             serving,
+            counts,
             _directory: directory,
         }
     }
@@ -128,7 +135,7 @@ impl Harness {
             .to_string()
     }
 
-    /// Stops, and checks that nothing is left over: no job, no timer.
+    /// Stops, and checks that nothing is left over: no job, no timer; and that nothing that counts was executed again.
     pub(crate) async fn stop(self) {
         self.stop.send(true).expect("still serving");
         self.serving.await.expect("serves to the end");
@@ -148,6 +155,9 @@ impl Harness {
             .await
             .expect("the broker answers");
         assert_eq!(stats.ready, 0, "a job is left");
+        for (step, count) in self.counts.lock().unwrap().iter() {
+            assert_eq!(*count, 1, "{step} was executed again");
+        }
         self.engine.close().await;
     }
 }
@@ -399,8 +409,15 @@ fn edge(source: &str, text: &str) -> (String, Value) {
     (target.to_owned(), edge)
 }
 
+/// How often steps of type `count` were executed, by idempotency key.
+pub(crate) type Counts = Arc<Mutex<HashMap<String, u64>>>;
+
 /// Node types for tests.
 pub(crate) fn registry() -> Registry {
+    registry_counting(&Counts::default())
+}
+
+fn registry_counting(counts: &Counts) -> Registry {
     let mut registry = Registry::builtin();
     let value = |ctx: &NodeContext| ctx.params["value"].clone();
     registry.register_fn(
@@ -444,7 +461,7 @@ pub(crate) fn registry() -> Registry {
     registry.register_fn("hang", |_| async {
         std::future::pending::<Result<Value, NodeError>>().await
     });
-    let counts: Arc<Mutex<HashMap<String, u64>>> = Arc::default();
+    let counts = counts.clone();
     registry.register_fn("count", move |ctx: NodeContext| {
         let counts = counts.clone();
         async move {
