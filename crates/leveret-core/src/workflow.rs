@@ -143,7 +143,7 @@ pub struct NodeConfig {
     pub retry_factor: f64,
     /// The share of a delay that is random: 0 to 1. `retryJitter`, default 0.1; 0 when `retry_delay` is 0.
     pub retry_jitter: f64,
-    /// The longest time an attempt may take. `timeout`.
+    /// The longest time an attempt may take. `timeout`, where 0 is none.
     pub timeout: Option<Duration>,
     /// The node whose result takes the place of this one's when it failed for good: an index. `fallback`.
     pub fallback: Option<usize>,

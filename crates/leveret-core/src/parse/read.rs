@@ -156,10 +156,10 @@ impl Reader<'_, '_, '_> {
         if let (Some(key), Some(text), Some(id)) = (key, text, id)
             && key != text
         {
-            let message = format!("the node `{key}` has another id, `{text}`");
-            id.tell(self.report, Problem::error("bad-id", message));
+            let message = format!("the node `{key}` has another id, `{text}`, and goes by that");
+            id.tell(self.report, Problem::warning("other-id", message));
         }
-        let Some(text) = key.or(text) else {
+        let Some(text) = text.or(key) else {
             return Err(field.tell_missing(self.report, "a node", "id"));
         };
         let at = id.as_ref().unwrap_or(field);

@@ -118,20 +118,16 @@ impl Reader<'_, '_, '_> {
         Ok(Some(Duration::from_secs_f64(ms / 1000.0)))
     }
 
+    /// None when it is 0.
     fn timeout(&mut self, of: &Field<'_>) -> Checked<Option<Duration>> {
         let timeout = self.duration(of, "timeout")?;
-        match (timeout, of.get("timeout")) {
-            (Some(time), Some(field)) if time.is_zero() => {
-                let problem = Problem::error("out-of-range", "`timeout` must be more than 0")
-                    .help("leave it out for no timeout");
-                Err(field.tell(self.report, problem))
-            }
-            _ => Ok(timeout),
-        }
+        Ok(timeout.filter(|time| !time.is_zero()))
     }
 
     fn fallback(&mut self, ix: usize, of: &Field<'_>) -> Checked<Option<usize>> {
-        let Some(field) = of.get("fallback") else {
+        // An empty one is none, as it is for flowcraft.
+        let field = of.get("fallback");
+        let Some(field) = field.filter(|field| field.value.as_str() != Some("")) else {
             return Ok(None);
         };
         let fallback = self.node_named(&field, "`fallback`", "unknown-fallback")?;

@@ -29,7 +29,7 @@ const INPUTS: &str = "_inputs.";
 pub(super) fn canonical(key: Option<&str>, node: &Value) -> Value {
     let mut kept = keep(node, keys::NODE.known);
     if let Some(key) = key {
-        kept.insert("id".to_owned(), Value::from(key));
+        kept.entry("id").or_insert_with(|| Value::from(key));
     }
     if let Some(config) = kept.get_mut("config") {
         *config = keep(config, keys::CONFIG.known).into();
