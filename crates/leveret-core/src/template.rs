@@ -59,8 +59,8 @@ impl Template {
         Template::compile_all(value, names).map_err(|mut errors| errors.swap_remove(0))
     }
 
-    /// Compiles a value like [`Template::compile`], and fails with all mistakes: one for each string at most, and not
-    /// more than [`TEMPLATE_ERRORS_MAX`]. There is at least one.
+    /// Compiles a value like [`Template::compile`], and fails with all mistakes: one for each expression at most, and
+    /// not more than [`TEMPLATE_ERRORS_MAX`]. There is at least one.
     pub fn compile_all(value: &Value, names: &Names<'_>) -> Result<Template, Vec<TemplateError>> {
         let mut compiler = Compiler {
             names,
@@ -139,10 +139,7 @@ impl Compiler<'_> {
             return None;
         }
         match value {
-            Value::String(text) if text.contains("{{") => {
-                let part = self.text(text);
-                part.map_err(|error| self.note(error)).ok()
-            }
+            Value::String(text) if text.contains("{{") => self.text(text),
             Value::Array(elements) => {
                 let keyed = elements.iter().enumerate();
                 let parts = self.parts(keyed.map(|(at, element)| (at.to_string(), element)))?;
@@ -185,11 +182,15 @@ impl Compiler<'_> {
         (!is_constant).then(|| parts.into_iter().map(made).collect())
     }
 
-    fn text(&mut self, text: &str) -> Result<Part, ExpressionError> {
+    fn text(&mut self, text: &str) -> Option<Part> {
+        let noted = self.errors.len();
         let mut pieces = Vec::new();
         let mut literal = String::new();
         let mut at = 0;
         while let Some(found) = text[at..].find("{{") {
+            if self.errors.len() >= TEMPLATE_ERRORS_MAX {
+                break;
+            }
             literal.push_str(&text[at..at + found]);
             let open = at + found;
             if text[open..].starts_with("{{{{") {
@@ -198,18 +199,27 @@ impl Compiler<'_> {
                 continue;
             }
             let start = open + 2;
-            let len = expression_len(&text[start..]).ok_or_else(|| unclosed(open))?;
+            let Some(len) = expression_len(&text[start..]) else {
+                self.note(unclosed(open));
+                break;
+            };
             if !literal.is_empty() {
                 pieces.push(Piece::Text(std::mem::take(&mut literal)));
             }
-            pieces.push(Piece::Value(self.expression(text, start, start + len)?));
+            match self.expression(text, start, start + len) {
+                Ok(expression) => pieces.push(Piece::Value(expression)),
+                Err(error) => self.note(error),
+            }
             at = start + len + 2;
+        }
+        if self.errors.len() > noted {
+            return None;
         }
         literal.push_str(&text[at..]);
         if !literal.is_empty() {
             pieces.push(Piece::Text(literal));
         }
-        Ok(match pieces.as_slice() {
+        Some(match pieces.as_slice() {
             [] => Part::Constant(Value::String(String::new())),
             [Piece::Text(text)] => Part::Constant(Value::String(text.clone())),
             [Piece::Value(expression)] => Part::Whole(expression.clone()),

@@ -45,16 +45,24 @@ struct Arc {
     cause: Cause,
 }
 
+/// What was read of a graph; what could not be is left out.
+pub(super) struct Shape<'a> {
+    /// The names of the nodes; empty where there is none.
+    pub(super) names: Vec<&'a str>,
+    pub(super) fallbacks: Vec<Option<usize>>,
+    /// Sources and targets.
+    pub(super) edges: Vec<Option<(usize, usize)>>,
+}
+
 /// Tells of cycles and unreachable nodes.
 pub(super) fn graph(
-    nodes: &[Node],
-    edges: &[Edge],
+    shape: &Shape<'_>,
     node_fields: &[NodeField<'_>],
     edge_fields: &[Field<'_>],
     report: &mut Report<'_>,
 ) {
-    let arcs = arcs(nodes, edges);
-    let mut in_cycle = vec![false; nodes.len()];
+    let arcs = arcs(shape);
+    let mut in_cycle = vec![false; shape.names.len()];
     let mut told = BTreeSet::new();
     for cycle in cycles(&arcs) {
         for ix in cycle.members() {
@@ -62,13 +70,17 @@ pub(super) fn graph(
         }
         // A fallback leads back both where it starts and where it ends; once is enough.
         if told.insert(cycle.members().collect::<BTreeSet<_>>()) {
-            tell_cycle(&cycle, nodes, node_fields, edge_fields, report);
+            tell_cycle(&cycle, shape, node_fields, edge_fields, report);
         }
     }
-    fallbacks_with_edges(nodes, edges, edge_fields, report);
-    for ix in unreachable(nodes, edges) {
+    fallbacks_with_edges(shape, edge_fields, report);
+    if shape.edges.contains(&None) {
+        // What seems unreachable may be where that edge leads.
+        return;
+    }
+    for ix in unreachable(shape) {
         if !in_cycle[ix] {
-            let message = format!("nothing leads to the node `{}`", nodes[ix].id);
+            let message = format!("nothing leads to the node `{}`", shape.names[ix]);
             let problem = Problem::error("unreachable", message);
             node_fields[ix].1.tell(report, problem);
         }
@@ -76,21 +88,18 @@ pub(super) fn graph(
 }
 
 /// A fallback node runs when its node failed and at no other time, so that no edge may lead to it.
-fn fallbacks_with_edges(
-    nodes: &[Node],
-    edges: &[Edge],
-    edge_fields: &[Field<'_>],
-    report: &mut Report<'_>,
-) {
-    let mut is_fallback = vec![false; nodes.len()];
-    for fallback in nodes.iter().filter_map(|node| node.config.fallback) {
-        is_fallback[fallback] = true;
+fn fallbacks_with_edges(shape: &Shape<'_>, edge_fields: &[Field<'_>], report: &mut Report<'_>) {
+    let mut is_fallback = vec![false; shape.names.len()];
+    for fallback in shape.fallbacks.iter().flatten() {
+        is_fallback[*fallback] = true;
     }
-    for (edge, field) in edges.iter().zip(edge_fields) {
-        if is_fallback[edge.target] {
+    for (edge, field) in shape.edges.iter().zip(edge_fields) {
+        if let Some((_, target)) = *edge
+            && is_fallback[target]
+        {
             let message = format!(
                 "`{}` is a fallback, and no edge may lead to it",
-                nodes[edge.target].id
+                shape.names[target]
             );
             let problem = Problem::error("fallback-with-edge", message)
                 .help("a fallback runs when its node failed; give the edge a node of its own");
@@ -145,20 +154,22 @@ fn end(ix: usize) -> usize {
 }
 
 /// What each vertex leads to.
-fn arcs(nodes: &[Node], edges: &[Edge]) -> Vec<Vec<Arc>> {
-    let mut arcs = vec![Vec::new(); 2 * nodes.len()];
-    for (ix, edge) in edges.iter().enumerate() {
-        arcs[end(edge.source)].push(Arc {
-            to: start(edge.target),
-            cause: Cause::Edge(ix),
-        });
+fn arcs(shape: &Shape<'_>) -> Vec<Vec<Arc>> {
+    let mut arcs = vec![Vec::new(); 2 * shape.names.len()];
+    for (ix, edge) in shape.edges.iter().enumerate() {
+        if let Some((source, target)) = *edge {
+            arcs[end(source)].push(Arc {
+                to: start(target),
+                cause: Cause::Edge(ix),
+            });
+        }
     }
-    for (ix, node) in nodes.iter().enumerate() {
+    for (ix, fallback) in shape.fallbacks.iter().enumerate() {
         arcs[start(ix)].push(Arc {
             to: end(ix),
             cause: Cause::Itself,
         });
-        if let Some(fallback) = node.config.fallback {
+        if let Some(fallback) = *fallback {
             let cause = Cause::Fallback(ix);
             arcs[start(ix)].push(Arc {
                 to: start(fallback),
@@ -238,7 +249,7 @@ fn closed(open: &[(usize, Cause, usize)], arc: Arc) -> Cycle {
 
 fn tell_cycle(
     cycle: &Cycle,
-    nodes: &[Node],
+    shape: &Shape<'_>,
     node_fields: &[NodeField<'_>],
     edge_fields: &[Field<'_>],
     report: &mut Report<'_>,
@@ -248,12 +259,12 @@ fn tell_cycle(
     if members.len() > 1 && members.first() == members.last() {
         members.pop();
     }
-    let mut names: Vec<&str> = members.iter().map(|ix| nodes[*ix].id.as_str()).collect();
+    let mut names: Vec<&str> = members.iter().map(|ix| shape.names[*ix]).collect();
     if names.len() > CYCLE_NODES_MAX {
         names.truncate(CYCLE_NODES_MAX);
         names.push("…");
     }
-    names.push(nodes[members[0]].id.as_str());
+    names.push(shape.names[members[0]]);
     let names = names.join(" > ");
 
     let by_fallback = cycle
@@ -269,31 +280,32 @@ fn tell_cycle(
         Problem::error("cycle", format!("cycles are not supported yet: {names}"))
     };
     // The first cause is the arc that closed the cycle; the way from a start to its end has no place of its own.
-    let place = cycle.causes.iter().find_map(|cause| match cause {
-        Cause::Itself => None,
-        Cause::Edge(ix) => Some(edge_fields[*ix]),
-        Cause::Fallback(ix) => Some(node_fields[*ix].1),
-    });
-    let place = place.unwrap_or(node_fields[members[0]].1);
-    place.tell(report, problem);
+    let cause = cycle.causes.iter().find(|cause| **cause != Cause::Itself);
+    match cause {
+        Some(Cause::Edge(ix)) => edge_fields[*ix].tell(report, problem),
+        Some(Cause::Fallback(ix)) => {
+            let node = node_fields[*ix].1;
+            let config = node.get("config");
+            let fallback = config.as_ref().and_then(|config| config.get("fallback"));
+            fallback.unwrap_or(node).tell(report, problem)
+        }
+        Some(Cause::Itself) | None => node_fields[members[0]].1.tell(report, problem),
+    };
 }
 
 /// Nodes that no start node leads to by edges and fallbacks.
-fn unreachable(nodes: &[Node], edges: &[Edge]) -> Vec<usize> {
-    let mut next: Vec<Vec<usize>> = vec![Vec::new(); nodes.len()];
-    let mut is_start = vec![true; nodes.len()];
-    for edge in edges {
-        next[edge.source].push(edge.target);
-        is_start[edge.target] = false;
-    }
-    for (ix, node) in nodes.iter().enumerate() {
-        if let Some(fallback) = node.config.fallback {
-            next[ix].push(fallback);
-            is_start[fallback] = false;
-        }
+fn unreachable(shape: &Shape<'_>) -> Vec<usize> {
+    let count = shape.names.len();
+    let mut next: Vec<Vec<usize>> = vec![Vec::new(); count];
+    let mut is_start = vec![true; count];
+    let fallbacks = shape.fallbacks.iter().enumerate();
+    let fallbacks = fallbacks.filter_map(|(ix, fallback)| Some((ix, (*fallback)?)));
+    for (source, target) in shape.edges.iter().copied().flatten().chain(fallbacks) {
+        next[source].push(target);
+        is_start[target] = false;
     }
     let mut is_reached = is_start;
-    let mut found: Vec<usize> = (0..nodes.len()).filter(|ix| is_reached[*ix]).collect();
+    let mut found: Vec<usize> = (0..count).filter(|ix| is_reached[*ix]).collect();
     while let Some(ix) = found.pop() {
         for to in &next[ix] {
             if !std::mem::replace(&mut is_reached[*to], true) {
@@ -301,5 +313,5 @@ fn unreachable(nodes: &[Node], edges: &[Edge]) -> Vec<usize> {
             }
         }
     }
-    (0..nodes.len()).filter(|ix| !is_reached[*ix]).collect()
+    (0..count).filter(|ix| !is_reached[*ix]).collect()
 }

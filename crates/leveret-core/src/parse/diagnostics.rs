@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{expr::ExpressionError, workflow::Workflow};
 
-/// The most errors, and the most warnings, told of one definition.
+/// The most errors, and the most warnings, told of one definition. Where there are more, a last one says so.
 pub const DIAGNOSTICS_MAX: usize = 100;
 
 /// The problems of a definition, sorted by place. Prints one a line, as compilers do.
@@ -176,10 +176,10 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Whether so many errors were found that more would not be told, and reading on is in vain. Keeps "did you mean",
-    /// which looks at all names, from being asked without bound.
+    /// Whether so many errors were found that more are not told, and reading on is in vain. Keeps "did you mean", which
+    /// looks at all names, from being asked without bound.
     pub(super) fn is_full(&self) -> bool {
-        self.errors >= DIAGNOSTICS_MAX
+        self.errors > DIAGNOSTICS_MAX
     }
 
     pub(super) fn has_errors(&self) -> bool {
@@ -227,6 +227,24 @@ impl<'a> Report<'a> {
     pub(super) fn finish(mut self, workflow: Option<Workflow>) -> (Option<Workflow>, Diagnostics) {
         self.diagnostics
             .sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+        let kinds = [
+            (self.errors, Severity::Error, "errors"),
+            (self.warnings, Severity::Warning, "warnings"),
+        ];
+        for (count, severity, kind) in kinds {
+            if count > DIAGNOSTICS_MAX {
+                self.diagnostics.push(Diagnostic {
+                    file: String::new(),
+                    line: 0,
+                    column: 0,
+                    path: String::new(),
+                    severity,
+                    code: "too-many",
+                    message: format!("there are more {kind} than these {DIAGNOSTICS_MAX}"),
+                    help: None,
+                });
+            }
+        }
         let workflow = workflow.filter(|_| self.errors == 0);
         debug_assert!(workflow.is_some() || self.errors > 0);
         (workflow, Diagnostics(self.diagnostics))

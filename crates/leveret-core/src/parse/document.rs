@@ -18,6 +18,14 @@ pub(super) struct SyntaxProblem {
     pub(super) mark: Mark,
 }
 
+/// What a text holds.
+pub(super) struct Text {
+    pub(super) value: Value,
+    pub(super) places: Places,
+    /// Keys that come twice, of which the first counts: errors that do not hide others.
+    pub(super) problems: Vec<SyntaxProblem>,
+}
+
 /// The values of a text. `None` when it is not well-formed, which is told.
 pub(super) fn read(source: &Source<'_>, report: &mut Report<'_>) -> Option<(Value, Places)> {
     if source.text.len() > TEXT_BYTES_MAX {
@@ -30,18 +38,17 @@ pub(super) fn read(source: &Source<'_>, report: &mut Report<'_>) -> Option<(Valu
         return None;
     }
     let text = source.text.strip_prefix('\u{feff}').unwrap_or(source.text);
-    match parse(source.name, text) {
-        Ok(parsed) => Some(parsed),
-        Err(problems) => {
-            for SyntaxProblem { problem, mark } in problems {
-                report.tell(problem, mark, String::new());
-            }
-            None
-        }
+    let (parsed, problems) = match parse(source.name, text) {
+        Ok(text) => (Some((text.value, text.places)), text.problems),
+        Err(problems) => (None, problems),
+    };
+    for SyntaxProblem { problem, mark } in problems {
+        report.tell(problem, mark, String::new());
     }
+    parsed
 }
 
-fn parse(name: &str, text: &str) -> Result<(Value, Places), Vec<SyntaxProblem>> {
+fn parse(name: &str, text: &str) -> Result<Text, Vec<SyntaxProblem>> {
     let extension = Path::new(name).extension();
     if extension.is_some_and(|extension| extension.eq_ignore_ascii_case("json")) {
         return json_text::parse(text);

@@ -85,6 +85,12 @@ impl<'a> Field<'a> {
         entries
     }
 
+    /// Whether it stands before another value in the text.
+    pub(super) fn is_before(&self, other: &Field<'_>) -> bool {
+        let place = |field: &Field<'_>| (field.places.mark.line, field.places.mark.column);
+        place(self) < place(other)
+    }
+
     pub(super) fn path(&self) -> String {
         self.to_string()
     }

@@ -8,12 +8,12 @@ use serde_json::Value;
 use super::{
     DEPTH_MAX,
     diagnostics::Problem,
-    document::{self, SyntaxProblem},
+    document::{self, SyntaxProblem, Text},
     place::{Inside, Mark, Places, Style},
 };
 
 /// Parses a whole text.
-pub(super) fn parse(text: &str) -> Result<(Value, Places), Vec<SyntaxProblem>> {
+pub(super) fn parse(text: &str) -> Result<Text, Vec<SyntaxProblem>> {
     let mut reader = Reader {
         text,
         at: 0,
@@ -29,8 +29,11 @@ pub(super) fn parse(text: &str) -> Result<(Value, Places), Vec<SyntaxProblem>> {
         }
     });
     match parsed {
-        Ok(parsed) if reader.problems.is_empty() => Ok(parsed),
-        Ok(_) => Err(reader.problems),
+        Ok((value, places)) => Ok(Text {
+            value,
+            places,
+            problems: reader.problems,
+        }),
         Err(problem) => {
             reader.problems.push(problem);
             Err(reader.problems)

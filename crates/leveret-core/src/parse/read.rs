@@ -61,6 +61,7 @@ pub(super) fn workflow(
         index: HashMap::with_capacity(node_fields.len()),
         ids: NodeIds::with_capacity(node_fields.len()),
         fallback_of: HashMap::new(),
+        ends: None,
     };
     let ids = reader.ids(&node_fields);
     let nodes: Vec<_> = ids
@@ -68,11 +69,15 @@ pub(super) fn workflow(
         .enumerate()
         .filter_map(|(ix, id)| reader.node(ix, id, &node_fields[ix].1).ok())
         .collect();
-    let edges: Vec<_> = edge_fields
-        .iter()
-        .filter_map(|field| reader.edge(field).ok())
-        .collect();
-    let index = reader.index;
+    let mut ends = Vec::with_capacity(edge_fields.len());
+    let mut edges = Vec::with_capacity(edge_fields.len());
+    for field in &edge_fields {
+        edges.extend(reader.edge(field).ok());
+        ends.push(reader.ends.take());
+    }
+    let (index, fallback_of) = (reader.index, reader.fallback_of);
+    let shape = shape(node_fields.len(), &index, &fallback_of, ends);
+    check::graph(&shape, &node_fields, &edge_fields, report);
     if report.has_errors() {
         return None;
     }
@@ -86,7 +91,6 @@ pub(super) fn workflow(
         edge_fields.len(),
         "an edge is left out with an error only"
     );
-    check::graph(&nodes, &edges, &node_fields, &edge_fields, report);
     if let Some(catalog) = catalog {
         check::actions(&nodes, &edges, &node_fields, &edge_fields, catalog, report);
     }
@@ -119,6 +123,8 @@ struct Reader<'r, 's, 'c> {
     ids: NodeIds,
     /// By a fallback's index, the index of the node that it stands in for.
     fallback_of: HashMap<usize, usize>,
+    /// The source and the target of the edge that was read last, if both could be.
+    ends: Option<(usize, usize)>,
 }
 
 impl Reader<'_, '_, '_> {
@@ -139,7 +145,8 @@ impl Reader<'_, '_, '_> {
                 if self.index.insert(id.clone(), ix).is_some() {
                     let message = format!("there are two nodes `{id}`");
                     let problem = Problem::error("duplicate-id", message);
-                    let id = field.get("id");
+                    // Where an alias stands, the node's fields stand elsewhere.
+                    let id = field.get("id").filter(|id| !id.is_before(field));
                     id.as_ref().unwrap_or(field).tell(self.report, problem);
                 }
             }
@@ -178,6 +185,28 @@ impl Reader<'_, '_, '_> {
         let near = suggest::nearest(name, self.ids.iter().map(|id| &**id));
         let problem = Problem::error(code, format!("there is no node `{name}`"));
         Err(field.tell(self.report, problem.did_you_mean(near)))
+    }
+}
+
+/// The graph as far as it was read.
+fn shape<'a>(
+    count: usize,
+    index: &'a HashMap<NodeId, usize>,
+    fallback_of: &HashMap<usize, usize>,
+    edges: Vec<Option<(usize, usize)>>,
+) -> check::Shape<'a> {
+    let mut names = vec![""; count];
+    for (id, ix) in index {
+        names[*ix] = id.as_str();
+    }
+    let mut fallbacks = vec![None; count];
+    for (fallback, ix) in fallback_of {
+        fallbacks[*ix] = Some(*fallback);
+    }
+    check::Shape {
+        names,
+        fallbacks,
+        edges,
     }
 }
 

@@ -300,6 +300,58 @@ fn checks_the_graph() {
     assert_snapshot!(graph("id: A\nid: B", "A>B A>B"), @r#"{"edges":[{"source":"A","target":"B"},{"source":"A","target":"B"}],"id":"w","nodes":[{"id":"A","uses":"x"},{"id":"B","uses":"x"}]}"#);
 }
 
+/// A mistake hides no other: neither a key that comes twice, nor one in a field, nor one before it in the same text.
+#[test]
+fn tells_of_the_graph_beside_other_mistakes() {
+    assert_snapshot!(check("
+id: w
+nodes:
+  - {id: a, uses: x, uses: y, params: {t: '{{ nope }} and {{ 1 + }} and {{'}}
+  - {id: b, uses: x, config: {timeout: soon, fallback: f}}
+  - {id: f, uses: x}
+  - {id: c, uses: x}
+edges:
+  - {source: a, target: b, condition: '1 +'}
+  - {source: b, target: a}
+  - {source: a, target: f}
+  - {source: a, target: no}
+"), @r#"
+    [duplicate-key] w.yaml:4:22: error: the key `uses` comes twice
+    [bad-template] w.yaml:4:47: error: `nope` is not known here
+      help: a context key is read by `context.nope`; also in scope are input, run.input and nodes.ID.output
+    [bad-template] w.yaml:4:65: error: expected a value, but the expression ends
+    [bad-template] w.yaml:4:73: error: this `{{` has no `}}`
+      help: a literal `{{` is written `{{{{`
+    [bad-duration] w.yaml:5:40: error: `timeout` is not a time
+      help: a time is a number of milliseconds, or "250ms", "10s", "5m", "1h", "2d"
+    [bad-expression] w.yaml:9:43: error: expected a value, but the expression ends
+    [cycle] w.yaml:10:5: error: cycles are not supported yet: a > b > a
+    [fallback-with-edge] w.yaml:11:5: error: `f` is a fallback, and no edge may lead to it
+      help: a fallback runs when its node failed; give the edge a node of its own
+    [unknown-target] w.yaml:12:25: error: there is no node `no`
+    "#);
+}
+
+/// A node that is there twice by an alias is told where the alias stands.
+#[test]
+fn tells_of_a_repeated_alias_at_the_alias() {
+    assert_snapshot!(check("id: w\nnodes:\n  - &n {id: a, uses: x}\n  - *n"), @"[duplicate-id] w.yaml:4:5: error: there are two nodes `a`");
+}
+
+/// A timeout of 0 and an empty fallback are none, and a node's own id counts, whatever it is filed under.
+#[test]
+fn reads_blueprints_as_they_stand() {
+    assert_snapshot!(check("id: w\nnodes:\n  x: {id: a, uses: y, config: {timeout: 0, fallback: ''}}\n  b: {uses: z}\nedges: [{source: a, target: b}]"), @r#"
+    [other-id] w.yaml:3:11: warning: the node `x` has another id, `a`, and goes by that
+    {"edges":[{"source":"a","target":"b"}],"id":"w","nodes":[{"config":{"fallback":"","timeout":0},"id":"a","uses":"y"},{"id":"b","uses":"z"}]}
+    "#);
+    let workflow = parse("id: w\nnodes: [{id: a, uses: x, config: {timeout: 0, fallback: ''}}]");
+    assert_eq!(
+        workflow.nodes[0].config,
+        crate::workflow::NodeConfig::default()
+    );
+}
+
 #[test]
 fn checks_fallbacks() {
     let config = |id: &str, fallback: &str| format!("id: {id}, config: {{fallback: {fallback}}}\n");
@@ -314,10 +366,10 @@ fn checks_fallbacks() {
     [shared-fallback] w.yaml:4:41: error: `F` is the fallback of another node already
       help: give each node a fallback of its own
     ");
-    assert_snapshot!(check(&[config("A", "B"), config("B", "A")], ""), @"[fallback-cycle] w.yaml:3:5: error: a fallback takes the place of its node, which makes a cycle here: A > B > A");
+    assert_snapshot!(check(&[config("A", "B"), config("B", "A")], ""), @"[fallback-cycle] w.yaml:3:41: error: a fallback takes the place of its node, which makes a cycle here: A > B > A");
     assert_snapshot!(check(&[config("A", "F"), plain("F")], "F>A"), @"[fallback-cycle] w.yaml:6:5: error: a fallback takes the place of its node, which makes a cycle here: A > F > A");
     assert_snapshot!(check(&[config("A", "F"), plain("B"), plain("F")], "A>B B>F"), @"
-    [fallback-cycle] w.yaml:3:5: error: a fallback takes the place of its node, which makes a cycle here: A > B > F > A
+    [fallback-cycle] w.yaml:3:41: error: a fallback takes the place of its node, which makes a cycle here: A > B > F > A
     [fallback-with-edge] w.yaml:8:5: error: `F` is a fallback, and no edge may lead to it
       help: a fallback runs when its node failed; give the edge a node of its own
     ");
@@ -557,7 +609,8 @@ fn bounds_what_it_reads() {
         text: &many,
     };
     let (_, problems) = check_workflow(&source, None);
-    assert_eq!(problems.0.len(), DIAGNOSTICS_MAX);
+    assert_eq!(problems.0.len(), DIAGNOSTICS_MAX + 1);
+    assert_snapshot!(problems.0[DIAGNOSTICS_MAX], @"error: there are more errors than these 100");
 }
 
 /// A chain of nodes with a condition on each edge, as values.

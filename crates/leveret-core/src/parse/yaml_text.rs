@@ -8,13 +8,13 @@ use serde_json::{Number, Value};
 use super::{
     DEPTH_MAX, EXPANDED_MAX,
     diagnostics::Problem,
-    document::{self, SyntaxProblem},
+    document::{self, SyntaxProblem, Text},
     json_text::{leaf, too_deep},
     place::{Entry, Inside, Mark, Places, Style},
 };
 
 /// Parses a whole text, which is one document.
-pub(super) fn parse(text: &str) -> Result<(Value, Places), Vec<SyntaxProblem>> {
+pub(super) fn parse(text: &str) -> Result<Text, Vec<SyntaxProblem>> {
     let mut builder = Builder::default();
     for event in Parser::new_from_str(text) {
         let outcome = match event {
@@ -33,8 +33,11 @@ pub(super) fn parse(text: &str) -> Result<(Value, Places), Vec<SyntaxProblem>> {
         }
     }
     match builder.root {
-        Some(root) if builder.problems.is_empty() => Ok(root),
-        Some(_) => Err(builder.problems),
+        Some((value, places)) => Ok(Text {
+            value,
+            places,
+            problems: builder.problems,
+        }),
         None => Err(vec![SyntaxProblem {
             problem: Problem::error("syntax", "the file is empty"),
             mark: Mark::default(),
@@ -240,7 +243,7 @@ impl Builder {
         };
         let size = *size;
         self.spend(size, mark)?;
-        let (value, places) = self.anchors[&anchor].0.clone();
+        let (value, mut places) = self.anchors[&anchor].0.clone();
         if self.expects_key() {
             return match value {
                 Value::String(text) => self.key(Cow::Owned(text), false, mark),
@@ -249,6 +252,10 @@ impl Builder {
         }
         if self.open.len() + depth(&value) > DEPTH_MAX {
             return Err(too_deep(mark));
+        }
+        // The value is here; what is within it keeps its place.
+        if value.is_object() || value.is_array() {
+            places.mark = mark;
         }
         self.done((value, places), 0)
     }

@@ -21,6 +21,11 @@ impl Reader<'_, '_, '_> {
         field.warn_of_unknown(self.report, object, &keys::EDGE);
         let source = self.end(field, "source", "unknown-source");
         let target = self.end(field, "target", "unknown-target");
+        self.ends = source
+            .as_ref()
+            .ok()
+            .copied()
+            .zip(target.as_ref().ok().copied());
         let action = self.optional_text(field, "action");
         let condition = self.expression(field, "condition");
         let transform = self.expression(field, "transform");
