@@ -4,6 +4,8 @@
 //! its fallback node: taken when the node failed for good, so that a fallback node is reached, skipped and cancelled by
 //! the same rules as any other.
 
+use std::collections::VecDeque;
+
 /// An index of a node in its workflow.
 pub type NodeIx = usize;
 /// An index of an edge: flow edges first, in the order of the definition, then fallback edges.
@@ -182,6 +184,45 @@ impl Graph {
     pub fn routed(&self, node: NodeIx) -> impl Iterator<Item = EdgeIx> {
         std::iter::successors(Some(node), |&node| self.guards[node])
             .flat_map(|node| self.outgoing[node].iter().copied())
+    }
+
+    /// By node, its position in an order in which runs can reach them: each behind all that lead to it, by edges and
+    /// fallbacks. A node that a fallback stands in for ends with it.
+    pub fn order(&self) -> Vec<usize> {
+        let (start, end) = (|node| 2 * node, |node| 2 * node + 1);
+        let mut awaited = vec![0_usize; 2 * self.nodes.len()];
+        for node in 0..self.nodes.len() {
+            awaited[start(node)] = self.incoming[node].len();
+            awaited[end(node)] = 1 + usize::from(self.fallback_edge[node].is_some());
+        }
+        let mut open: VecDeque<usize> = self.starts.iter().map(|&node| start(node)).collect();
+        let mut order = vec![0; self.nodes.len()];
+        let mut position = 0;
+        while let Some(vertex) = open.pop_front() {
+            let node = vertex / 2;
+            let mut reach = |vertex: usize| {
+                awaited[vertex] -= 1;
+                if awaited[vertex] == 0 {
+                    open.push_back(vertex);
+                }
+            };
+            if vertex == start(node) {
+                order[node] = position;
+                position += 1;
+                reach(end(node));
+                if let Some(edge) = self.fallback_edge[node] {
+                    reach(start(self.edges[edge].target));
+                }
+            } else {
+                for &edge in &self.outgoing[node] {
+                    reach(start(self.edges[edge].target));
+                }
+                if let Some(guarded) = self.guards[node] {
+                    reach(end(guarded));
+                }
+            }
+        }
+        order
     }
 
     /// How many conditions the end of a run waits for.

@@ -193,6 +193,25 @@ fn the_last_edge_that_a_step_takes_hands_over() {
 }
 
 #[test]
+fn orders_nodes_behind_all_that_lead_to_them() {
+    let order = |text: &str| {
+        let run = Run::new(text);
+        let order = run.graph.order();
+        let mut names = run.names;
+        names.sort_by_key(|name| {
+            let run = Run::new(text);
+            order[run.names.iter().position(|known| known == name).unwrap()]
+        });
+        names.join(" ")
+    };
+    assert_eq!(order("C>B B>A"), "C B A");
+    assert_eq!(order("B>A B>A C>B A>D C>D"), "C B A D");
+    assert_eq!(order("A>C A!F"), "A F C");
+    assert_eq!(order("A>C F>D A!F F!G D>C"), "A F G D C");
+    assert_eq!(order(""), "");
+}
+
+#[test]
 fn skips_what_no_edge_takes() {
     insta::assert_snapshot!(trace("A>B A>C", "A:B B"), @"A ready [A:B] B ready C skipped [B] end");
     insta::assert_snapshot!(trace("A>B B>C", "A:"), @"A ready [A:] B skipped C skipped end");

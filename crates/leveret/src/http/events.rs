@@ -25,7 +25,7 @@ use tokio::{
 };
 use utoipa::ToSchema;
 
-use self::seen::{Position, Seen};
+use self::seen::{Order, Position, Seen};
 use super::{
     Api,
     extract::Id,
@@ -131,13 +131,16 @@ pub(super) async fn events(
     }
     let slot = api.streams.clone().try_acquire_owned();
     let slot = slot.map_err(|_| Problem::unavailable("too many event streams are open"))?;
+    let workflow = api.engine.workflow_by_hash(&run.workflow_hash).await?;
+    let order = Order::of(workflow);
     let mut steps = api.engine.store().steps(&run_id).await?;
     let seen = last
         .and_then(|id| id.parse().ok())
-        .map_or_else(Seen::default, |at| Seen::up_to(at, &mut steps));
+        .map_or_else(Seen::default, |at| Seen::up_to(at, &mut steps, &order));
     let mut follow = Follow {
         run_id,
         changes,
+        order,
         seen,
         queue: VecDeque::new(),
         ended: false,
@@ -160,6 +163,7 @@ struct Follow {
     api: Api,
     run_id: RunId,
     changes: broadcast::Receiver<RunChanged>,
+    order: Order,
     seen: Seen,
     queue: VecDeque<Event>,
     ended: bool,
@@ -232,7 +236,7 @@ impl Follow {
 
     /// Queues events of what is new.
     async fn tell(&mut self, run: RunRecord, mut steps: Vec<StepRecord>) -> Result<(), StoreError> {
-        for (step, position) in self.seen.news(&mut steps) {
+        for (step, position) in self.seen.news(&mut steps, &self.order) {
             self.queue
                 .push_back(step_event(&self.run_id, step, position));
         }

@@ -4,7 +4,9 @@
 //! that comes back is told exactly what is not in that set; if the set cannot be recognised (steps were recorded in between in
 //! another order), everything is told again. Nothing is ever left out.
 
-use std::{collections::HashMap, fmt, str::FromStr};
+use std::{cmp::Ordering, collections::HashMap, fmt, str::FromStr, sync::Arc};
+
+use leveret_core::{ids::NodeId, workflow::Workflow};
 
 use crate::store::{StepRecord, StepStatus};
 
@@ -42,6 +44,31 @@ impl Position {
     }
 }
 
+/// In which order a workflow's nodes can be reached. Without the workflow, by their names.
+#[derive(Debug, Default)]
+pub(super) struct Order {
+    workflow: Option<Arc<Workflow>>,
+    positions: Vec<usize>,
+}
+
+impl Order {
+    pub(super) fn of(workflow: Option<Arc<Workflow>>) -> Order {
+        let positions = workflow.as_ref().map(|workflow| workflow.graph.order());
+        Order {
+            positions: positions.unwrap_or_default(),
+            workflow,
+        }
+    }
+
+    fn compare(&self, a: &NodeId, b: &NodeId) -> Ordering {
+        let position = |id: &NodeId| {
+            let node = self.workflow.as_ref()?.node_ix(id.as_str())?;
+            Some(self.positions[node])
+        };
+        position(a).cmp(&position(b)).then_with(|| a.cmp(b))
+    }
+}
+
 /// What was told.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
@@ -51,8 +78,8 @@ pub(super) struct Seen {
 
 impl Seen {
     /// What a client has been told that knows this position, given the steps recorded now; nothing if that is unclear.
-    pub(super) fn up_to(position: Position, steps: &mut [StepRecord]) -> Seen {
-        in_order(steps);
+    pub(super) fn up_to(position: Position, steps: &mut [StepRecord], order: &Order) -> Seen {
+        in_order(steps, order);
         let mut seen = Seen::default();
         for step in steps.iter().filter(|step| is_final(step)) {
             if seen.position.count == position.count {
@@ -71,8 +98,9 @@ impl Seen {
     pub(super) fn news<'a>(
         &mut self,
         steps: &'a mut [StepRecord],
+        order: &Order,
     ) -> Vec<(&'a StepRecord, Position)> {
-        in_order(steps);
+        in_order(steps, order);
         steps
             .iter()
             .filter_map(|step| self.tell(step).then_some((step, self.position)))
@@ -96,12 +124,13 @@ fn is_final(step: &StepRecord) -> bool {
     step.status != StepStatus::Waiting
 }
 
-fn in_order(steps: &mut [StepRecord]) {
+/// By time; what has the same, which is told in milliseconds, by the graph.
+fn in_order(steps: &mut [StepRecord], order: &Order) {
     steps.sort_by(|a, b| {
         let key = |step: &StepRecord| (step.finished_at, step.started_at);
         key(a)
             .cmp(&key(b))
-            .then_with(|| a.node_id.cmp(&b.node_id))
+            .then_with(|| order.compare(&a.node_id, &b.node_id))
             .then_with(|| a.scope.cmp(&b.scope))
     });
 }
@@ -149,7 +178,7 @@ mod tests {
     }
 
     fn told(seen: &mut Seen, mut steps: Vec<StepRecord>) -> Vec<(String, Position)> {
-        seen.news(&mut steps)
+        seen.news(&mut steps, &Order::default())
             .into_iter()
             .map(|(step, at)| (step.node_id.to_string(), at))
             .collect()
@@ -212,7 +241,7 @@ mod tests {
         let first = told(&mut Seen::default(), all());
         assert_eq!(names(&first), ["a", "b", "w", "c"]);
         let after = |at: Position, mut steps: Vec<StepRecord>| {
-            let mut seen = Seen::up_to(at, &mut steps);
+            let mut seen = Seen::up_to(at, &mut steps, &Order::default());
             let news = told(&mut seen, steps);
             names(&news)
                 .into_iter()
@@ -225,6 +254,24 @@ mod tests {
         // A step that ended earlier became visible later.
         let late: Vec<_> = all().into_iter().chain([done("aa", 1)]).collect();
         assert_eq!(after(first[1].1, late), ["a", "aa", "b", "w", "c"]);
+    }
+
+    /// Steps that ended in the same millisecond are told as the graph has them.
+    #[test]
+    fn tells_successors_later() {
+        let nodes = ["a", "b", "c"].map(|id| serde_json::json!({ "id": id, "uses": "set" }));
+        let definition = serde_json::json!({
+            "id": "w",
+            "nodes": nodes,
+            "edges": [{ "source": "c", "target": "a" }],
+        });
+        let workflow = leveret_core::parse::workflow_from_json(&definition, None).unwrap();
+        let order = Order::of(Some(Arc::new(workflow)));
+        let mut steps = vec![done("a", 1), done("b", 1), done("c", 1), done("z", 0)];
+        let mut seen = Seen::default();
+        let news = seen.news(&mut steps, &order);
+        let names: Vec<_> = news.iter().map(|(step, _)| step.node_id.as_str()).collect();
+        assert_eq!(names, ["z", "b", "c", "a"]);
     }
 
     #[test]
