@@ -1,14 +1,17 @@
 //! The state in memory beside the rows, and what is written when it changes.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use leveret_core::time::Timestamp;
-use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedMutexGuard, oneshot},
+};
 
 use super::{
     HELD_BYTES, RESERVE, WINDOW, WINDOW_BYTES, error,
@@ -42,10 +45,16 @@ const DUE_MAX: usize = 256;
 /// When messages that could not be moved are tried again.
 const DUE_RETRY: Duration = Duration::from_secs(1);
 
+/// When a queue asks again for what failed.
+const NEED_RETRY: Duration = Duration::from_millis(500);
+
 pub(super) struct Shared {
     pub(super) database: Database,
     hub: Mutex<Hub>,
     acks: Mutex<Acks>,
+    /// Queues whose needs failed and are asked for again in a moment.
+    unmet: Mutex<HashSet<QueueId>>,
+    runtime: Handle,
     /// One change of the topology at a time.
     pub(super) topology: Arc<tokio::sync::Mutex<()>>,
     /// Up to where each queue may have delivered before it was opened.
@@ -72,11 +81,14 @@ pub(super) struct Routed {
 type Arrived = Vec<(QueueId, Waiting)>;
 
 impl Shared {
+    /// Called within a tokio runtime.
     pub(super) fn new(database: Database, marks: HashMap<QueueId, u64>) -> Arc<Shared> {
         Arc::new_cyclic(|me: &Weak<Shared>| Shared {
             database,
             hub: Mutex::new(Hub::new(BOUNDS, me.clone())),
             acks: Mutex::default(),
+            unmet: Mutex::default(),
+            runtime: Handle::current(),
             topology: Arc::default(),
             marks,
             me: me.clone(),
@@ -252,9 +264,7 @@ impl Shared {
                 let rows = logged(result, "cannot read messages ahead");
                 let failed = rows.is_none();
                 me.hub().page_in(queue, epoch, rows);
-                if !failed {
-                    me.dispatch([queue]);
-                }
+                me.go_on(queue, failed);
             },
         );
     }
@@ -266,11 +276,32 @@ impl Shared {
             move |result| {
                 let allowed = logged(result, "cannot record what is delivered");
                 me.hub().allow(queue, allowed.map_or(0, |()| upto));
-                if allowed.is_some() {
-                    me.dispatch([queue]);
-                }
+                me.go_on(queue, allowed.is_none());
             },
         );
+    }
+
+    /// Sends what a queue has after a need of it was met; if that failed, the queue asks again after a pause, whether or not anything else
+    /// happens to it.
+    fn go_on(&self, queue: QueueId, failed: bool) {
+        if !failed {
+            return self.dispatch([queue]);
+        }
+        if !self.database.is_open() || !self.unmet().insert(queue) {
+            return;
+        }
+        let me = self.me.clone();
+        self.runtime.spawn(async move {
+            tokio::time::sleep(NEED_RETRY).await;
+            if let Some(me) = me.upgrade() {
+                me.unmet().remove(&queue);
+                me.dispatch([queue]);
+            }
+        });
+    }
+
+    fn unmet(&self) -> MutexGuard<'_, HashSet<QueueId>> {
+        self.unmet.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends a delivery in memory; false if it was not held.

@@ -216,3 +216,37 @@ async fn large_messages_are_paged_by_bytes() {
     broker.close().await;
     database.close().await;
 }
+
+/// A write or a read that fails, as when the disk is full, delays what waits for it and does not hold it for good.
+#[tokio::test]
+async fn goes_on_after_what_failed() {
+    let breaks = [
+        (
+            "CREATE TRIGGER full BEFORE UPDATE ON broker_queues BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
+            "DROP TRIGGER full",
+        ),
+        (
+            "ALTER TABLE broker_messages RENAME TO away",
+            "ALTER TABLE away RENAME TO broker_messages",
+        ),
+    ];
+    for (fail, mend) in breaks {
+        let path = TempPath::new();
+        let (database, broker) = with_queue(&path).await;
+        fill(&broker, 0..1).await;
+        broker.close().await;
+        database.close().await;
+        let (database, broker) = with_queue(&path).await;
+        let execute =
+            |sql: &'static str| database.write(move |session| Ok(session.execute_batch(sql)?));
+        execute(fail).await.unwrap();
+        let mut consumer = consume(&broker, 1).await;
+        // Runs after what the consumer asked for, which has failed.
+        execute(mend).await.unwrap();
+        let delivery = consumer.next();
+        let delivery = tokio::time::timeout(std::time::Duration::from_secs(20), delivery).await;
+        delivery.expect(fail).unwrap().receipt.ack();
+        broker.close().await;
+        database.close().await;
+    }
+}
