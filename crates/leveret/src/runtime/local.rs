@@ -8,11 +8,13 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use leveret_core::{graph::NodeIx, ids::RunId};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::Instant,
+};
 
 use super::{Inner, drive::drive_new, plan::Plan, worker};
 use crate::{
@@ -50,11 +52,11 @@ impl LocalRuns {
         self.permits.add_permits(places);
     }
 
-    /// The worker drains: no new ones, and those that are driven have so long to end.
-    pub(crate) async fn drain(&self, places: usize, timeout: Duration) {
+    /// The worker drains: no new ones, and those that are driven have until then to end.
+    pub(crate) async fn drain(&self, places: usize, deadline: Instant) {
         let places = u32::try_from(places).unwrap_or(u32::MAX);
-        if let Ok(Ok(all)) = tokio::time::timeout(timeout, self.permits.acquire_many(places)).await
-        {
+        let all = self.permits.acquire_many(places);
+        if let Ok(Ok(all)) = tokio::time::timeout_at(deadline, all).await {
             all.forget();
         } else {
             tracing::warn!(

@@ -6,7 +6,7 @@ use leveret_core::ids::RunId;
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval},
 };
 
 use super::{
@@ -102,13 +102,14 @@ pub(crate) async fn work(
         take_more(&inner, &mut jobs, &mut arrivals, places);
     }
     tell(&inner, ConsumerState::Draining);
+    let deadline = Instant::now() + options.drain_timeout;
     // Runs that are driven here may still wait for the deliveries of their first jobs.
     tokio::select! {
-        () = inner.local.drain(places, options.drain_timeout) => {}
+        () = inner.local.drain(places, deadline) => {}
         () = hand_over_all(&inner, &mut arrivals) => {}
     }
     arrivals.stop();
-    drain(&inner, jobs, options.drain_timeout).await;
+    drain(&inner, jobs, deadline).await;
     inner.metrics.consumer.clear();
     Ok(())
 }
@@ -223,8 +224,8 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 }
 
 /// Waits for what runs; what is not done in time is dropped, which returns its deliveries.
-async fn drain(inner: &Arc<Inner>, mut jobs: JoinSet<()>, timeout: Duration) {
-    let finished = tokio::time::timeout(timeout, async {
+async fn drain(inner: &Arc<Inner>, mut jobs: JoinSet<()>, deadline: Instant) {
+    let finished = tokio::time::timeout_at(deadline, async {
         while let Some(ended) = jobs.join_next().await {
             report(ended);
         }
@@ -324,5 +325,61 @@ async fn settle(inner: &Arc<Inner>, publications: Vec<Publication>, receipt: Rec
             }
         }
         inner.health.set(Part::Broker, inner.broker.is_connected());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leveret_core::{json::Json, parse::workflow_from_json};
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        broker::memory::MemoryBroker,
+        nodes::{NodeContext, NodeError, Registry},
+        runtime::{Engine, EngineParts, StartRequest},
+        store::memory::MemoryStore,
+    };
+
+    /// A run that is driven here and a job, neither of which ends: both are given the same time.
+    #[tokio::test(start_paused = true)]
+    async fn drains_within_its_time() {
+        let mut registry = Registry::builtin();
+        registry.register_fn("hang", |_: NodeContext| {
+            std::future::pending::<Result<serde_json::Value, NodeError>>()
+        });
+        let parts = EngineParts {
+            registry,
+            ..EngineParts::new(Arc::new(MemoryStore::new()), Arc::new(MemoryBroker::new()))
+        };
+        let engine = Engine::new(parts).await.expect("declares");
+        let definition = json!({ "id": "w", "nodes": [{ "id": "a", "uses": "hang" }] });
+        let workflow = workflow_from_json(&definition, None).expect("valid");
+        let request = StartRequest {
+            workflow: Arc::new(workflow),
+            input: Json::null(),
+            run_id: None,
+        };
+        let (run_id, _) = engine.start(request).await.expect("starts");
+        let (stop, stopped) = watch::channel(false);
+        let options = WorkerOptions::default();
+        let drain_timeout = options.drain_timeout;
+        let working = tokio::spawn(work(engine.inner.clone(), options, stopped));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let run = engine.store().run(&run_id).await.expect("answers");
+        let hash = run.expect("is there").workflow_hash;
+        let plan = engine.inner.plan(&hash).await.expect("reads");
+        let plan = plan.expect("is stored");
+        let driven = engine
+            .inner
+            .local
+            .place(&plan, &RunId::new("r").expect("an id"));
+        assert!(driven.is_some());
+
+        stop.send_replace(true);
+        let begun = Instant::now();
+        working.await.expect("no panic").expect("works");
+        let took = begun.elapsed();
+        assert!(took < drain_timeout + Duration::from_secs(1), "{took:?}");
     }
 }
