@@ -31,6 +31,7 @@ use super::{
     known::Known,
     plan::Plan,
     reconciler::attended,
+    suspects::Turn,
     wire::{BadJob, Completion, Job},
 };
 use crate::{
@@ -56,13 +57,17 @@ pub(crate) enum DriveError {
     Bad(#[from] BadJob),
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It is to be driven again when it has its [turn](super::suspects). Nothing was done.
+    #[error("the step is suspected: it was counted {0} times before")]
+    Suspected(u32),
 }
 
-/// Handles the body of a delivery.
+/// Handles the body of a delivery. One that is suspected needs a turn.
 pub(crate) async fn drive(
     inner: &Arc<Inner>,
     body: &[u8],
     redelivered: bool,
+    turn: Option<&Turn>,
 ) -> Result<Disposal, DriveError> {
     let job = Job::decode(body, inner.options.message_bytes_max)?;
     let plan = plan_of(inner, &job).await?;
@@ -73,6 +78,7 @@ pub(crate) async fn drive(
         ))
     })?;
     let mut drive = Drive::new(inner, plan, job.execution_id.clone(), redelivered);
+    drive.turn = turn;
     if job.cancel {
         drive.cancel().await?;
         return Ok(drive.disposal());
@@ -144,6 +150,7 @@ struct Drive<'a> {
     plan: Arc<Plan>,
     run_id: RunId,
     redelivered: bool,
+    turn: Option<&'a Turn>,
     /// The run's start is on its way to the disk: until something is recorded, which goes there behind it, nothing can be loaded.
     unseen: bool,
     known: Known,
@@ -171,6 +178,7 @@ impl Drive<'_> {
             plan,
             run_id,
             redelivered,
+            turn: None,
             unseen: false,
             known: Known::default(),
             begun: Vec::new(),
@@ -383,28 +391,15 @@ impl Drive<'_> {
             node_id: self.plan.node_id(ready.node).clone(),
             scope: Scope::root(),
         };
-        let (_alone, counted) = if counted == 0 {
-            (None, 0)
-        } else {
-            let alone = inner.suspects.turn(counted).await;
-            (alone, self.redeliveries(ready.node).await?)
-        };
+        if counted > 0 && !self.turn.is_some_and(|turn| turn.serves(counted)) {
+            return Err(DriveError::Suspected(counted));
+        }
         let _trial = inner.suspects.trial(key.clone(), counted);
         inner.set_redeliveries(&key, counted + 1).await?;
         if counted + 1 < inner.options.deliveries_max {
             return self.chain(ready, attempts, woken).await;
         }
         self.give_up(ready, attempts, counted + 1).await
-    }
-
-    async fn redeliveries(&self, node: NodeIx) -> Result<u32, DriveError> {
-        let load = Load {
-            step: Some((self.node_ref(node), Scope::root())),
-            redeliveries: true,
-            ..Load::default()
-        };
-        let loaded = self.inner.load(&self.run_id, load).await?;
-        Ok(loaded.map_or(0, |loaded| loaded.redeliveries))
     }
 
     /// Records a step as failed that ended its worker too often. Its job goes to the dead-letter queue, unless the step was recorded by another

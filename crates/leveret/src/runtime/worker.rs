@@ -5,15 +5,15 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use leveret_core::ids::RunId;
 use tokio::{
     sync::watch,
-    task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval},
+    task::{JoinError, JoinSet},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use super::{
     Inner,
     drive::{Disposal, DriveError, drive},
     health::Part,
-    suspects::acquit,
+    suspects::{Lane, Turn, acquit},
     wire::Job,
 };
 use crate::broker::{
@@ -26,7 +26,8 @@ use crate::broker::{
 pub struct WorkerOptions {
     /// Jobs executed at once. Default 256.
     pub concurrency: u16,
-    /// Jobs taken from the broker at once, those that wait for a place included; at least `concurrency`. Default 512.
+    /// Jobs taken from the broker at once, those that wait for a place or, after crashes, for their turn included; at least `concurrency`.
+    /// Default 512.
     pub prefetch: u16,
     /// On shutdown, how long running jobs may take before they go back to the queue. Default 30 s.
     pub drain_timeout: Duration,
@@ -67,6 +68,7 @@ pub(crate) async fn work(
     let mut arrivals = Arrivals {
         consumer,
         waiting: VecDeque::new(),
+        suspects: Lane::default(),
     };
     let mut looks = interval((inner.options.quiet / 4).max(PAUSE));
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -77,6 +79,7 @@ pub(crate) async fn work(
     inner.local.open(places);
     loop {
         let room = jobs.len() < places;
+        let turn_at = arrivals.suspects.next_at().filter(|_| room);
         tokio::select! {
             biased;
             _ = shutdown.wait_for(|stop| *stop) => break,
@@ -86,23 +89,27 @@ pub(crate) async fn work(
                 // Live once more: it was lost in between, unseen.
                 if now == ConsumerState::Lost || (now == ConsumerState::Live && !lost) {
                     tokio::spawn(acquit(&inner));
+                    // They come again with the others.
+                    arrivals.suspects.clear();
                 }
                 lost = now == ConsumerState::Lost;
             }
-            Some(ended) = jobs.join_next(), if !jobs.is_empty() => report(ended),
-            _ = looks.tick(), if !room => arrivals.attend(&inner),
+            Some(ended) = jobs.join_next(), if !jobs.is_empty() => arrivals.ended(ended),
+            _ = looks.tick(), if !room || !arrivals.suspects.is_empty() => arrivals.attend(&inner),
+            () = sleep_until(turn_at.unwrap_or_else(Instant::now)), if turn_at.is_some() => {}
             delivery = arrivals.next(), if room => match delivery {
                 Some(delivery) => take(&inner, &mut jobs, delivery),
                 None => break,
             },
         }
         while let Some(ended) = jobs.try_join_next() {
-            report(ended);
+            arrivals.ended(ended);
         }
         take_more(&inner, &mut jobs, &mut arrivals, places);
     }
     tell(&inner, ConsumerState::Draining);
     let deadline = Instant::now() + options.drain_timeout;
+    arrivals.suspects.clear();
     // Runs that are driven here may still wait for the deliveries of their first jobs.
     tokio::select! {
         () = inner.local.drain(places, deadline) => {}
@@ -119,6 +126,8 @@ struct Arrivals {
     consumer: Consumer,
     /// Found waiting at the last look, oldest first.
     waiting: VecDeque<Delivery>,
+    /// Were driven as far as it takes to find that they are suspected.
+    suspects: Lane<Delivery>,
 }
 
 impl Arrivals {
@@ -141,10 +150,22 @@ impl Arrivals {
         self.waiting.clear();
     }
 
-    /// Tells the reconciler that the runs of those which waited since the last look are not stalled.
+    /// What became of a job: one that turns out to be suspected waits here.
+    fn ended(&mut self, ended: Result<Handled, JoinError>) {
+        match ended {
+            Ok(Handled::Settled) => {}
+            Ok(Handled::SettledInTurn) => self.suspects.ended_well(),
+            Ok(Handled::Suspected(delivery, counted)) => {
+                self.suspects.wait(delivery, counted, Instant::now());
+            }
+            Err(error) => report(&error),
+        }
+    }
+
+    /// Tells the reconciler that the runs of those which waited since the last look, and of the suspects, are not stalled.
     fn attend(&mut self, inner: &Arc<Inner>) {
         let bytes_max = inner.options.message_bytes_max;
-        let jobs = self.waiting.iter();
+        let jobs = self.waiting.iter().chain(self.suspects.waiting());
         let runs: Vec<RunId> = jobs
             .filter_map(|job| Job::decode(&job.message.body, bytes_max).ok())
             .map(|job| job.execution_id)
@@ -199,35 +220,46 @@ fn tell(inner: &Inner, state: ConsumerState) {
         .set(Part::Consumer, state == ConsumerState::Live);
 }
 
-/// Takes what has arrived in the meantime, without a turn of the loop for each.
-fn take_more(inner: &Arc<Inner>, jobs: &mut JoinSet<()>, arrivals: &mut Arrivals, places: usize) {
+/// Takes the suspects whose turn it is, and what has arrived in the meantime, without a turn of the loop for each.
+fn take_more(
+    inner: &Arc<Inner>,
+    jobs: &mut JoinSet<Handled>,
+    arrivals: &mut Arrivals,
+    places: usize,
+) {
     while jobs.len() < places {
-        match arrivals.try_next() {
-            Some(delivery) => take(inner, jobs, delivery),
-            None => return,
+        if !arrivals.suspects.is_empty()
+            && let Some((delivery, turn)) = arrivals.suspects.next(Instant::now())
+        {
+            jobs.spawn(handle_in_turn(inner.clone(), delivery, turn));
+        } else if let Some(delivery) = arrivals.try_next() {
+            take(inner, jobs, delivery);
+        } else {
+            return;
         }
     }
 }
 
-fn take(inner: &Arc<Inner>, jobs: &mut JoinSet<()>, delivery: Delivery) {
+fn take(inner: &Arc<Inner>, jobs: &mut JoinSet<Handled>, delivery: Delivery) {
     inner.metrics.consumed.inc();
     jobs.spawn(handle(inner.clone(), delivery));
 }
 
-fn report(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
+fn report(error: &JoinError) {
+    if error.is_panic() {
         // Its delivery was dropped with it, and so returned to the queue.
         tracing::error!(%error, "a job's task panicked; the job returns to its queue");
     }
 }
 
 /// Waits for what runs; what is not done in time is dropped, which returns its deliveries.
-async fn drain(inner: &Arc<Inner>, mut jobs: JoinSet<()>, deadline: Instant) {
+async fn drain(inner: &Arc<Inner>, mut jobs: JoinSet<Handled>, deadline: Instant) {
     let finished = tokio::time::timeout_at(deadline, async {
         while let Some(ended) = jobs.join_next().await {
-            report(ended);
+            // One that turns out to be suspected is dropped, and so returned.
+            if let Err(error) = &ended {
+                report(error);
+            }
         }
     });
     if finished.await.is_err() {
@@ -241,17 +273,47 @@ async fn drain(inner: &Arc<Inner>, mut jobs: JoinSet<()>, deadline: Instant) {
     }
 }
 
-/// Brings one delivery to its end: acked, dead-lettered and acked, or returned.
-async fn handle(inner: Arc<Inner>, delivery: Delivery) {
+/// What became of a delivery.
+enum Handled {
+    /// It was acked, dead-lettered and acked, or returned; or a run that is driven here has it.
+    Settled,
+    /// So was a suspect, in its turn.
+    SettledInTurn,
+    /// It is to be handled again in its turn; its step was counted so often.
+    Suspected(Delivery, u32),
+}
+
+/// Brings one delivery to its end, unless it is suspected.
+async fn handle(inner: Arc<Inner>, delivery: Delivery) -> Handled {
     let Some((delivery, redelivered)) = claim(&inner, delivery) else {
-        return;
+        return Handled::Settled;
     };
     inner.observer.room().await;
     let driven = match &delivery.flaw {
         Some(flaw) => Ok(Disposal::Dead(flaw.to_string(), Vec::new())),
-        None => drive(&inner, &delivery.message.body, redelivered).await,
+        None => drive(&inner, &delivery.message.body, redelivered, None).await,
     };
+    if let Err(DriveError::Suspected(counted)) = driven {
+        return Handled::Suspected(delivery, counted);
+    }
     finish(&inner, delivery, driven).await;
+    Handled::Settled
+}
+
+/// Brings the delivery of a suspect to its end, unless another process counted it again in the meantime.
+async fn handle_in_turn(inner: Arc<Inner>, delivery: Delivery, turn: Turn) -> Handled {
+    inner.observer.room().await;
+    let driven = drive(&inner, &delivery.message.body, true, Some(&turn)).await;
+    if let Err(DriveError::Suspected(counted)) = driven {
+        return Handled::Suspected(delivery, counted);
+    }
+    let well = driven.is_ok();
+    finish(&inner, delivery, driven).await;
+    if well {
+        Handled::SettledInTurn
+    } else {
+        Handled::Settled
+    }
 }
 
 /// Settles a delivery by what came of driving it.
@@ -264,6 +326,8 @@ pub(crate) async fn finish(
         Ok(Disposal::Done(publications)) => (publications, None),
         Ok(Disposal::Dead(reason, publications)) => (publications, Some(reason)),
         Err(DriveError::Bad(bad)) => (Vec::new(), Some(bad.to_string())),
+        // Those are handled again instead.
+        Err(DriveError::Suspected(_)) => return delivery.receipt.requeue(),
         Err(DriveError::Store(error)) => {
             // What can be repeated was, until it worked: this is a store that is closing, or one that refuses.
             tracing::error!(%error, "a job cannot be executed and returns to its queue");
