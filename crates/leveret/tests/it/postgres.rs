@@ -378,3 +378,39 @@ async fn rate(
         1000.0 * seconds * tasks as f64 / commits
     )
 }
+
+/// A definition of one node that sleeps, and a run of it whose step waits until then.
+async fn sleeper(store: &PostgresStore, id: &str, until: i64) -> NewRun {
+    let new = new_run(
+        id,
+        &workflow(&json!({ "id": "w", "nodes": [{ "id": "a", "uses": "set" }] })),
+    );
+    let waits = Finished {
+        outcome: Outcome::Waiting {
+            until: Timestamp(until),
+            error: None,
+        },
+        ..done(&new, 0)
+    };
+    store
+        .start(std::slice::from_ref(&new))
+        .await
+        .expect("start");
+    store.commit(&[Arc::new(waits)]).await.expect("commit");
+    new
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timer_at_the_end_of_time_hides_no_stalled_run() {
+    in_schema(|options| async move {
+        let store = connect(&options).await;
+        sleeper(&store, "a", i64::MAX).await;
+        let stalled = new_run("b", &chain());
+        store.start(&[stalled]).await.expect("start");
+        let quiet = std::time::Duration::from_secs(60);
+        let claimed = store.claim_stalled(Timestamp(100_000), quiet, 10).await;
+        let (runs, looked_at) = claimed.expect("claim");
+        assert_eq!((runs, looked_at), (vec![RunId::new("b").unwrap()], 2));
+    })
+    .await;
+}

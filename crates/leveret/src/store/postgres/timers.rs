@@ -48,7 +48,7 @@ const STALLED: &str = "
             EXISTS (SELECT FROM steps s WHERE s.run_id = d.run_id AND s.finished_at_ms > $1 - $2) AS active
         FROM due d
     ), put_off AS (
-        UPDATE runs r SET reconcile_at_ms = greatest($1, coalesce(l.last_timer, $1)) + $2
+        UPDATE runs r SET reconcile_at_ms = greatest($1, least(coalesce(l.last_timer, $1), 9223372036854775807 - $2)) + $2
         FROM looked_at l WHERE r.run_id = l.run_id
     )
     SELECT run_id, last_timer IS NULL AND NOT active FROM looked_at";
