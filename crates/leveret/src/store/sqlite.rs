@@ -350,12 +350,13 @@ impl Store for SqliteStore {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use leveret_core::{ids::Scope, parse::workflow_from_json};
+    use serde_json::json;
 
     use super::*;
     use crate::{
         sqlite::{DatabaseOptions, tests::TempPath},
-        store::conformance,
+        store::{Outcome, conformance},
     };
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -368,5 +369,54 @@ mod tests {
             async move { Arc::new(store) as Arc<dyn Store> }
         })
         .await;
+    }
+
+    /// One timer whose id does not read is claimed, and holds no others.
+    #[tokio::test]
+    async fn an_unreadable_timer_is_left_out() {
+        let path = TempPath::new();
+        let database = path.open();
+        let store = SqliteStore::open(database.clone()).expect("migrates");
+        let definition = json!({ "id": "w", "nodes": [{ "id": "a", "uses": "set" }] });
+        let workflow = Arc::new(workflow_from_json(&definition, None).expect("valid"));
+        let at = Timestamp(1);
+        for id in ["first", "second"] {
+            let run_id = RunId::new(id).expect("an id");
+            let new = NewRun {
+                run_id: run_id.clone(),
+                workflow: workflow.clone(),
+                input: Json::null(),
+                created_at: at,
+                reconcile_at: at,
+            };
+            let waits = Finished {
+                run_id,
+                workflow: workflow.clone(),
+                node: 0,
+                scope: Scope::root(),
+                via: None,
+                attempts: 1,
+                started_at: at,
+                finished_at: at,
+                outcome: Outcome::Waiting {
+                    until: Timestamp(10),
+                    error: None,
+                },
+            };
+            store.start(&[new]).await.expect("starts");
+            store.commit(&[Arc::new(waits)]).await.expect("commits");
+        }
+        let spoil = "UPDATE timers SET node_id = '' WHERE run_id = 'first'";
+        let spoilt = database.write(move |session| Ok(session.execute_batch(spoil)?));
+        spoilt.await.expect("writes");
+        let claim = Duration::from_secs(5);
+        let claimed = store.claim_timers(Timestamp(20), claim, 10).await;
+        let timers = claimed.expect("claims");
+        assert_eq!(timers.len(), 1);
+        assert_eq!(timers[0].key.run_id.as_str(), "second");
+        store.remove_timers(&timers).await.expect("removes");
+        let next = store.next_timer().await.expect("answers");
+        assert_eq!(next, Some(Timestamp(20) + claim));
+        database.close().await;
     }
 }

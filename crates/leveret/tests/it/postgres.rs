@@ -414,3 +414,25 @@ async fn a_timer_at_the_end_of_time_hides_no_stalled_run() {
     })
     .await;
 }
+
+/// Ids that do not read are those of a newer program, or of a mishap.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreadable_timer_holds_no_others() {
+    in_schema(|options| async move {
+        let store = connect(&options).await;
+        sleeper(&store, "a", 10).await;
+        sleeper(&store, "b", 10).await;
+        let schema = options.schema.replace('"', "\"\"");
+        let sql = format!(
+            "SET search_path TO \"{schema}\"; UPDATE runs SET run_id = '..' WHERE run_id = 'a'; UPDATE timers SET run_id = '..' WHERE run_id = 'a'"
+        );
+        admin(&options.url).await.batch_execute(&sql).await.expect("spoil");
+        let claim = std::time::Duration::from_secs(5);
+        for now in [100, 6_000] {
+            let timers = store.claim_timers(Timestamp(now), claim, 10).await.expect("claim");
+            let runs: Vec<_> = timers.iter().map(|timer| timer.key.run_id.as_str()).collect();
+            assert_eq!(runs, ["b"]);
+        }
+    })
+    .await;
+}

@@ -71,7 +71,16 @@ pub(super) async fn claim(
         .await?
         .query(CLAIM, &[&now.0, &until.0, &i64::from(limit)])
         .await?;
-    rows.iter().map(|row| Ok(timer_at(row, until)?)).collect()
+    Ok(readable(&rows, |row| timer_at(row, until)))
+}
+
+/// What reads of rows that were claimed together: one that does not must not hold the others, whose claims are made.
+fn readable<T>(rows: &[Row], read: impl Fn(&Row) -> Result<T, StoreError>) -> Vec<T> {
+    let read = |row| {
+        let read = read(row).inspect_err(|error| tracing::error!(%error, "a row is left out"));
+        read.ok()
+    };
+    rows.iter().filter_map(read).collect()
 }
 
 fn timer_at(row: &Row, claimed_until: Timestamp) -> Result<Timer, StoreError> {
@@ -161,12 +170,14 @@ pub(super) async fn claim_stalled(
         .await?
         .query(STALLED, &[&now.0, &quiet, &i64::from(limit)])
         .await?;
-    let mut stalled = Vec::new();
-    for row in &rows {
-        if get(row, 1)? {
-            stalled.push(run_id_at(row, 0)?);
-        }
-    }
+    let stalled = readable(&rows, |row| {
+        Ok(if get(row, 1)? {
+            Some(run_id_at(row, 0)?)
+        } else {
+            None
+        })
+    });
+    let stalled = stalled.into_iter().flatten().collect();
     Ok((stalled, rows.len() as u32))
 }
 

@@ -24,23 +24,45 @@ pub(super) fn claim(
     until: Timestamp,
     limit: u32,
 ) -> Result<Vec<Timer>, StoreError> {
-    let timers = session.rows::<_, StoreError>(
+    let due = session.rows::<_, StoreError>(
         "SELECT t.run_id, t.node_id, t.scope, t.attempts, t.via, r.workflow_id, r.workflow_hash
          FROM timers t JOIN runs r ON r.run_id = t.run_id
          WHERE t.due_at_ms <= ?1 ORDER BY t.due_at_ms LIMIT ?2",
         params![now.0, limit],
-        |row| timer(row, until),
+        |row| {
+            timer(row, until).map(Ok).or_else(|error| {
+                tracing::error!(%error, "a timer is left out");
+                Ok(Err::<Timer, [String; 3]>([
+                    row.get(0)?,
+                    row.get(1)?,
+                    row.get(2)?,
+                ]))
+            })
+        },
     )?;
-    for Timer { key, .. } in &timers {
+    let claim = |run_id: &str, node_id: &str, scope: &str| {
         session.execute(
             "UPDATE timers SET due_at_ms = ?4 WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3",
-            params![
-                key.run_id.as_str(),
-                key.node_id.as_str(),
-                key.scope.as_str(),
-                until.0
-            ],
-        )?;
+            params![run_id, node_id, scope, until.0],
+        )
+    };
+    let mut timers = Vec::with_capacity(due.len());
+    for due in due {
+        match due {
+            Ok(timer) => {
+                let StepKey {
+                    run_id,
+                    node_id,
+                    scope,
+                } = &timer.key;
+                claim(run_id.as_str(), node_id.as_str(), scope.as_str())?;
+                timers.push(timer);
+            }
+            // It is claimed all the same, so that it does not hold the others.
+            Err([run_id, node_id, scope]) => {
+                claim(&run_id, &node_id, &scope)?;
+            }
+        }
     }
     Ok(timers)
 }
