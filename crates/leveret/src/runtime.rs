@@ -21,7 +21,7 @@ use crate::{
     one_file::OneFile,
     store::{
         Batching, Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunRecord,
-        RunStatus, Started, Store, StoreError, commit_each, start_each,
+        RunStatus, Started, Store, StoreError, commit_each, load_each, start_each,
     },
 };
 
@@ -436,17 +436,8 @@ fn loads(store: &Arc<dyn Store>) -> Batcher<(RunId, Load), Result<Option<Loaded>
     let store = store.clone();
     Batcher::new(CALL_MAX, CALLS_MAX, move |batch: Vec<(RunId, Load)>| {
         let store = store.clone();
-        async move { each(store.load(&batch).await, batch.len()) }
+        async move { load_each(&*store, &batch).await }
     })
-}
-
-fn each<T>(result: Result<Vec<T>, StoreError>, count: usize) -> Vec<Result<T, StoreError>> {
-    match result {
-        Ok(results) => results.into_iter().map(Ok).collect(),
-        Err(error) => std::iter::repeat_with(|| Err(error.clone()))
-            .take(count)
-            .collect(),
-    }
 }
 
 impl From<Gone> for StoreError {

@@ -32,7 +32,7 @@ pub mod postgres;
 pub mod sqlite;
 
 pub use self::batch::commit_each;
-pub(crate) use self::batch::start_each;
+pub(crate) use self::batch::{load_each, start_each};
 
 /// Where a run stands. The texts are persisted and part of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use leveret_core::ids::RunId;
 
-use super::{Committed, Finished, NewRun, Outcome, Started, Store, StoreError};
+use super::{Committed, Finished, Load, Loaded, NewRun, Outcome, Started, Store, StoreError};
 
 /// Commits a batch; if it is refused, each of its steps alone, so that only the guilty ones fail, and what follows on them in the same run.
 /// Large steps go in several calls. Answers in the order of the batch; what holds after an answer is what [`Store::commit`] promises for it.
@@ -24,15 +24,9 @@ async fn commit_part(
     store: &dyn Store,
     batch: &[Arc<Finished>],
 ) -> Vec<Result<Committed, StoreError>> {
-    let refused = |error: &StoreError| {
-        matches!(
-            error,
-            StoreError::Refused { .. } | StoreError::Corrupt { .. }
-        )
-    };
     match store.commit(batch).await {
         Ok(committed) => committed.into_iter().map(Ok).collect(),
-        Err(error) if batch.len() > 1 && refused(&error) => {
+        Err(error) if batch.len() > 1 && is_of_one(&error) => {
             let mut answers = Vec::with_capacity(batch.len());
             let mut failed: HashMap<&RunId, StoreError> = HashMap::new();
             for finished in batch {
@@ -46,6 +40,33 @@ async fn commit_part(
                     failed.insert(run_id, error.clone());
                 }
                 answers.push(alone.map(|mut committed| committed.remove(0)));
+            }
+            answers
+        }
+        Err(error) => vec![Err(error); batch.len()],
+    }
+}
+
+/// Whether the error may be that of one item, which the others of its batch are to be spared.
+fn is_of_one(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Refused { .. } | StoreError::Corrupt { .. }
+    )
+}
+
+/// Loads for a batch of runs; if it fails for what is stored of one of them, for each alone. Answers in the order of the batch.
+pub(crate) async fn load_each(
+    store: &dyn Store,
+    batch: &[(RunId, Load)],
+) -> Vec<Result<Option<Loaded>, StoreError>> {
+    match store.load(batch).await {
+        Ok(loaded) => loaded.into_iter().map(Ok).collect(),
+        Err(error) if batch.len() > 1 && is_of_one(&error) => {
+            let mut answers = Vec::with_capacity(batch.len());
+            for one in batch.chunks(1) {
+                let alone = store.load(one).await;
+                answers.push(alone.map(|mut loaded| loaded.remove(0)));
             }
             answers
         }
@@ -105,7 +126,76 @@ impl Outcome {
 
 #[cfg(test)]
 mod tests {
+    use leveret_core::{ids::Scope, json::Json, parse::workflow_from_json, time::Timestamp};
+    use serde_json::json;
+
     use super::*;
+    use crate::{
+        sqlite::tests::TempPath,
+        store::{NodeRef, sqlite::SqliteStore},
+    };
+
+    /// What cannot be read of one run fails that run's load only.
+    #[tokio::test]
+    async fn an_unreadable_run_is_loaded_alone() {
+        let path = TempPath::new();
+        let database = path.open();
+        let store = SqliteStore::open(database.clone()).expect("migrates");
+        let definition = json!({ "id": "w", "nodes": [{ "id": "a", "uses": "set" }] });
+        let workflow = Arc::new(workflow_from_json(&definition, None).expect("valid"));
+        let at = Timestamp(1);
+        let (mut new, mut done) = (Vec::new(), Vec::new());
+        for id in ["first", "second", "third"] {
+            let run_id = RunId::new(id).expect("an id");
+            done.push(Arc::new(Finished {
+                run_id: run_id.clone(),
+                workflow: workflow.clone(),
+                node: 0,
+                scope: Scope::root(),
+                via: None,
+                attempts: 1,
+                started_at: at,
+                finished_at: at,
+                outcome: Outcome::Completed {
+                    output: Json::null(),
+                    action: None,
+                    taken: Vec::new(),
+                    context: Vec::new(),
+                },
+            }));
+            new.push(NewRun {
+                run_id,
+                workflow: workflow.clone(),
+                input: Json::null(),
+                created_at: at,
+                reconcile_at: at,
+            });
+        }
+        store.start(&new).await.expect("starts");
+        store.commit(&done).await.expect("commits");
+        let spoil = "UPDATE runs SET status = 'paused' WHERE run_id = 'second'";
+        let spoilt = database.write(move |session| Ok(session.execute_batch(spoil)?));
+        spoilt.await.expect("writes");
+
+        let node = NodeRef::new(&workflow, 0);
+        let load = |new: &NewRun| {
+            let nodes = vec![node.clone()];
+            let load = Load {
+                nodes,
+                ..Load::default()
+            };
+            (new.run_id.clone(), load)
+        };
+        let batch: Vec<_> = new.iter().map(load).collect();
+        let answers = load_each(&store, &batch).await;
+        let read: Vec<_> = answers
+            .iter()
+            .map(|answer| matches!(answer, Ok(Some(_))))
+            .collect();
+        assert_eq!(read, [true, false, true]);
+        assert!(matches!(answers[1], Err(StoreError::Corrupt { .. })));
+        database.close().await;
+    }
 
     #[test]
     fn large_steps_go_in_calls_of_their_own() {
