@@ -23,14 +23,23 @@ use crate::store::{Load, Loaded, NodeRef, RunStatus, StepStatus, StoreError};
 /// How many runs are looked at in one go.
 const BATCH: u32 = 200;
 
-/// Looks at the runs that are due. Returns how many were looked at.
+/// Looks at the runs that are due. Returns how many were looked at. One of which something cannot be read is left out, and
+/// logged.
 pub(crate) async fn run_once(inner: &Inner, now: Timestamp) -> Result<u32, FireError> {
     let (stalled, looked_at) = inner
         .store
         .claim_stalled(now, inner.options.quiet, BATCH)
         .await?;
     for run_id in stalled {
-        revive(inner, &run_id).await?;
+        match revive(inner, &run_id).await {
+            Err(error) if !error.is_retryable() => {
+                let run_id = run_id.as_str();
+                tracing::error!(%error, run_id, "run {run_id} is stalled and cannot be taken up");
+            }
+            // The next one would fare no better.
+            Err(error) => return Err(error),
+            Ok(()) => {}
+        }
     }
     Ok(looked_at)
 }
@@ -169,5 +178,46 @@ pub(crate) async fn run(inner: Arc<Inner>, mut shutdown: watch::Receiver<bool>) 
             _ = shutdown.wait_for(|stop| *stop) => return,
             () = tokio::time::sleep(pause) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leveret_core::{json::Json, parse::workflow_from_json};
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        broker::memory::MemoryBroker,
+        runtime::{Engine, EngineParts},
+        sqlite::tests::TempPath,
+        store::sqlite::SqliteStore,
+    };
+
+    /// A run of which something cannot be read is not taken up, and those beside it are.
+    #[tokio::test]
+    async fn an_unreadable_run_holds_no_others() {
+        let path = TempPath::new();
+        let database = path.open();
+        let store = SqliteStore::open(database.clone()).expect("migrates");
+        let parts = EngineParts::new(Arc::new(store), Arc::new(MemoryBroker::new()));
+        let engine = Engine::new(parts).await.expect("declares");
+        let inner = &engine.inner;
+        let definition = json!({ "id": "w", "nodes": [{ "id": "a", "uses": "set" }] });
+        let workflow = Arc::new(workflow_from_json(&definition, None).expect("valid"));
+        for id in ["first", "second", "third"] {
+            let run_id = RunId::new(id).expect("an id");
+            let new = inner.new_run(run_id, workflow.clone(), Json::null(), Timestamp(0));
+            inner.store.start(&[new]).await.expect("starts");
+        }
+        let spoil = "UPDATE runs SET workflow_hash = x'00' WHERE run_id = 'second'";
+        let spoilt = database.write(move |session| Ok(session.execute_batch(spoil)?));
+        spoilt.await.expect("writes");
+
+        let looked_at = run_once(inner, Timestamp(0) + inner.options.quiet).await;
+        assert_eq!(looked_at.expect("looks"), 3);
+        assert_eq!(inner.metrics.reconciled.get(), 2);
+        engine.close().await;
+        database.close().await;
     }
 }

@@ -101,6 +101,15 @@ pub(crate) enum FireError {
     Broker(#[from] BrokerError),
 }
 
+impl FireError {
+    pub(crate) fn is_retryable(&self) -> bool {
+        match self {
+            FireError::Store(error) => error.is_retryable(),
+            FireError::Broker(error) => error.is_retryable(),
+        }
+    }
+}
+
 fn job_of(timer: &Timer) -> Job {
     let Timer {
         key,
