@@ -253,10 +253,13 @@ pub fn decide(
     decider.hand_over();
     let Decider {
         mut decision,
-        missing,
+        mut missing,
         ..
     } = decider;
     if !missing.is_empty() {
+        // Said once for each edge that led there.
+        missing.sort_unstable();
+        missing.dedup();
         return Err(MissingJoins(missing));
     }
     decision.ready.sort_unstable();
@@ -302,8 +305,9 @@ impl Decider<'_> {
         let graph = self.graph;
         match ending {
             Ending::Completed { taken } => {
+                let taken = sorted(taken);
                 for edge in graph.routed(node) {
-                    let resolution = if taken.contains(&edge) {
+                    let resolution = if taken.binary_search(&edge).is_ok() {
                         Resolution::Taken
                     } else {
                         Resolution::Untaken
@@ -425,15 +429,23 @@ impl Decider<'_> {
     fn join(&mut self, join: JoinPoint) -> Option<&mut JoinState> {
         if !self.decision.joins.contains_key(&join) {
             let Some(state) = self.joins.get(&join) else {
-                if !self.missing.contains(&join) {
-                    self.missing.push(join);
-                }
+                self.missing.push(join);
                 return None;
             };
             self.decision.joins.insert(join, state.clone());
         }
         self.decision.joins.get_mut(&join)
     }
+}
+
+/// The edges in order, in which they are for the most part already: looking for each is then quick, however many there are.
+fn sorted(edges: &[EdgeIx]) -> Cow<'_, [EdgeIx]> {
+    if edges.is_sorted() {
+        return Cow::Borrowed(edges);
+    }
+    let mut sorted = edges.to_vec();
+    sorted.sort_unstable();
+    Cow::Owned(sorted)
 }
 
 /// What is recorded of a step, as far as going on after a crash needs it.

@@ -371,3 +371,32 @@ proptest! {
         }
     }
 }
+
+/// One node with very many edges; a decider whose work grows with their square takes minutes for it.
+#[test]
+fn very_many_edges_are_decided_at_once() {
+    const WIDTH: usize = 200_000;
+    // Two edges to each node: all of these are joins.
+    let edges: Vec<_> = (0..2 * WIDTH).map(|edge| (0, 1 + edge / 2)).collect();
+    let graph = Graph::new(vec![NodeShape::default(); 1 + WIDTH], &edges);
+    // Not in the order of the edges, and without the last one.
+    let taken: Vec<EdgeIx> = (0..2 * WIDTH - 1).rev().collect();
+    let ending = Ending::Completed {
+        taken: taken.into(),
+    };
+    let mut joins = Joins::new();
+    let MissingJoins(missing) = decide(&graph, 0, &ending, &mut joins).unwrap_err();
+    assert_eq!(missing.len(), WIDTH);
+    for join in missing {
+        joins.insert(join, JoinState::new(join_width(&graph, join)));
+    }
+    let end = JoinPoint::End;
+    joins.insert(end, JoinState::new(join_width(&graph, end)));
+    let decision = decide(&graph, 0, &ending, &mut joins).unwrap();
+    assert_eq!(decision.ready.len(), WIDTH);
+    let resolved = |node| joins[&JoinPoint::Node(node)].to_string();
+    assert_eq!(
+        (resolved(1), resolved(WIDTH)),
+        ("tt!0".to_owned(), "tu!0".to_owned())
+    );
+}
