@@ -132,7 +132,8 @@ fn job_of(timer: &Timer) -> Job {
 /// Fires timers until `shutdown` turns true.
 pub(crate) async fn run(inner: Arc<Inner>, mut shutdown: watch::Receiver<bool>) {
     let mut held = Vec::new();
-    loop {
+    // Looked at before each batch: others may keep timers due for as long as this runs.
+    while !*shutdown.borrow() && shutdown.has_changed().is_ok() {
         let pause = match fire_next(&inner, &mut held).await {
             Ok(0) => until_next(&inner).await,
             Ok(_) => Duration::ZERO,
@@ -149,9 +150,6 @@ pub(crate) async fn run(inner: Arc<Inner>, mut shutdown: watch::Receiver<bool>) 
             _ = shutdown.wait_for(|stop| *stop) => return,
             () = inner.timers.set.notified() => {}
             () = tokio::time::sleep(pause) => {}
-        }
-        if *shutdown.borrow() {
-            return;
         }
     }
 }
@@ -285,5 +283,17 @@ mod tests {
         assert_eq!(inner.store.next_timer().await.expect("answers"), None);
         stop.send_replace(true);
         serving.await.expect("no panic").expect("serves");
+    }
+
+    /// Whoever is asked to stop does not first fire all that is due.
+    #[tokio::test(start_paused = true)]
+    async fn stops_while_timers_are_due() {
+        let engine = engine().await;
+        let inner = &engine.inner;
+        waiting_step(inner, Timestamp(0)).await;
+        let (_stop, stopped) = watch::channel(true);
+        run(inner.clone(), stopped).await;
+        let next = inner.store.next_timer().await.expect("answers");
+        assert_eq!(next, Some(Timestamp(0)));
     }
 }
