@@ -9,6 +9,7 @@ use futures_util::FutureExt;
 use leveret_core::{
     ids::{RunId, StepKey},
     parse::NodeCatalog,
+    time::Timestamp,
     workflow::WorkflowHash,
 };
 use tokio::{sync::watch, task::JoinSet};
@@ -46,6 +47,7 @@ mod worker;
 
 use self::{
     awake::Awake,
+    client::Cancels,
     health::Health,
     hub::Hub,
     local::LocalRuns,
@@ -231,6 +233,7 @@ pub(crate) struct Inner {
     local: LocalRuns,
     suspects: Suspects,
     underway: Underway,
+    cancels: Cancels,
     health: Health,
     metrics: Arc<Metrics>,
 }
@@ -282,6 +285,7 @@ impl Engine {
             local: LocalRuns::default(),
             suspects: Suspects::default(),
             underway: Underway::default(),
+            cancels: Cancels::default(),
             health: Health::default(),
             metrics,
         };
@@ -524,8 +528,12 @@ impl Inner {
         Ok(self.durably(|| self.store.run(run_id)).await?.0)
     }
 
-    async fn cancel(&self, run_id: &RunId) -> Result<Option<(RunEnd, bool)>, StoreError> {
-        let cancel = || self.store.cancel(run_id, self.clock.now());
+    async fn cancel(
+        &self,
+        run_id: &RunId,
+        at: Timestamp,
+    ) -> Result<Option<(RunEnd, bool)>, StoreError> {
+        let cancel = || self.store.cancel(run_id, at);
         Ok(self.durably(cancel).await?.0)
     }
 

@@ -1,10 +1,18 @@
 //! The client's side of the engine: start, await, look at, cancel runs.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use leveret_core::{
     ids::RunId,
     json::Json,
+    time::Timestamp,
     workflow::{Workflow, WorkflowHash},
 };
 use serde_json::json;
@@ -201,6 +209,7 @@ impl Engine {
     /// the run may be cancelled later all the same; asking again is safe.
     pub async fn cancel(&self, run_id: &RunId) -> Result<Option<RunEnd>, CancelError> {
         let inner = &self.inner;
+        let at = inner.cancels.name(inner.clock.now());
         if inner.publish.completion {
             let Some(run) = self.look(run_id).await? else {
                 return Ok(None);
@@ -210,6 +219,7 @@ impl Engine {
                 let plan = inner.plan_or_corrupt(&run.workflow_hash).await?;
                 let job = Job {
                     cancel: true,
+                    cancelled_at: Some(at),
                     ..plan.job(run_id, plan.workflow.graph.starts()[0])
                 };
                 inner
@@ -217,7 +227,7 @@ impl Engine {
                     .await?;
             }
         }
-        let Some((end, ended)) = inner.store.cancel(run_id, inner.clock.now()).await? else {
+        let Some((end, ended)) = inner.store.cancel(run_id, at).await? else {
             return Ok(None);
         };
         if ended {
@@ -321,6 +331,27 @@ impl Awaited {
             ended_at: Some(end.ended_at),
         };
         RunResult::new(&self.workflow, run, steps, duration_ms)
+    }
+}
+
+/// The times of cancellations: each its own, as it tells them apart.
+#[derive(Debug)]
+pub(crate) struct Cancels(AtomicI64);
+
+impl Default for Cancels {
+    fn default() -> Cancels {
+        Cancels(AtomicI64::new(i64::MIN))
+    }
+}
+
+impl Cancels {
+    /// Now, or as little later as it takes.
+    fn name(&self, now: Timestamp) -> Timestamp {
+        let next = |last: i64| now.0.max(last.saturating_add(1));
+        let last = self
+            .0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| Some(next(last)));
+        Timestamp(last.map_or(now.0, next))
     }
 }
 

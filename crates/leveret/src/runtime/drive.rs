@@ -80,7 +80,7 @@ pub(crate) async fn drive(
     let mut drive = Drive::new(inner, plan, job.execution_id.clone(), redelivered);
     drive.turn = turn;
     if job.cancel {
-        drive.cancel().await?;
+        drive.cancel(job.cancelled_at).await?;
         return Ok(drive.disposal());
     }
     let leads_here = |edge| drive.plan.workflow.graph.incoming(node).contains(&edge);
@@ -355,17 +355,20 @@ impl Drive<'_> {
         }
     }
 
-    /// Ends the run as cancelled, unless the client did so already, and tells of it. An end before that was told by whoever made it.
-    async fn cancel(&mut self) -> Result<(), DriveError> {
+    /// Ends the run as cancelled, unless the client did so already, and tells of it. An end before that was told by whoever made it, which for
+    /// another cancellation is its own job.
+    async fn cancel(&mut self, asked_at: Option<Timestamp>) -> Result<(), DriveError> {
         let Some(run) = self.inner.load(&self.run_id, Load::default()).await? else {
             return Err(BadJob::UnknownRun(self.run_id.clone()).into());
         };
         self.expect_definition(&run.workflow_hash)?;
-        match self.inner.cancel(&self.run_id).await? {
+        let at = asked_at.unwrap_or_else(|| self.inner.clock.now());
+        match self.inner.cancel(&self.run_id, at).await? {
             None => Err(BadJob::UnknownRun(self.run_id.clone()).into()),
             Some((end, true)) => self.end(&end).await,
             Some((end, false)) => {
-                if self.inner.publish.completion && end.status == RunStatus::Cancelled {
+                let told = asked_at.is_some_and(|at| at != end.ended_at);
+                if self.inner.publish.completion && end.status == RunStatus::Cancelled && !told {
                     self.publish_completion(&end).await?;
                 }
                 Ok(())

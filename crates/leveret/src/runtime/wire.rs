@@ -8,6 +8,7 @@ use std::sync::Arc;
 use leveret_core::{
     ids::{IdError, NodeId, RunId, WorkflowId},
     json::Json,
+    time::Timestamp,
     workflow::WorkflowHash,
 };
 use serde::{Deserialize, Serialize};
@@ -182,6 +183,9 @@ pub struct Job {
     /// Asks for the run to be cancelled instead; the node does not matter then.
     #[serde(skip_serializing_if = "is_false")]
     pub cancel: bool,
+    /// When that was asked for, on Leveret's own messages. Of several, the one whose time is that of the run's end tells of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled_at: Option<Timestamp>,
 }
 
 /// A job as it comes: what has two names may come by either, or by both alike.
@@ -299,6 +303,7 @@ impl Job {
             attempts: 0,
             fresh: false,
             cancel: false,
+            cancelled_at: None,
         }
     }
 

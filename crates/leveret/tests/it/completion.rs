@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use leveret::{
     Connected,
-    broker::ConsumeOptions,
+    broker::{ConsumeOptions, Message, Publication},
     connect,
     core::{json::Json, parse::workflow_from_json},
     runtime::{Engine, EngineOptions, EngineParts, Publish, Roles, RunResult, StartRequest},
@@ -221,4 +221,33 @@ async fn it_is_not_lost_with_its_queue() {
     let declared = tokio::time::timeout(Duration::from_secs(30), declared).await;
     declared.expect("the queue comes back");
     assert_eq!(completion(&engine).await["status"], "completed");
+}
+
+/// Two clients cancel a run at the same moment, each with a job that tells of it in case the client goes away: one of them does.
+#[tokio::test(start_paused = true)]
+async fn it_comes_once_for_cancellations_at_the_same_time() {
+    let engine = engine().await;
+    let workflow = workflow_from_json(&blueprint("A; A = hang"), None).expect("valid");
+    let hash = workflow.hash.to_string();
+    let request = StartRequest {
+        workflow: Arc::new(workflow),
+        input: Json::null(),
+        run_id: None,
+    };
+    let (run_id, _) = engine.start(request).await.expect("starts");
+    engine.cancel(&run_id).await.expect("cancels");
+    let of_another = json!({
+        "workflow_id": "flow", "workflow_hash": hash, "execution_id": run_id, "node_id": "A", "cancel": true, "cancelled_at": 1,
+    });
+    let message = Message::json(of_another.to_string());
+    let publication = Publication::to_queue(engine.names().execution.clone(), message);
+    for published in engine.broker().publish(vec![publication]).await {
+        published.expect("publishes");
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(completion(&engine).await["status"], "halted");
+    let queue = engine.names().completion.clone();
+    let stats = engine.broker().queue_stats(&queue).await;
+    assert_eq!(stats.expect("the queue is there").ready, 0);
+    assert_eq!(engine.metrics().dead_letters.get(), 0);
 }
