@@ -12,7 +12,7 @@ use leveret::{
     connect,
     nodes::Registry,
     redact_url,
-    runtime::{Engine, EngineParts, Names, Roles, Secrets},
+    runtime::{Engine, EngineParts, Names, Roles, Secrets, ServeError},
     store::StoreError,
 };
 use tokio::{sync::watch, task::JoinHandle};
@@ -94,7 +94,7 @@ pub(crate) fn of_connect(error: ConnectError) -> anyhow::Error {
 pub(crate) struct Running {
     pub(crate) engine: Engine,
     stop: watch::Sender<bool>,
-    serving: JoinHandle<Result<(), BrokerError>>,
+    serving: JoinHandle<Result<(), ServeError>>,
     _directory: Option<PrivateDirectory>,
 }
 

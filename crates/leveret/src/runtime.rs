@@ -199,6 +199,19 @@ impl Roles {
     }
 }
 
+/// Why [`Engine::serve`] ended by itself.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// A role could not begin, or the broker was closed.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The store takes nothing more until it is opened again, which is the business of another process: what this one executes it cannot
+    /// record.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// The engine. Clones share it.
 #[derive(Clone)]
 pub struct Engine {
@@ -235,6 +248,8 @@ pub(crate) struct Inner {
     underway: Underway,
     cancels: Cancels,
     health: Health,
+    /// Why this process can record nothing more, if so.
+    failed: watch::Sender<Option<StoreError>>,
     metrics: Arc<Metrics>,
 }
 
@@ -287,6 +302,7 @@ impl Engine {
             underway: Underway::default(),
             cancels: Cancels::default(),
             health: Health::default(),
+            failed: watch::Sender::new(None),
             metrics,
         };
         Ok(Engine {
@@ -294,12 +310,13 @@ impl Engine {
         })
     }
 
-    /// Plays the roles until `shutdown` turns true, then drains. An error means that a role could not begin.
+    /// Plays the roles until `shutdown` turns true, then drains. An error means that a role could not begin, or that the store takes nothing
+    /// more: the process is to be started again.
     pub async fn serve(
         &self,
         roles: Roles,
         shutdown: watch::Receiver<bool>,
-    ) -> Result<(), BrokerError> {
+    ) -> Result<(), ServeError> {
         let inner = &self.inner;
         // Tasks of their own, which the runtime's threads poll: the caller may be outside of these, in `block_on`.
         let mut playing = JoinSet::new();
@@ -312,14 +329,26 @@ impl Engine {
         if let Some(options) = roles.worker {
             playing.spawn(worker::work(inner.clone(), options, shutdown));
         }
-        while let Some(played) = playing.join_next().await {
-            match played {
-                Ok(result) => result?,
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                Err(_) => return Err(BrokerError::Closed),
+        let mut failed = inner.failed.subscribe();
+        let failed = async {
+            let failed = failed.wait_for(Option::is_some).await.ok();
+            failed.and_then(|error| error.clone())
+        };
+        let played = async {
+            while let Some(played) = playing.join_next().await {
+                match played {
+                    Ok(result) => result?,
+                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    Err(_) => return Err(BrokerError::Closed.into()),
+                }
             }
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            Some(error) = failed => Err(error.into()),
+            result = played => result,
         }
-        Ok(())
     }
 
     /// Fires the timers that are due; returns how many. [`serve`](Self::serve) does this by itself.
@@ -480,8 +509,19 @@ impl Inner {
                     tokio::time::sleep(store_pause(attempt)).await;
                     attempt += 1;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.look_at(&error);
+                    return Err(error);
+                }
             }
+        }
+    }
+
+    /// Ends [`serve`](Engine::serve) if the store takes nothing more.
+    fn look_at(&self, error: &StoreError) {
+        if let StoreError::Uncertain { .. } = error {
+            self.health.set(Part::Store, false);
+            self.failed.send_replace(Some(error.clone()));
         }
     }
 
@@ -554,5 +594,34 @@ impl Inner {
             .parse(&definition, &self.registry)
             .map(Some)
             .map_err(|diagnostics| StoreError::corrupt(format!("definition {hash}: {diagnostics}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{broker::memory::MemoryBroker, store::memory::MemoryStore};
+
+    /// Only another process can open the store again, and a supervisor starts one.
+    #[tokio::test(start_paused = true)]
+    async fn serving_ends_when_the_store_takes_nothing_more() {
+        let parts = EngineParts::new(Arc::new(MemoryStore::new()), Arc::new(MemoryBroker::new()));
+        let engine = Engine::new(parts).await.expect("declares");
+        let (_stop, stopped) = watch::channel(false);
+        let serving = engine.serve(Roles::all(), stopped);
+        let call = engine.inner.durably(|| async {
+            Err::<(), _>(StoreError::Uncertain {
+                detail: "fsync".to_owned(),
+            })
+        });
+        let both = async { tokio::join!(serving, call) };
+        let both = tokio::time::timeout(Duration::from_secs(60), both).await;
+        let (served, called) = both.expect("serving ends");
+        assert!(called.is_err());
+        let served = served.expect_err("not by itself");
+        assert!(
+            matches!(served, ServeError::Store(StoreError::Uncertain { .. })),
+            "{served}"
+        );
     }
 }

@@ -163,6 +163,7 @@ pub(crate) async fn run(inner: Arc<Inner>, mut shutdown: watch::Receiver<bool>) 
             match run_once(&inner, now).await {
                 Ok(looked_at) => more = looked_at == BATCH,
                 Err(error) => {
+                    error.look_at(&inner);
                     tracing::warn!(%error, "stalled runs were not looked at; trying again");
                 }
             }

@@ -102,6 +102,13 @@ pub(crate) enum FireError {
 }
 
 impl FireError {
+    /// As [`Inner::look_at`].
+    pub(crate) fn look_at(&self, inner: &Inner) {
+        if let FireError::Store(error) = self {
+            inner.look_at(error);
+        }
+    }
+
     pub(crate) fn is_retryable(&self) -> bool {
         match self {
             FireError::Store(error) => error.is_retryable(),
@@ -138,6 +145,7 @@ pub(crate) async fn run(inner: Arc<Inner>, mut shutdown: watch::Receiver<bool>) 
             Ok(0) => until_next(&inner).await,
             Ok(_) => Duration::ZERO,
             Err(error) => {
+                error.look_at(&inner);
                 tracing::warn!(%error, "timers were not fired; trying again");
                 PAUSE
             }

@@ -9,14 +9,11 @@ use std::{
 };
 
 use leveret::{
-    broker::{
-        BrokerError,
-        rabbitmq::{RabbitMq, RabbitMqOptions},
-    },
+    broker::rabbitmq::{RabbitMq, RabbitMqOptions},
     core::{ids::RunId, time::Timestamp},
     runtime::{
-        Clock, Engine, EngineOptions, EngineParts, Names, Publish, Roles, StatusMessages,
-        SystemClock,
+        Clock, Engine, EngineOptions, EngineParts, Names, Publish, Roles, ServeError,
+        StatusMessages, SystemClock,
     },
     store::postgres::{PostgresOptions, PostgresStore},
 };
@@ -97,7 +94,7 @@ pub(crate) struct Rig {
     pub(crate) engine: Engine,
     pub(crate) completions: Completions,
     stop: watch::Sender<bool>,
-    serving: JoinHandle<Result<(), BrokerError>>,
+    serving: JoinHandle<Result<(), ServeError>>,
 }
 
 impl Rig {
