@@ -184,7 +184,7 @@ pub struct Job {
     #[serde(skip_serializing_if = "is_false")]
     pub cancel: bool,
     /// When that was asked for, on Leveret's own messages. Of several, the one whose time is that of the run's end tells of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cancelled_at: Option<Timestamp>,
 }
 
@@ -206,6 +206,7 @@ struct Received {
     fresh: bool,
     #[serde(default)]
     cancel: bool,
+    cancelled_at: Option<Timestamp>,
 }
 
 impl TryFrom<Received> for Job {
@@ -227,6 +228,7 @@ impl TryFrom<Received> for Job {
             attempts: received.attempts,
             fresh: received.fresh,
             cancel: received.cancel,
+            cancelled_at: received.cancelled_at,
         })
     }
 }
