@@ -383,12 +383,11 @@ fn equal_maps(a: &Data<'_>, b: &Data<'_>, budget: &Budget) -> Outcome<bool> {
     let entries = a.entries(budget)?.into_iter().zip(b.entries(budget)?);
     for ((key, value), (other_key, other)) in entries {
         // Maps are sorted, unless another crate has serde_json keep the order.
-        let other = match compare_texts(&key, &other_key, budget)? {
-            Ordering::Equal => Some(other),
-            _ => {
-                b.charge_field(&key, budget)?;
-                b.field(&key)
-            }
+        let other = if compare_texts(&key, &other_key, budget)?.is_eq() {
+            Some(other)
+        } else {
+            b.charge_field(&key, budget)?;
+            b.field(&key)
         };
         let Some(other) = other else {
             return Ok(false);
