@@ -571,10 +571,9 @@ impl Drive<'_> {
             let is_next = self.begun.is_empty();
             if begins && is_next {
                 let (plan, run_id) = (&self.plan, &self.run_id);
-                let shown = params.as_deref();
                 inner
                     .observer
-                    .running(plan, run_id, node, shown, started_at);
+                    .running(plan, run_id, node, params.as_deref(), started_at);
             }
             self.begun.push(Begun {
                 node,

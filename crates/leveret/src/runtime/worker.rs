@@ -156,7 +156,7 @@ impl Arrivals {
             Ok(Handled::Settled) => {}
             Ok(Handled::SettledInTurn) => self.suspects.ended_well(),
             Ok(Handled::Suspected(delivery, counted)) => {
-                self.suspects.wait(delivery, counted, Instant::now());
+                self.suspects.wait(*delivery, counted, Instant::now());
             }
             Err(error) => report(&error),
         }
@@ -280,7 +280,7 @@ enum Handled {
     /// So was a suspect, in its turn.
     SettledInTurn,
     /// It is to be handled again in its turn; its step was counted so often.
-    Suspected(Delivery, u32),
+    Suspected(Box<Delivery>, u32),
 }
 
 /// Brings one delivery to its end, unless it is suspected.
@@ -294,7 +294,7 @@ async fn handle(inner: Arc<Inner>, delivery: Delivery) -> Handled {
         None => drive(&inner, &delivery.message.body, redelivered, None).await,
     };
     if let Err(DriveError::Suspected(counted)) = driven {
-        return Handled::Suspected(delivery, counted);
+        return Handled::Suspected(Box::new(delivery), counted);
     }
     finish(&inner, delivery, driven).await;
     Handled::Settled
@@ -305,7 +305,7 @@ async fn handle_in_turn(inner: Arc<Inner>, delivery: Delivery, turn: Turn) -> Ha
     inner.observer.room().await;
     let driven = drive(&inner, &delivery.message.body, true, Some(&turn)).await;
     if let Err(DriveError::Suspected(counted)) = driven {
-        return Handled::Suspected(delivery, counted);
+        return Handled::Suspected(Box::new(delivery), counted);
     }
     let well = driven.is_ok();
     finish(&inner, delivery, driven).await;

@@ -69,9 +69,8 @@ impl Link {
         let overdue = |_| BrokerError::Unavailable {
             detail: format!("no connection within {:?}", target.connect_timeout),
         };
-        let line = Arc::new(Line::default());
-        let end = LineEnd(line.clone());
-        let opened = timeout_at(deadline, handshake(target, line)).await;
+        let end = LineEnd(Arc::default());
+        let opened = timeout_at(deadline, handshake(target, end.0.clone())).await;
         let connection = opened
             .map_err(overdue)?
             .map_err(|error| connect_error(target, &error))?;
