@@ -172,8 +172,8 @@ async fn passing(status: StatusMessages) -> u64 {
     };
     engine.start_and_wait(request).await.expect("starts");
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let stats = engine.broker().queue_stats(&queue).await.expect("counts");
-    stats.ready
+    let counted = engine.broker().queue_stats(&queue).await.expect("counts");
+    counted.ready
 }
 
 #[tokio::test(start_paused = true)]
