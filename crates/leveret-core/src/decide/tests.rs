@@ -397,6 +397,6 @@ fn very_many_edges_are_decided_at_once() {
     let resolved = |node| joins[&JoinPoint::Node(node)].to_string();
     assert_eq!(
         (resolved(1), resolved(WIDTH)),
-        ("tt!0".to_owned(), "tu!0".to_owned())
+        ("tt!1".to_owned(), "tu!0".to_owned())
     );
 }

@@ -396,7 +396,7 @@ fn invalid_parameters_are_told_at_load() {
         ),
         (
             json!({ "url": "http://h", "method": "G T" }),
-            "'G T' is no HTTP method",
+            "'G T' is no HTTP method; did you mean 'GET'?",
         ),
         (
             json!({ "url": "http://h", "timeout": "soon" }),
