@@ -506,7 +506,8 @@ pub trait Store: Send + Sync + 'static {
     /// that is refused for the data of one of its steps is refused as a whole: [`commit_each`] then finds the guilty one.
     async fn commit(&self, batch: &[Arc<Finished>]) -> Result<Vec<Committed>, StoreError>;
 
-    /// Loads what workers need; `None` for a run that is not recorded.
+    /// Loads what workers need; `None` for a run that is not recorded. Changes nothing. [`StoreError::Corrupt`] if what is stored of one of the
+    /// runs cannot be read: the others can be loaded without it.
     async fn load(&self, batch: &[(RunId, Load)]) -> Result<Vec<Option<Loaded>>, StoreError>;
 
     /// Sets how many redeliveries of a step may have ended their worker's process, durably. To be called with one more before the step is
@@ -517,7 +518,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// When it returns, the claims are durable: no other call gets these timers before the claim ends, unless a step sets one anew. A crash
     /// before or after loses none: what was claimed and not removed is due again when the claim ends. So a timer fires at least once, and
-    /// may fire twice.
+    /// may fire twice. One that cannot be read is claimed, logged and left out.
     async fn claim_timers(
         &self,
         now: Timestamp,

@@ -8,9 +8,13 @@ use crate::support::{
 
 /// `leveret up` on a free port with data in a directory.
 fn up(directory: &Directory) -> Server {
+    start("up", directory)
+}
+
+fn start(role: &str, directory: &Directory) -> Server {
     let data = directory.path();
     Server::start(&[
-        "up",
+        role,
         "--listen",
         "127.0.0.1:0",
         "--data",
@@ -243,16 +247,7 @@ fn a_store_that_is_no_file_is_refused() {
 #[test]
 fn a_worker_can_be_watched() {
     let directory = Directory::new();
-    let data = directory.path();
-    let server = Server::start(&[
-        "worker",
-        "--listen",
-        "127.0.0.1:0",
-        "--data",
-        &data,
-        "--log",
-        "warn",
-    ]);
+    let server = start("worker", &directory);
     let ready = get(&server.address, "/health/ready");
     assert_eq!(ready["parts"]["consumer"], json!("ready"));
     let metrics = get_text(&server.address, "/metrics");
@@ -267,16 +262,7 @@ fn a_worker_can_be_watched() {
 #[test]
 fn serve_does_not_work() {
     let directory = Directory::new();
-    let data = directory.path();
-    let server = Server::start(&[
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--data",
-        &data,
-        "--log",
-        "warn",
-    ]);
+    let server = start("serve", &directory);
     at(
         &server,
         &["workflows", "put", "examples/workflows/hello.yaml"],

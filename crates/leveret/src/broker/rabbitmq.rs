@@ -80,7 +80,7 @@ pub enum QueueType {
 #[non_exhaustive]
 pub struct RabbitMqOptions {
     /// `amqp://user:password@host:port/vhost`, or `amqps://` for TLS. Its parameters go over the options below: `heartbeat` in seconds,
-    /// `queue_type` (`classic` or `quorum`), `cacertfile`, the path of the [`ca_file`](Self::ca_file).
+    /// `queue_type` (`classic` or `quorum`), `cacertfile`, the path of the [`ca_file`](Self::ca_file). Frames have 128 KiB, whatever it says.
     pub url: String,
     /// Shown in the broker's management. `leveret`.
     pub connection_name: String,

@@ -10,6 +10,7 @@ use std::{
 };
 
 use leveret_core::{
+    graph::NodeIx,
     ids::RunId,
     json::Json,
     time::Timestamp,
@@ -334,6 +335,9 @@ impl Awaited {
     }
 }
 
+/// How much of its input the first jobs of a run carry together, if they are several.
+const FIRST_JOBS_BYTES_MAX: usize = 1 << 20;
+
 /// The times of cancellations: each its own, as it tells them apart.
 #[derive(Debug)]
 pub(crate) struct Cancels(AtomicI64);
@@ -356,8 +360,46 @@ impl Cancels {
 }
 
 impl Inner {
-    /// Records a run and publishes its first jobs, or its completion if it has no nodes. If store and broker share a file, both are one transaction; and if `here`, this
-    /// process begins to drive the run at once.
+    pub(crate) fn new_run(
+        &self,
+        run_id: RunId,
+        workflow: Arc<Workflow>,
+        input: Json,
+        now: Timestamp,
+    ) -> NewRun {
+        NewRun {
+            run_id,
+            workflow,
+            input,
+            created_at: now,
+            reconcile_at: now + self.options.quiet,
+        }
+    }
+
+    /// The first job of a run that is recorded, at one of its start nodes.
+    fn first_job(&self, new: &NewRun, node: NodeIx) -> Publication {
+        let workflow = &new.workflow;
+        let bytes = new.input.text().len();
+        let starts = workflow.graph.starts().len();
+        let inline = bytes <= self.options.inline_input_bytes_max
+            && (starts == 1 || bytes.saturating_mul(starts) <= FIRST_JOBS_BYTES_MAX);
+        let input = inline.then(|| new.input.clone());
+        let fresh = input.is_some();
+        let node_id = workflow.nodes[node].id.clone();
+        self.names.job_from_client(&Job {
+            input,
+            fresh,
+            ..Job::new(
+                workflow.id.clone(),
+                &workflow.hash,
+                new.run_id.clone(),
+                node_id,
+            )
+        })
+    }
+
+    /// Records a run and publishes its first jobs, or its completion if it has no nodes. If store and broker share a file, both are one
+    /// transaction; and if `here`, this process begins to drive the run at once.
     async fn begin(
         self: &Arc<Self>,
         plan: &Arc<Plan>,

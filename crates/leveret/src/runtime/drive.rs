@@ -7,6 +7,7 @@
 //! A step with exactly one ready successor goes on here, on the same delivery, after its own commit. The unacknowledged delivery is the outbox:
 //! what must be published follows from what is committed, so that a redelivery publishes it again.
 
+mod ending;
 mod fetch;
 #[cfg(test)]
 mod tests;
@@ -21,26 +22,28 @@ use leveret_core::{
     time::Timestamp,
     workflow::WorkflowHash,
 };
-use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::{
     Inner,
-    execute::{Attempt, error_of},
-    hub::{Ended, Trail},
+    execute::{Attempt, ERROR_CHARS_MAX, error_of},
+    hub::Trail,
     known::Known,
     plan::Plan,
     reconciler::attended,
     suspects::Turn,
-    wire::{BadJob, Completion, Job},
+    wire::{BadJob, Job},
 };
 use crate::{
     broker::Publication,
     store::{
-        Committed, ErrorCode, Finished, Load, NewRun, NodeValue, Outcome, RunEnd, RunStatus,
-        Started, StepError, StepStatus, StoreError, commit::ending_of,
+        Committed, ErrorCode, Finished, Load, NewRun, NodeValue, Outcome, RunStatus, Started,
+        StepError, StepStatus, StoreError, commit::ending_of,
     },
 };
+
+/// How many pure steps share a commit at most.
+const PURE_STEPS_MAX: usize = 64;
 
 /// How a delivery ends.
 pub(crate) enum Disposal {
@@ -355,27 +358,6 @@ impl Drive<'_> {
         }
     }
 
-    /// Ends the run as cancelled, unless the client did so already, and tells of it. An end before that was told by whoever made it, which for
-    /// another cancellation is its own job.
-    async fn cancel(&mut self, asked_at: Option<Timestamp>) -> Result<(), DriveError> {
-        let Some(run) = self.inner.load(&self.run_id, Load::default()).await? else {
-            return Err(BadJob::UnknownRun(self.run_id.clone()).into());
-        };
-        self.expect_definition(&run.workflow_hash)?;
-        let at = asked_at.unwrap_or_else(|| self.inner.clock.now());
-        match self.inner.cancel(&self.run_id, at).await? {
-            None => Err(BadJob::UnknownRun(self.run_id.clone()).into()),
-            Some((end, true)) => self.end(&end).await,
-            Some((end, false)) => {
-                let told = asked_at.is_some_and(|at| at != end.ended_at);
-                if self.inner.publish.completion && end.status == RunStatus::Cancelled && !told {
-                    self.publish_completion(&end).await?;
-                }
-                Ok(())
-            }
-        }
-    }
-
     /// Executes a step that may have ended its worker's process before. Each redelivery is counted, durably, before the step is executed, in
     /// its [turn](super::suspects), so that only a step which is at fault comes to the bound.
     async fn suspected(
@@ -528,7 +510,13 @@ impl Drive<'_> {
             Err(error) => {
                 let (code, message) = (ErrorCode::Expression, error.to_string());
                 let outcome = Outcome::Failed {
-                    error: error_of(code, message, &self.plan, node, &*inner.secrets),
+                    error: error_of(
+                        code,
+                        (message, ERROR_CHARS_MAX),
+                        &self.plan,
+                        node,
+                        &*inner.secrets,
+                    ),
                     fall_back: true,
                 };
                 inner.metrics.executed(
@@ -738,80 +726,6 @@ impl Drive<'_> {
         }
     }
 
-    async fn end(&mut self, end: &RunEnd) -> Result<(), DriveError> {
-        let trail = std::mem::take(&mut self.trail);
-        self.inner.metrics.run_ended(end);
-        if self.inner.publish.completion {
-            self.publish_completion(end).await?;
-        }
-        self.inner.hub.ended(&self.run_id, || Ended {
-            end: end.clone(),
-            trail: trail.whole(),
-        });
-        Ok(())
-    }
-
-    /// The run ended before; its completion may or may not have been published: publish it again, under the same message id.
-    async fn repeat_completion(&mut self) -> Result<(), DriveError> {
-        if !self.inner.publish.completion {
-            return Ok(());
-        }
-        let Some(run) = self.inner.run(&self.run_id).await? else {
-            return Ok(());
-        };
-        let Some(ended_at) = run.ended_at else {
-            return Ok(());
-        };
-        let end = RunEnd {
-            status: run.status,
-            error: run.error,
-            created_at: run.created_at,
-            ended_at,
-        };
-        self.publish_completion(&end).await
-    }
-
-    async fn publish_completion(&mut self, end: &RunEnd) -> Result<(), DriveError> {
-        let bytes_max = self.inner.options.message_bytes_max;
-        let outputs = self.terminal_outputs(bytes_max).await?;
-        let completion = |outputs| {
-            let final_context = Json::from(Value::Object(outputs));
-            Completion::new(&self.plan.workflow.id, &self.run_id, end, final_context)
-        };
-        let names = &self.inner.names;
-        let whole = outputs.map(|outputs| names.completion(&completion(outputs)));
-        let publication = whole
-            .filter(|whole| whole.message.body.len() <= bytes_max)
-            .unwrap_or_else(|| names.completion(&completion(Map::new()).without_context()));
-        self.publications.push(publication);
-        Ok(())
-    }
-
-    /// The outputs of the terminal nodes, for the completion; `None` if they have more than so many bytes. They are loaded a few at a time: no more
-    /// than it takes to see that.
-    async fn terminal_outputs(
-        &mut self,
-        bytes_max: usize,
-    ) -> Result<Option<Map<String, Value>>, DriveError> {
-        let plan = self.plan.clone();
-        let terminals: Vec<NodeIx> = plan.workflow.graph.terminals().collect();
-        let (mut outputs, mut bytes) = (Map::new(), 0);
-        for some in terminals.chunks(TERMINALS_AT_ONCE) {
-            self.fetch_nodes(some.iter().copied(), false).await?;
-            for &node in some {
-                if let Some(output) = self.known.output(&plan, node) {
-                    bytes += output.text().len();
-                    if bytes > bytes_max {
-                        return Ok(None);
-                    }
-                    let name = format!("${}", plan.node_id(node));
-                    outputs.insert(name, output.value().clone());
-                }
-            }
-        }
-        Ok(Some(outputs))
-    }
-
     fn publish_job(&mut self, ready: Ready, attempts: u32) {
         let job = Job {
             via: ready.via,
@@ -827,53 +741,4 @@ fn given_up(redeliveries: u32) -> String {
         "the step was delivered {} times and was never recorded: it ended its worker each time, or its result cannot be stored",
         redeliveries + 1
     )
-}
-
-/// How many outputs a completion loads with one call.
-const TERMINALS_AT_ONCE: usize = 16;
-
-/// How many pure steps share a commit at most.
-const PURE_STEPS_MAX: usize = 64;
-
-/// How much of its input the first jobs of a run carry together, if they are several.
-const FIRST_JOBS_BYTES_MAX: usize = 1 << 20;
-
-impl Inner {
-    pub(crate) fn new_run(
-        &self,
-        run_id: RunId,
-        workflow: Arc<leveret_core::workflow::Workflow>,
-        input: Json,
-        now: Timestamp,
-    ) -> NewRun {
-        NewRun {
-            run_id,
-            workflow,
-            input,
-            created_at: now,
-            reconcile_at: now + self.options.quiet,
-        }
-    }
-
-    /// The first job of a run that is recorded, at one of its start nodes.
-    pub(crate) fn first_job(&self, new: &NewRun, node: NodeIx) -> Publication {
-        let workflow = &new.workflow;
-        let bytes = new.input.text().len();
-        let starts = workflow.graph.starts().len();
-        let inline = bytes <= self.options.inline_input_bytes_max
-            && (starts == 1 || bytes.saturating_mul(starts) <= FIRST_JOBS_BYTES_MAX);
-        let input = inline.then(|| new.input.clone());
-        let fresh = input.is_some();
-        let node_id = workflow.nodes[node].id.clone();
-        self.names.job_from_client(&Job {
-            input,
-            fresh,
-            ..Job::new(
-                workflow.id.clone(),
-                &workflow.hash,
-                new.run_id.clone(),
-                node_id,
-            )
-        })
-    }
 }

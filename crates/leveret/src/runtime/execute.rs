@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Longer error messages are cut.
-const ERROR_CHARS_MAX: usize = 2000;
+pub(crate) const ERROR_CHARS_MAX: usize = 2000;
 
 /// What an attempt works with.
 pub(crate) struct Attempt<'a> {
@@ -214,7 +214,13 @@ impl Attempt<'_> {
 
     fn failure_in(&self, chars_max: usize, code: ErrorCode, message: String) -> Failure {
         Failure {
-            error: error_in(chars_max, code, message, self.plan, self.node, self.secrets),
+            error: error_of(
+                code,
+                (message, chars_max),
+                self.plan,
+                self.node,
+                self.secrets,
+            ),
             retryable: false,
             fatal: false,
         }
@@ -262,22 +268,10 @@ impl Attempt<'_> {
     }
 }
 
-/// A step's error with a text that can be stored.
+/// A step's error with a text that can be stored. It is cut last: a part of a secret would not be known as such.
 pub(crate) fn error_of(
     code: ErrorCode,
-    message: String,
-    plan: &Plan,
-    node: NodeIx,
-    secrets: &dyn Secrets,
-) -> StepError {
-    error_in(ERROR_CHARS_MAX, code, message, plan, node, secrets)
-}
-
-/// The message is cut last: a part of a secret would not be known as such.
-fn error_in(
-    chars_max: usize,
-    code: ErrorCode,
-    message: String,
+    (message, chars_max): (String, usize),
     plan: &Plan,
     node: NodeIx,
     secrets: &dyn Secrets,

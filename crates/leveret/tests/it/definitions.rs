@@ -36,6 +36,15 @@ async fn publish(engine: &Engine, job: &Value) {
     }
 }
 
+/// Publishes a message that comes once, or again.
+async fn deliver(engine: &Engine, job: &Value, again: bool) {
+    if again {
+        publish_twice(engine, job).await;
+    } else {
+        publish(engine, job).await;
+    }
+}
+
 /// Publishes a message that comes again: the first time nobody settles it.
 async fn publish_twice(engine: &Engine, job: &Value) {
     let queue = engine.names().execution.clone();
@@ -63,11 +72,7 @@ async fn first_message_with_another_one(again: bool) {
     let job = json!({
         "workflow_id": other["id"], "execution_id": run_id.as_str(), "node_id": "A", "workflow": other,
     });
-    if again {
-        publish_twice(&engine, &job).await;
-    } else {
-        publish(&engine, &job).await;
-    }
+    deliver(&engine, &job, again).await;
     let (summary, letters) = work(&engine, &run_id).await;
     assert_eq!(summary, "completed 1 | A B |");
     assert_eq!(
@@ -87,11 +92,7 @@ async fn a_first_message_with_another_input_is_dead_lettered() {
             "workflow_id": "case", "execution_id": run_id.as_str(), "node_id": "A",
             "workflow": blueprint("A>B; B = const 1"), "input": { "another": 1 },
         });
-        if again {
-            publish_twice(&engine, &job).await;
-        } else {
-            publish(&engine, &job).await;
-        }
+        deliver(&engine, &job, again).await;
         let (summary, letters) = work(&engine, &run_id).await;
         assert_eq!(summary, "completed 1 | A B |");
         assert_eq!(

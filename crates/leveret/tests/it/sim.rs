@@ -1,7 +1,7 @@
 //! Simulation: two workers run a handful of workflows over a store and a broker that delay, fail, lose answers, duplicate and crash, by a seed.
 //!
-//! Checked for each seed: every accepted run ends exactly once and as it would without faults, or cancelled; each step is recorded once; every run has its completion;
-//! nothing is dead-lettered, nothing is left in the queue. The same seed gives the same trace.
+//! Checked for each seed: every accepted run ends exactly once and as it would without faults, or cancelled; each step is recorded once; every
+//! run has its completion; nothing is dead-lettered, nothing is left in the queue. The same seed gives the same trace.
 
 mod chaos;
 

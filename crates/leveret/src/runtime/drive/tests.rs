@@ -3,7 +3,7 @@
 use leveret_core::parse::workflow_from_json;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{ending::TERMINALS_AT_ONCE, *};
 use crate::{
     broker::memory::MemoryBroker,
     runtime::{Engine, EngineOptions, EngineParts, Publish},
