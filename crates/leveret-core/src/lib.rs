@@ -3,6 +3,7 @@
 //! The workflow model, its validation, expressions, the decider and retry policy. Nothing here is
 //! async, does I/O, reads a clock, draws randomness or logs: time and randomness are arguments.
 
+pub mod broadcast;
 pub mod decide;
 pub mod expr;
 pub mod graph;

@@ -79,6 +79,7 @@
 //! one SQLite file is left.
 
 mod batcher;
+pub mod broadcast;
 pub mod broker;
 mod connect;
 #[cfg(feature = "http")]
