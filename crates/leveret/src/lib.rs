@@ -89,6 +89,7 @@ pub mod nodes;
 mod one_file;
 mod redact;
 pub mod runtime;
+pub mod service;
 pub mod sqlite;
 pub mod store;
 mod tls;

@@ -1,0 +1,394 @@
+//! The seam of a service's state: documents, each with a version, and what a commit takes along with them.
+//!
+//! A [`Commit`] is atomic: the documents with the versions that they are expected to have, the inbox entry of the message that caused them,
+//! the messages that go out, deadlines, parked messages. All of it is durable when [`Documents::commit`] returns `Done` for it; nothing of it
+//! is there after `Repeated`, `Conflict`, an error, or a crash before the commit.
+//!
+//! - **The inbox** recognises a message: a commit whose message was handled before changes nothing.
+//! - **The outbox** keeps what goes out until the broker has it. In a *lane*, which is an aggregate's, messages leave one after the other: those
+//!   that the committer gets back it may publish at once; those behind others of the lane go when these are [sent](Documents::sent). What a
+//!   process holds when it ends is [claimed](Documents::claim_outgoing) by another one when its lease is over.
+//! - **Deadlines** are an aggregate's: set, moved and cancelled by its commits; a commit that says so takes a due one away, so that it fires once.
+//! - **Parked messages** came too early for a document: they come with it when it is loaded, and go with the commit that applies them.
+//!
+//! Times for leases and deadlines are the store's own where several processes share it, so that clocks that differ do no harm; where it belongs
+//! to one process, or is in memory, `now` is the time.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use leveret_core::{json::Json, time::Timestamp};
+
+use crate::broker::{Message, Publication};
+
+/// What a document is called: a kind, declared when the documents are opened, and an id within it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// The kind, such as `order`.
+    pub kind: Arc<str>,
+    /// The id: at most [`KEY_BYTES_MAX`] bytes, not empty, no control characters.
+    pub id: Arc<str>,
+}
+
+/// The longest id of a document, in bytes.
+pub const KEY_BYTES_MAX: usize = 200;
+
+impl Key {
+    /// A key.
+    pub fn new(kind: impl Into<Arc<str>>, id: impl Into<Arc<str>>) -> Key {
+        Key {
+            kind: kind.into(),
+            id: id.into(),
+        }
+    }
+}
+
+/// A kind of documents, declared once. What is declared later is indexed from then on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// Its name: letters, digits, `_`, `-`.
+    pub name: Arc<str>,
+    /// The fields that [`Query`] may ask for, each indexed.
+    pub fields: Vec<Arc<str>>,
+}
+
+impl Kind {
+    /// A kind with these fields.
+    pub fn new(name: &str, fields: &[&str]) -> Kind {
+        Kind {
+            name: name.into(),
+            fields: fields.iter().map(|&field| field.into()).collect(),
+        }
+    }
+}
+
+/// The values of a document's declared fields; one that is not there is not found by it.
+pub type Fields = BTreeMap<Arc<str>, Arc<str>>;
+
+/// A document as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Document {
+    /// Its name.
+    pub key: Key,
+    /// How often it was put; 0 when it never was.
+    pub version: u64,
+    /// Its state; none when it was never put, was deleted, or only messages are parked for it.
+    pub state: Option<Json>,
+    /// When its state was first put.
+    pub created_at: Timestamp,
+    /// What came too early, in the order of [`Parked::order`], then of their arrival.
+    pub parked: Vec<Parked>,
+}
+
+/// A document in a commit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Put {
+    /// Its name.
+    pub key: Key,
+    /// The version it has: another one is a conflict. 0: it must not have been put.
+    pub expected: u64,
+    /// Its new state. None takes the state away and keeps the version.
+    pub state: Option<Json>,
+    /// Its new fields.
+    pub fields: Fields,
+}
+
+/// The message that a commit handles.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Handled {
+    /// Who handles it; the same message means something else to another.
+    pub consumer: Arc<str>,
+    /// What it is recognised by.
+    pub message_id: Arc<str>,
+}
+
+/// A message on its way out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outgoing {
+    /// What it must keep the order with: its aggregate.
+    pub lane: Arc<str>,
+    /// What is published.
+    pub publication: Publication,
+    /// Whether it is a mistake when no queue takes it; else that counts as sent, as for an event that nobody subscribes to.
+    pub must_route: bool,
+}
+
+/// An outgoing message that this process may publish now, until the lease is over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claimed {
+    /// What [`Documents::sent`] knows it by.
+    pub id: OutgoingId,
+    /// The message.
+    pub outgoing: Outgoing,
+    /// When it was committed.
+    pub created_at: Timestamp,
+}
+
+/// A name of an outgoing message, in the order of commits within a lane.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OutgoingId(pub Arc<str>);
+
+/// A deadline of a document. A document has one of a name at most.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DeadlineChange {
+    /// Sets or moves it.
+    Set {
+        /// Whose.
+        key: Key,
+        /// Its name, such as `payment`.
+        name: Arc<str>,
+        /// When it is due.
+        at: Timestamp,
+    },
+    /// Takes it away; no error if there is none.
+    Cancel {
+        /// Whose.
+        key: Key,
+        /// Its name.
+        name: Arc<str>,
+    },
+}
+
+/// A deadline that is due, claimed until the lease is over. The commit that handles it cancels it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// Whose.
+    pub key: Key,
+    /// Its name.
+    pub name: Arc<str>,
+    /// When it was due: with key and name its identity.
+    pub at: Timestamp,
+}
+
+/// A message that came too early for its document. Parking it puts the document too (with the state it has), so that nobody can fill the gap
+/// in between unseen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parked {
+    /// Which document it waits for.
+    pub key: Key,
+    /// What it is recognised by: one of these for each document, the first that came.
+    pub handled: Handled,
+    /// Which comes first, such as the version of its aggregate.
+    pub order: u64,
+    /// When it came.
+    pub at: Timestamp,
+    /// The message.
+    pub message: Message,
+    /// The queue that it came from.
+    pub queue: Arc<str>,
+}
+
+/// What happens together, or not at all.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Commit {
+    /// The messages that are handled with it, the parked ones that it applies included. One that was handled before makes the commit `Repeated`.
+    pub handled: Vec<Handled>,
+    /// Documents; each key once, at most [`Capabilities::documents_per_commit`].
+    pub put: Vec<Put>,
+    /// Messages that go out, in this order in each lane.
+    pub publish: Vec<Outgoing>,
+    /// Deadlines of documents among `put`.
+    pub deadlines: Vec<DeadlineChange>,
+    /// Messages that wait for documents among `put`.
+    pub park: Vec<Parked>,
+    /// Parked messages that are applied or given up.
+    pub unpark: Vec<(Key, Handled)>,
+}
+
+/// What became of a commit.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Committed {
+    /// It is durable. These of its messages the caller may, and is to, publish now; the others wait behind messages of their lanes.
+    Done(Vec<Claimed>),
+    /// A message of it was handled before: nothing changed.
+    Repeated,
+    /// A document has another version: nothing changed; load and decide again.
+    Conflict(Key),
+}
+
+/// The order of a list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// Those whose state was put first the latest come first.
+    #[default]
+    Newest,
+    /// The other way round.
+    Oldest,
+}
+
+/// A question for documents that have a state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Query {
+    /// The kind.
+    pub kind: Arc<str>,
+    /// Declared fields and the values they must have, all of them.
+    pub filter: Vec<(Arc<str>, Arc<str>)>,
+    /// The order.
+    pub order: Order,
+    /// Goes on behind this document, as [`Page::next`] said.
+    pub after: Option<Arc<str>>,
+    /// The most documents, 1 to [`PAGE_MAX`].
+    pub limit: u32,
+}
+
+/// The most documents in one page.
+pub const PAGE_MAX: u32 = 1000;
+
+/// A page of a list. Parked messages are left out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page {
+    /// The documents.
+    pub documents: Vec<Document>,
+    /// Where the next page begins, if there is one. Opaque to clients.
+    pub next: Option<Arc<str>>,
+}
+
+/// What waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Outgoing messages.
+    pub outgoing: u64,
+    /// When the oldest of them was committed.
+    pub outgoing_oldest: Option<Timestamp>,
+    /// Parked messages.
+    pub parked: u64,
+    /// When the oldest of them came.
+    pub parked_oldest: Option<Timestamp>,
+    /// Deadlines that are set.
+    pub deadlines: u64,
+}
+
+/// What sets adapters apart, as data for the conformance suite and the services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// What is committed survives the end of the process.
+    pub durable: bool,
+    /// Other processes can open the same documents.
+    pub shared: bool,
+    /// The most documents in one commit.
+    pub documents_per_commit: usize,
+    /// The most commits that are worth one call.
+    pub batch_max: usize,
+    /// The most calls that are worth being made at once.
+    pub calls_max: usize,
+}
+
+/// How long this process has a claimed message or deadline to itself. Renewed by claiming again.
+pub const LEASE: Duration = Duration::from_secs(30);
+
+/// A service's documents. Cheap to share behind an `Arc`.
+#[async_trait]
+pub trait Documents: Send + Sync + 'static {
+    /// What this adapter can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Documents with what is parked for them, in the order of the keys. One that does not exist has version 0 and no state.
+    async fn load(&self, keys: &[Key]) -> Result<Vec<Document>, DocumentsError>;
+
+    /// Commits each, independent of the others, in their order: what one does the next one sees. Those that are `Done` are durable when it
+    /// returns. After an error any of them may have happened: repeat them, the inbox and the versions tell.
+    async fn commit(
+        &self,
+        batch: &[Commit],
+        now: Timestamp,
+    ) -> Result<Vec<Committed>, DocumentsError>;
+
+    /// A page of documents.
+    async fn list(&self, query: &Query) -> Result<Page, DocumentsError>;
+
+    /// How many documents with a state a list without bounds would have.
+    async fn count(
+        &self,
+        kind: &str,
+        filter: &[(Arc<str>, Arc<str>)],
+    ) -> Result<u64, DocumentsError>;
+
+    /// Messages that nobody has a lease on, oldest first, and of a lane only the first ones, in order; each for nobody else until [`LEASE`] is
+    /// over.
+    async fn claim_outgoing(
+        &self,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<Claimed>, DocumentsError>;
+
+    /// Forgets messages that the broker has, and gives out, claimed, those that waited directly behind them. Not durable at once: a message
+    /// that is sent again after a crash has the same `message_id`.
+    async fn sent(
+        &self,
+        ids: &[OutgoingId],
+        now: Timestamp,
+    ) -> Result<Vec<Claimed>, DocumentsError>;
+
+    /// Gives claims back at once, those of a broker that is away.
+    async fn release(&self, ids: &[OutgoingId]) -> Result<(), DocumentsError>;
+
+    /// Deadlines that are due, earliest first, each for nobody else until [`LEASE`] is over.
+    async fn claim_deadlines(&self, limit: u32, now: Timestamp)
+    -> Result<Vec<Due>, DocumentsError>;
+
+    /// When the next deadline that nobody has claimed is due.
+    async fn next_deadline(&self) -> Result<Option<Timestamp>, DocumentsError>;
+
+    /// What waits.
+    async fn backlog(&self) -> Result<Backlog, DocumentsError>;
+
+    /// Forgets inbox entries that are older than `keep`, at most `limit` at once; returns how many.
+    async fn prune(
+        &self,
+        now: Timestamp,
+        keep: Duration,
+        limit: u32,
+    ) -> Result<u64, DocumentsError>;
+
+    /// Whether it answers.
+    async fn ping(&self) -> Result<(), DocumentsError>;
+
+    /// Closes it. Idempotent.
+    async fn close(&self);
+}
+
+/// Why documents are not read or written.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DocumentsError {
+    /// The database cannot be reached now, or went away in the middle: what was asked for may have happened.
+    #[error("the service's database is not available: {detail}")]
+    Unavailable {
+        /// What happened.
+        detail: String,
+    },
+    /// After a failed commit nobody knows what is on disk: it takes nothing more until it is opened again.
+    #[error("the service's database may have lost a commit and must be opened again: {detail}")]
+    Uncertain {
+        /// What happened.
+        detail: String,
+    },
+    /// The URL cannot be used.
+    #[error("service store URL: {detail}")]
+    Url {
+        /// What is wrong, without secrets.
+        detail: String,
+    },
+    /// A kind, field, cursor, key or commit that cannot be.
+    #[error("{detail}")]
+    Invalid {
+        /// What is wrong.
+        detail: String,
+    },
+    /// The database refused, and would again.
+    #[error("the service's database refused: {detail}")]
+    Refused {
+        /// What it said.
+        detail: String,
+    },
+    /// [`Documents::close`] was called.
+    #[error("the service's database was closed")]
+    Closed,
+}
+
+impl DocumentsError {
+    /// Whether the same call may succeed later without a change.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, DocumentsError::Unavailable { .. })
+    }
+}
