@@ -70,7 +70,7 @@ pub type Fields = BTreeMap<Arc<str>, Arc<str>>;
 pub struct Document {
     /// Its name.
     pub key: Key,
-    /// How often it was put; 0 when it never was.
+    /// What the last [`Put`] said; 0 when it never was put.
     pub version: u64,
     /// Its state; none when it was never put, was deleted, or only messages are parked for it.
     pub state: Option<Json>,
@@ -87,6 +87,8 @@ pub struct Put {
     pub key: Key,
     /// The version it has: another one is a conflict. 0: it must not have been put.
     pub expected: u64,
+    /// The version it gets, larger than that by the number of decisions that the put stands for.
+    pub version: u64,
     /// Its new state. None takes the state away and keeps the version.
     pub state: Option<Json>,
     /// Its new fields.
@@ -183,7 +185,7 @@ pub struct Parked {
 pub struct Commit {
     /// The messages that are handled with it, the parked ones that it applies included. One that was handled before makes the commit `Repeated`.
     pub handled: Vec<Handled>,
-    /// Documents; each key once, at most [`Capabilities::documents_per_commit`].
+    /// Documents; each key once in the commit and once in its batch, at most [`Capabilities::documents_per_commit`].
     pub put: Vec<Put>,
     /// Messages that go out, in this order in each lane.
     pub publish: Vec<Outgoing>,
@@ -285,7 +287,8 @@ pub trait Documents: Send + Sync + 'static {
     /// Documents with what is parked for them, in the order of the keys. One that does not exist has version 0 and no state.
     async fn load(&self, keys: &[Key]) -> Result<Vec<Document>, DocumentsError>;
 
-    /// Commits each, independent of the others, in their order: what one does the next one sees. Those that are `Done` are durable when it
+    /// Commits each, independent of the others: no two of a batch put the same document or handle the same message; messages of one lane keep
+    /// the order of the batch. Those that are `Done` are durable when it
     /// returns. After an error any of them may have happened: repeat them, the inbox and the versions tell.
     async fn commit(
         &self,
