@@ -20,7 +20,9 @@ mod log;
 mod replica;
 
 pub use self::{
-    link::{Fetched, HeartLink, Joined, LinkError, NodeLink, Registration},
+    link::{Fetched, HeartLink, Joined, LinkError, NodeLink, NodeState, Order, Registration},
     log::{Appended, Key, LogError, NewWrite, WriteLog},
-    replica::{Applied, Query, ReadError, ReadLimits, Replica, ReplicaError, Rows, Snapshot},
+    replica::{
+        Applied, Query, ReadError, ReadLimits, Replica, ReplicaError, Rows, Snapshot, Standing,
+    },
 };

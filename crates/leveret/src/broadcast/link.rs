@@ -27,8 +27,71 @@ pub struct Registration {
     pub advertise: String,
     /// Whether its database had tables before it joined, and these are meant to be the beginning.
     pub seed: bool,
+    /// How it is.
+    pub state: NodeState,
     /// Why it applies nothing, if it has a fault.
     pub fault: Option<String>,
+    /// The last [`Order::Restore`] that this process has carried out: the order stands until its ticket is here.
+    pub restored: Option<u64>,
+}
+
+/// How a node is. Shown in status and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// It applies what arrives, and answers.
+    Live,
+    /// It applies what it missed.
+    CatchingUp,
+    /// It puts a snapshot in the place of its contents.
+    Restoring,
+    /// Its contents differ from those of the others: it applies on, and answers no questions.
+    Quarantined,
+    /// Its machine has a fault: it applies nothing, and answers no questions.
+    Faulted,
+    /// The heart has not heard of it within its lease.
+    Lost,
+}
+
+impl NodeState {
+    /// All of them.
+    pub const ALL: [NodeState; 6] = [
+        NodeState::Live,
+        NodeState::CatchingUp,
+        NodeState::Restoring,
+        NodeState::Quarantined,
+        NodeState::Faulted,
+        NodeState::Lost,
+    ];
+
+    /// Its name, as in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            NodeState::Live => "live",
+            NodeState::CatchingUp => "catching_up",
+            NodeState::Restoring => "restoring",
+            NodeState::Quarantined => "quarantined",
+            NodeState::Faulted => "faulted",
+            NodeState::Lost => "lost",
+        }
+    }
+}
+
+/// What the heart wants a node to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Apply, and answer.
+    Serve,
+    /// Put a snapshot of another node in the place of all contents, then replay. Once for each ticket.
+    Restore {
+        /// Which order it is.
+        ticket: u64,
+    },
+    /// Apply on, and answer no questions.
+    Quarantined,
+    /// Delete the queue, and end.
+    Removed,
 }
 
 /// The heart's answer: a lease, to be renewed within `lease_ms`.
@@ -44,8 +107,8 @@ pub struct Joined {
     pub oldest: u64,
     /// How long the name is this node's.
     pub lease_ms: u64,
-    /// What to do: `serve`, `restore` (take a snapshot first, then replay), `quarantined` (apply on, answer no questions), `removed` (end).
-    pub order: String,
+    /// What to do.
+    pub order: Order,
 }
 
 /// Writes from the log, or that a snapshot is needed.
@@ -80,7 +143,8 @@ pub trait NodeLink: Send + Sync + 'static {
     /// Answers a question.
     async fn query(&self, query: Query) -> Result<Result<Rows, ReadError>, LinkError>;
 
-    /// The digest of its contents, and where it stands. It may pause before `at` and go on at `release`, so that all nodes are looked at one seq.
+    /// The digest of its contents at exactly this seq, so that all nodes are looked at one seq. The node waits until it is there, within a
+    /// bound, and applies nothing until the digest is made. Refused when it is past it.
     async fn contents(&self, at: u64) -> Result<(Position, [u8; 32]), LinkError>;
 
     /// Copies its database to a file in the directory, streamed.

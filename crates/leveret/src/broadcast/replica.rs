@@ -74,11 +74,27 @@ pub struct Snapshot {
     pub size_bytes: u64,
 }
 
+/// Where a database stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The id of this database, made with it. A snapshot that is put in its place does not change it.
+    pub database_id: Arc<str>,
+    /// The cluster that it belongs to, if any.
+    pub cluster: Option<Arc<str>>,
+    /// The last write that it has applied.
+    pub position: Position,
+    /// The rolling hash of all outcomes up to there.
+    pub hash: u64,
+}
+
 /// A database that applies writes. One task applies; many may query at the same time.
 #[async_trait]
 pub trait Replica: Send + Sync + 'static {
-    /// The cluster that the database belongs to, and the last write that it has applied.
-    async fn position(&self) -> Result<(Option<Arc<str>>, Position), ReplicaError>;
+    /// `sqlite` or `postgres`: snapshots go between replicas of one kind.
+    fn kind(&self) -> &'static str;
+
+    /// Where the database stands.
+    async fn standing(&self) -> Result<Standing, ReplicaError>;
 
     /// Makes the database one of this cluster. With `seed` it may have user tables already, else [`ReplicaError::NotEmpty`].
     async fn adopt(&self, cluster: &str, seed: bool) -> Result<(), ReplicaError>;
@@ -101,6 +117,10 @@ pub trait Replica: Send + Sync + 'static {
 
     /// Puts a snapshot in the place of all contents; checked against its digest first. A crash leaves the old contents or the new ones.
     async fn restore(&self, snapshot: Snapshot) -> Result<(), ReplicaError>;
+
+    /// Removes all contents: the database stands before the first write of its cluster, to be rebuilt by replay. A crash leaves the old
+    /// contents or none.
+    async fn clear(&self) -> Result<(), ReplicaError>;
 
     /// Closes it. Idempotent.
     async fn close(&self);
