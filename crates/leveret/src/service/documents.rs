@@ -89,10 +89,19 @@ pub struct Put {
     pub expected: u64,
     /// The version it gets, larger than that by the number of decisions that the put stands for.
     pub version: u64,
-    /// Its new state. None takes the state away and keeps the version.
-    pub state: Option<Json>,
-    /// Its new fields.
-    pub fields: Fields,
+    /// What becomes of its state.
+    pub state: NewState,
+}
+
+/// What becomes of a document's state.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NewState {
+    /// It stays, fields included: the document takes part only with its version.
+    Keep,
+    /// A new one, with the fields that lists find it by.
+    Set(Json, Fields),
+    /// There is none any more; the version goes on.
+    Remove,
 }
 
 /// The message that a commit handles.
