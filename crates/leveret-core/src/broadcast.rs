@@ -5,7 +5,7 @@
 
 mod value;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
 
 pub use self::value::Value;
 use crate::time::Timestamp;
@@ -44,15 +44,53 @@ pub struct Write {
     pub seed: u64,
 }
 
-/// A write at its place in the log.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A write at its place in the log. In JSON it is one flat object, and strict.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(from = "Entry")]
 pub struct Logged {
     /// Its place.
-    #[serde(flatten)]
     pub position: Position,
     /// What is to happen.
-    #[serde(flatten)]
     pub write: Write,
+}
+
+/// The JSON of a [`Logged`], since a flattened one would take what it does not know.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    epoch: u64,
+    seq: u64,
+    at: Timestamp,
+    seed: u64,
+    statements: Vec<Statement>,
+}
+
+impl From<Entry> for Logged {
+    fn from(entry: Entry) -> Logged {
+        Logged {
+            position: Position {
+                epoch: entry.epoch,
+                seq: entry.seq,
+            },
+            write: Write {
+                statements: entry.statements,
+                at: entry.at,
+                seed: entry.seed,
+            },
+        }
+    }
+}
+
+impl Serialize for Logged {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut entry = serializer.serialize_struct("Logged", 5)?;
+        entry.serialize_field("epoch", &self.position.epoch)?;
+        entry.serialize_field("seq", &self.position.seq)?;
+        entry.serialize_field("at", &self.write.at)?;
+        entry.serialize_field("seed", &self.write.seed)?;
+        entry.serialize_field("statements", &self.write.statements)?;
+        entry.end()
+    }
 }
 
 /// What a replica does with a write that arrives.
@@ -124,6 +162,29 @@ pub struct SqlError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn entries_survive_json_and_are_strict() {
+        let logged = Logged {
+            position: Position { epoch: 2, seq: 7 },
+            write: Write {
+                statements: vec![Statement {
+                    sql: "INSERT INTO t VALUES (?)".to_owned(),
+                    args: vec![Value::Integer(i64::MIN), Value::Real(1.0)],
+                }],
+                at: Timestamp(5),
+                seed: u64::MAX,
+            },
+        };
+        let text = serde_json::to_string(&logged).unwrap();
+        assert_eq!(
+            text,
+            r#"{"epoch":2,"seq":7,"at":5,"seed":18446744073709551615,"statements":[{"sql":"INSERT INTO t VALUES (?)","args":[-9223372036854775808,1.0]}]}"#
+        );
+        assert_eq!(serde_json::from_str::<Logged>(&text).unwrap(), logged);
+        let more = text.replacen('{', r#"{"more":1,"#, 1);
+        assert!(serde_json::from_str::<Logged>(&more).is_err());
+    }
 
     #[test]
     fn arrivals() {

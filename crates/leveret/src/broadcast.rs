@@ -18,9 +18,13 @@
 mod link;
 mod log;
 mod replica;
+pub mod wire;
 
 pub use self::{
-    link::{Fetched, HeartLink, Joined, LinkError, NodeLink, NodeState, Order, Registration},
+    link::{
+        CONTENTS_MAX, Fetched, HeartLink, Joined, LinkError, NodeLink, NodeState, Order,
+        Registration,
+    },
     log::{Appended, Key, LogError, NewWrite, WriteLog},
     replica::{
         Applied, Query, ReadError, ReadLimits, Replica, ReplicaError, Rows, Snapshot, Standing,

@@ -1,12 +1,12 @@
 //! What heart and nodes ask of each other beside the broker.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use leveret_core::broadcast::{Logged, Position};
 use serde::{Deserialize, Serialize};
 
-use super::replica::{Query, ReadError, Rows, Snapshot};
+use super::replica::{Applied, Query, ReadError, Rows, Snapshot};
 
 /// A node that wants to be a member, or stays one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,8 @@ pub struct Registration {
     pub node_id: String,
     /// The id of its database, made with it: the same again is the same node, whatever process it is.
     pub database_id: String,
+    /// Drawn anew whenever it opens or restores its database: reports of an earlier one do not speak for this one.
+    pub incarnation: u64,
     /// The cluster that its database belongs to, if any.
     pub cluster: Option<Arc<str>>,
     /// What it has applied.
@@ -124,6 +126,9 @@ pub enum Fetched {
     },
 }
 
+/// The longest that a node may take for [`NodeLink::contents`].
+pub const CONTENTS_MAX: Duration = Duration::from_secs(60);
+
 /// What a node asks its heart for.
 #[async_trait]
 pub trait HeartLink: Send + Sync + 'static {
@@ -150,7 +155,10 @@ pub trait NodeLink: Send + Sync + 'static {
     /// Copies its database to a file in the directory, streamed.
     async fn snapshot(&self, into: PathBuf) -> Result<Snapshot, LinkError>;
 
-    /// Tells it to look at its orders now: register again.
+    /// Outcomes that it has recorded behind `after`, as far as it keeps them, at most `limit`.
+    async fn outcomes(&self, after: u64, limit: u32) -> Result<Vec<Applied>, LinkError>;
+
+    /// Tells it to look at its orders now: register again, and fetch what it lacks.
     async fn nudge(&self) -> Result<(), LinkError>;
 }
 

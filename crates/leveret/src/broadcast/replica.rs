@@ -4,9 +4,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use leveret_core::broadcast::{Logged, Outcome, Position, Statement, Value};
+use serde::{Deserialize, Serialize};
 
 /// What came of a write at a replica.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Applied {
     /// Which write.
     pub position: Position,
@@ -49,7 +50,7 @@ impl Default for ReadLimits {
 }
 
 /// An answer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rows {
     /// The columns.
     pub columns: Vec<String>,
