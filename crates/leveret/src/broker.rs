@@ -14,6 +14,7 @@
 //! after it loses nothing.
 
 pub mod conformance;
+pub(crate) mod connect;
 pub mod embedded;
 mod local;
 pub mod memory;
@@ -29,6 +30,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use leveret_core::time::Timestamp;
 use tokio::sync::{mpsc, watch};
+
+pub use self::connect::connect;
 
 /// The default exchange: routes to the queue that the routing key names.
 pub const DEFAULT_EXCHANGE: &str = "";

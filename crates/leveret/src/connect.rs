@@ -1,4 +1,5 @@
-//! From URLs to a store and a broker: the only place that makes adapters. Beside it only `one_file` names any, those that share a file.
+//! From URLs to a store and a broker. [`store::connect`] and [`broker::connect`] make each alone; [`connect`] makes both, for an engine,
+//! and lets them share a file.
 //!
 //! | store | |
 //! |---|---|
@@ -18,10 +19,10 @@ use std::{fmt, path::Path, sync::Arc};
 use serde::Serialize;
 
 use crate::{
-    broker::{Broker, BrokerError, embedded::EmbeddedBroker, memory::MemoryBroker},
+    broker::{self, Broker, BrokerError, embedded::EmbeddedBroker},
     one_file::OneFile,
     sqlite::{Database, DatabaseError, DatabaseOptions},
-    store::{Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
+    store::{self, Store, StoreError, sqlite::SqliteStore},
 };
 
 /// A store and a broker.
@@ -33,6 +34,8 @@ pub struct Connected {
     pub broker: Arc<dyn Broker>,
     /// Both as one, if they share a file.
     pub one_file: Option<OneFile>,
+    /// The SQLite file of the embedded broker, or else of the store, for others who keep tables beside theirs.
+    pub database: Option<Database>,
 }
 
 impl fmt::Debug for Connected {
@@ -66,54 +69,23 @@ pub enum ConnectError {
     },
 }
 
-/// Connects to a store and a broker.
+/// Connects to a store and a broker, for an engine.
 pub async fn connect(store_url: &str, broker_url: &str) -> Result<Connected, ConnectError> {
-    let (store, file): (Arc<dyn Store>, Option<(Database, SqliteStore)>) = match scheme(store_url) {
-        ("sqlite", path) => {
-            let database = open_store(path)?;
-            let store = SqliteStore::open(database.clone())?;
-            (Arc::new(store.clone()), Some((database, store)))
+    let (store, store_file) = store::connect::open(store_url).await?;
+    let shared = store_file.as_ref().map(SqliteStore::database);
+    let (broker, broker_file) = broker::connect::open(broker_url, shared).await?;
+    let one_file = match (&store_file, &broker_file) {
+        (Some(store), Some(broker)) if store.database().is_same(broker.database()) => {
+            Some(OneFile::new(store.clone(), broker.clone()))
         }
-        ("memory", _) => (Arc::new(MemoryStore::new()), None),
-        #[cfg(feature = "postgres")]
-        ("postgres" | "postgresql", _) => {
-            use crate::store::postgres::{PostgresOptions, PostgresStore};
-            (
-                Arc::new(PostgresStore::connect(PostgresOptions::new(store_url)).await?),
-                None,
-            )
-        }
-        _ => return Err(no_store(store_url).into()),
+        _ => None,
     };
-    let (broker, one_file): (Arc<dyn Broker>, Option<OneFile>) = match (scheme(broker_url), file) {
-        (("embedded", ""), Some((database, store))) => {
-            let broker = EmbeddedBroker::open(database)?;
-            (Arc::new(broker.clone()), Some(OneFile::new(store, broker)))
-        }
-        (("embedded", ""), None) => {
-            let detail =
-                "the embedded broker needs a file: embedded:PATH, or a store in SQLite".to_owned();
-            return Err(BrokerError::Url { detail }.into());
-        }
-        (("embedded", path), _) => (Arc::new(EmbeddedBroker::open(open_broker(path)?)?), None),
-        (("memory", _), _) => (Arc::new(MemoryBroker::new()), None),
-        #[cfg(feature = "rabbitmq")]
-        (("amqp" | "amqps", _), _) => {
-            use crate::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
-            (
-                Arc::new(RabbitMq::connect(RabbitMqOptions::new(broker_url)).await?),
-                None,
-            )
-        }
-        _ => {
-            let detail = no_kind(broker_url, "broker", "embedded", "embedded: and amqp://…");
-            return Err(BrokerError::Url { detail }.into());
-        }
-    };
+    let database = broker_file.as_ref().map(EmbeddedBroker::database);
     Ok(Connected {
         store,
         broker,
         one_file,
+        database: database.or(shared).cloned(),
     })
 }
 
@@ -133,7 +105,7 @@ pub struct Migrated {
 pub async fn migrate(store_url: &str) -> Result<Vec<Migrated>, ConnectError> {
     match scheme(store_url) {
         ("sqlite", path) => {
-            let database = open_store(path)?;
+            let database = store::connect::open_file(path)?;
             let before = database.schema_versions()?;
             SqliteStore::open(database.clone())?;
             let broker = EmbeddedBroker::open(database.clone())?;
@@ -153,7 +125,7 @@ pub async fn migrate(store_url: &str) -> Result<Vec<Migrated>, ConnectError> {
                 to,
             }])
         }
-        _ => Err(no_store(store_url).into()),
+        _ => Err(store::connect::no_store(store_url).into()),
     }
 }
 
@@ -172,14 +144,8 @@ fn changes(before: &[(String, u32)], after: Vec<(String, u32)>) -> Vec<Migrated>
     changed.collect()
 }
 
-fn no_store(url: &str) -> StoreError {
-    StoreError::Url {
-        detail: no_kind(url, "store", "sqlite", "sqlite:PATH and postgres://…"),
-    }
-}
-
 /// What to say of a URL of no kind that is known. A path may be meant for that of a file, which has a scheme of its own.
-fn no_kind(url: &str, what: &str, of_file: &str, kinds: &str) -> String {
+pub(crate) fn no_kind(url: &str, what: &str, of_file: &str, kinds: &str) -> String {
     let (scheme, _) = scheme(url);
     let is_path = scheme.contains(['/', '.', '\\']) || (!url.contains(':') && !url.is_empty());
     if is_path && !url.contains('@') {
@@ -188,33 +154,17 @@ fn no_kind(url: &str, what: &str, of_file: &str, kinds: &str) -> String {
     format!("'{scheme}:' is no kind of {what}; there are {kinds}")
 }
 
-fn scheme(url: &str) -> (&str, &str) {
+pub(crate) fn scheme(url: &str) -> (&str, &str) {
     url.split_once(':').unwrap_or((url, ""))
-}
-
-fn open_store(path: &str) -> Result<Database, ConnectError> {
-    if !is_file(path) {
-        let detail = "a store needs a file, such as sqlite:leveret.db".to_owned();
-        return Err(StoreError::Url { detail }.into());
-    }
-    open(path)
-}
-
-fn open_broker(path: &str) -> Result<Database, ConnectError> {
-    if !is_file(path) {
-        let detail = "the embedded broker needs a file, such as embedded:broker.db".to_owned();
-        return Err(BrokerError::Url { detail }.into());
-    }
-    open(path)
 }
 
 /// Whether SQLite takes the path for that of a file. Each connection has a database of its own, which goes with it, for an empty path and for
 /// `:memory:`, and may have for a URI.
-fn is_file(path: &str) -> bool {
+pub(crate) fn is_file(path: &str) -> bool {
     !path.trim().is_empty() && path != ":memory:" && !path.starts_with("file:")
 }
 
-fn open(path: &str) -> Result<Database, ConnectError> {
+pub(crate) fn open_file(path: &str) -> Result<Database, ConnectError> {
     if let Some(parent) = Path::new(path).parent() {
         std::fs::create_dir_all(parent).map_err(|source| ConnectError::Directory {
             path: path.to_owned(),
@@ -227,6 +177,7 @@ fn open(path: &str) -> Result<Database, ConnectError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sqlite::tests::TempPath;
 
     #[tokio::test]
     async fn what_is_no_kind_is_told() {
@@ -240,6 +191,33 @@ mod tests {
         check("", "embedded:", "there are sqlite:PATH").await;
         check("memory:", "./b.db", "say embedded:./b.db").await;
         check("memory:", "redis://h", "'redis:' is no kind of broker").await;
+    }
+
+    /// Each seam alone; others find the file of the embedded broker.
+    #[tokio::test]
+    async fn stores_and_brokers_connect_apart() {
+        let paths: Vec<TempPath> = (0..5).map(|_| TempPath::new()).collect();
+        let at = |scheme: &str, path: usize| format!("{scheme}:{}", paths[path].0.display());
+        let store = store::connect(&at("sqlite", 0)).await.expect("a store");
+        let broker = broker::connect(&at("embedded", 1)).await.expect("a broker");
+        store.ping().await.expect("works");
+        assert!(broker.is_connected());
+        let alone = broker::connect("embedded:")
+            .await
+            .err()
+            .expect("needs a file");
+        assert!(alone.to_string().contains("embedded:PATH"), "{alone}");
+
+        let shared = connect(&at("sqlite", 2), "embedded:").await.expect("both");
+        assert!(shared.one_file.is_some());
+        assert_eq!(shared.database.expect("a file").path(), paths[2].0);
+        let apart = connect(&at("sqlite", 3), &at("embedded", 4))
+            .await
+            .expect("both");
+        assert!(apart.one_file.is_none());
+        assert_eq!(apart.database.expect("a file").path(), paths[4].0);
+        let without = connect("memory:", "memory:").await.expect("both");
+        assert!(without.database.is_none());
     }
 
     /// What is no file would lose what was accepted; it is refused before anything is made.

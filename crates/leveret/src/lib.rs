@@ -87,6 +87,8 @@ pub mod http;
 pub mod metrics;
 pub mod nodes;
 mod one_file;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod redact;
 pub mod runtime;
 pub mod service;

@@ -88,6 +88,11 @@ impl Database {
         })))
     }
 
+    /// Whether both are handles on the same open file.
+    pub fn is_same(&self, other: &Database) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Where the file is.
     pub fn path(&self) -> &Path {
         &self.0.path

@@ -26,13 +26,14 @@ use serde::{Deserialize, Serialize};
 mod batch;
 pub(crate) mod commit;
 pub mod conformance;
+pub(crate) mod connect;
 pub mod memory;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod sqlite;
 
-pub use self::batch::commit_each;
 pub(crate) use self::batch::{load_each, start_each};
+pub use self::{batch::commit_each, connect::connect};
 
 /// Where a run stands. The texts are persisted and part of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -82,6 +82,11 @@ impl EmbeddedBroker {
         Ok(EmbeddedBroker(shared))
     }
 
+    /// The file it lives in.
+    pub fn database(&self) -> &Database {
+        &self.0.database
+    }
+
     /// Routes a batch: what goes where, and for the rest the reason.
     fn route(&self, batch: Vec<Publication>) -> Vec<Result<Routed, BrokerError>> {
         let hub = self.0.hub();

@@ -6,17 +6,20 @@
 
 mod commit;
 mod error;
-mod pool;
 mod read;
 mod rows;
 mod runs;
-mod schema;
 mod timers;
-mod tls;
 mod workflows;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
+use self::workflows::Known;
+use super::{
+    Batching, Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunFilter, RunRecord,
+    Started, StepRecord, Store, StoreError, Timer, WorkflowRecord,
+};
+use crate::postgres::{PLANS_BY_KEY, Pool, PoolOptions};
 use async_trait::async_trait;
 use leveret_core::{
     ids::{RunId, StepKey, WorkflowId},
@@ -24,16 +27,12 @@ use leveret_core::{
     time::Timestamp,
     workflow::{Workflow, WorkflowHash},
 };
-use tokio_postgres::config::SslMode;
 
-use self::{
-    pool::{Pool, Target},
-    workflows::Known,
-};
-use super::{
-    Batching, Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunFilter, RunRecord,
-    Started, StepRecord, Store, StoreError, Timer, WorkflowRecord,
-};
+/// Whose tables are counted.
+const COMPONENT: &str = "store";
+
+/// In order; the version is how many have been applied.
+const MIGRATIONS: &[&str] = &[include_str!("postgres/schema.sql")];
 
 /// How to reach PostgreSQL, and how much of it to use.
 #[derive(Clone)]
@@ -72,27 +71,15 @@ impl PostgresOptions {
         }
     }
 
-    fn target(&self) -> Result<Target, StoreError> {
-        let (mut config, ca_file) = tls::parse(&self.url)?;
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(self.connect_timeout);
+    fn pool(&self) -> PoolOptions {
+        PoolOptions {
+            connections_max: self.write_connections_max,
+            connect_timeout: self.connect_timeout,
+            silence_max: self.silence_max,
+            ca_file: self.ca_file.clone(),
+            settings: PLANS_BY_KEY,
+            ..PoolOptions::new(&self.url, &self.schema)
         }
-        if config.get_tcp_user_timeout().is_none() {
-            config.tcp_user_timeout(self.silence_max);
-        }
-        if config.get_application_name().is_none() {
-            config.application_name("leveret");
-        }
-        let ca_file = self.ca_file.clone().or(ca_file.map(PathBuf::from));
-        let tls = tls::connector(&config, ca_file.as_deref())?;
-        if tls.is_none() {
-            config.ssl_mode(SslMode::Disable);
-        }
-        Ok(Target {
-            config,
-            tls,
-            schema: self.schema.clone(),
-        })
     }
 }
 
@@ -132,17 +119,17 @@ impl PostgresStore {
     /// [`StoreError::Url`]: the URL cannot be used. [`StoreError::Unavailable`]: nobody answers, try again. [`StoreError::Refused`]: wrong user,
     /// password or database, or no right to create the tables. [`StoreError::Schema`]: the tables are of another version.
     pub async fn connect(options: PostgresOptions) -> Result<PostgresStore, StoreError> {
-        let target = Arc::new(options.target()?);
-        let client = target.connect().await?;
+        let writes = Pool::connect(options.pool()).await?;
         if options.migrate {
-            schema::migrate(&client, &target.schema).await?;
+            writes.migrate(COMPONENT, MIGRATIONS).await?;
         } else {
-            schema::check(&client, &target.schema).await?;
+            writes.check(COMPONENT, MIGRATIONS).await?;
         }
+        let reads = writes.beside(options.read_connections_max);
         Ok(PostgresStore(Arc::new(Inner {
             schema: options.schema,
-            writes: Pool::new(target.clone(), options.write_connections_max),
-            reads: Pool::new(target, options.read_connections_max),
+            writes,
+            reads,
             known: Known::default(),
         })))
     }
@@ -150,9 +137,10 @@ impl PostgresStore {
     /// Creates the schema or brings it up to date, under a lock: any number of programs may do so at once. Returns its version before (0: there
     /// was none) and after.
     pub async fn migrate(options: &PostgresOptions) -> Result<(u32, u32), StoreError> {
-        let target = options.target()?;
-        let client = target.connect().await?;
-        Ok(schema::migrate(&client, &target.schema).await?)
+        let pool = Pool::connect(options.pool()).await?;
+        let versions = pool.migrate(COMPONENT, MIGRATIONS).await?;
+        pool.close().await;
+        Ok(versions)
     }
 }
 

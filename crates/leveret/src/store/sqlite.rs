@@ -42,6 +42,11 @@ impl SqliteStore {
         Ok(SqliteStore { database })
     }
 
+    /// The file it lives in.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
     /// Begins a run, as a part of a job of the same file.
     pub(crate) fn start_in(session: &Session<'_>, new: &NewRun) -> Result<Started, StoreError> {
         commit::start(session, new)

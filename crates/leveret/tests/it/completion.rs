@@ -103,6 +103,7 @@ async fn it_comes_for_a_run_without_nodes_too_if_all_is_in_one_file() {
         store,
         broker,
         one_file,
+        ..
     } = connect(&url, "embedded:").await.expect("connects");
     let parts = EngineParts {
         one_file,

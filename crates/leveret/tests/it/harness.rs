@@ -78,6 +78,7 @@ impl Harness {
             store,
             broker,
             one_file,
+            ..
         } = connect(&store, "embedded:").await.expect("connects");
         let engine = Engine::new(EngineParts {
             one_file,

@@ -271,7 +271,7 @@ async fn migrates_once() {
             .await
             .unwrap();
         let schema = options.schema.replace('"', "\"\"");
-        let newer = format!("UPDATE \"{schema}\".schema_version SET version = 99");
+        let newer = format!("UPDATE \"{schema}\".schema_versions SET version = 99");
         admin(&options.url)
             .await
             .batch_execute(&newer)

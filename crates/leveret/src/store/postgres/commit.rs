@@ -28,12 +28,14 @@ use self::{
 };
 use super::{
     error::Failure,
-    pool::{Lease, Pool},
     rows::{StepColumns, get},
 };
-use crate::store::{
-    Committed, Finished, JoinKey, RunStatus, StoreError,
-    commit::{join_of, key_of, parse_join},
+use crate::{
+    postgres::{Lease, Pool},
+    store::{
+        Committed, Finished, JoinKey, RunStatus, StoreError,
+        commit::{join_of, key_of, parse_join},
+    },
 };
 
 /// How often a transaction is begun again after another one got in its way.

@@ -7,12 +7,14 @@ use tokio_postgres::{Row, types::ToSql};
 
 use super::{
     error::Failure,
-    pool::{Lease, Pool},
     rows::{count_at, error_at, get, hash_at, json_at, json_option_at, node_id_at, time_at},
 };
-use crate::store::{
-    JoinKey, Load, Loaded, NodeValue, Progress, RunStatus, StepRecord, StepStatus, StoreError,
-    commit::{edge_from_i64, mark_of},
+use crate::{
+    postgres::{Lease, Pool},
+    store::{
+        JoinKey, Load, Loaded, NodeValue, Progress, RunStatus, StepRecord, StepStatus, StoreError,
+        commit::{edge_from_i64, mark_of},
+    },
 };
 
 const RUNS: &str = "

@@ -11,11 +11,13 @@ use tokio_postgres::{Row, types::ToSql};
 
 use super::{
     error::Failure,
-    pool::Pool,
     rows::{error_at, get, hash_at, json_at, run_id_at, time_at, workflow_id_at},
     workflows::{Known, store_definitions},
 };
-use crate::store::{NewRun, RunEnd, RunFilter, RunRecord, RunStatus, Started, StoreError};
+use crate::{
+    postgres::Pool,
+    store::{NewRun, RunEnd, RunFilter, RunRecord, RunStatus, Started, StoreError},
+};
 
 const START: &str = "
     INSERT INTO runs (run_id, workflow_id, workflow_hash, status, input, created_at_ms, ended_at_ms, reconcile_at_ms)

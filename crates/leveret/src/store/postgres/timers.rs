@@ -11,10 +11,12 @@ use tokio_postgres::Row;
 
 use super::{
     error::Failure,
-    pool::Pool,
     rows::{count_at, get, hash_at, node_id_at, run_id_at, time_at, workflow_id_at},
 };
-use crate::store::{StoreError, Timer, commit::edge_from_i64};
+use crate::{
+    postgres::Pool,
+    store::{StoreError, Timer, commit::edge_from_i64},
+};
 
 const CLAIM: &str = "
     WITH due AS (

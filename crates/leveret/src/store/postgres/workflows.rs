@@ -15,10 +15,12 @@ use tokio_postgres::Row;
 
 use super::{
     error::Failure,
-    pool::Pool,
     rows::{count_at, hash_at, json_at, time_at, workflow_id_at},
 };
-use crate::store::{StoreError, WorkflowRecord};
+use crate::{
+    postgres::Pool,
+    store::{StoreError, WorkflowRecord},
+};
 
 /// Definitions that are known to be stored.
 #[derive(Default)]
@@ -116,8 +118,8 @@ pub(super) async fn put(
                 }
             }
             // Somebody else took this version number: look again.
-            Err(failure) if failure.is_unique_violation() => continue,
-            Err(failure) => return Err(failure),
+            Err(error) if error.is_unique_violation() => continue,
+            Err(error) => return Err(error.into()),
         }
         if let Some(record) = newest(pool, &workflow.id).await?
             && record.hash == workflow.hash

@@ -6,14 +6,16 @@ use leveret_core::ids::RunId;
 use tokio_postgres::{Row, types::ToSql};
 
 use super::decision::Decided;
-use crate::store::{
-    Outcome, RunEnd,
-    commit::{edge_to_i64, fails_run, key_of, node_id},
-    postgres::{
-        error::Failure,
-        pool::Lease,
-        rows::{StepColumns, error_text, run_id_at},
-        runs::end_at,
+use crate::{
+    postgres::Lease,
+    store::{
+        Outcome, RunEnd,
+        commit::{edge_to_i64, fails_run, key_of, node_id},
+        postgres::{
+            error::Failure,
+            rows::{StepColumns, error_text, run_id_at},
+            runs::end_at,
+        },
     },
 };
 

@@ -7,25 +7,45 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use tokio_postgres::{Client, Config, NoTls, Row, Statement, types::ToSql};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::error::Failure;
-use crate::store::StoreError;
+use super::{PoolOptions, PostgresError, migrate, migrate::Component, quoted};
+
+/// The longest that connecting to a server may take when nothing else is said.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How to make a connection.
 pub(super) struct Target {
     pub(super) config: Config,
     pub(super) tls: Option<MakeRustlsConnect>,
     pub(super) schema: String,
+    pub(super) settings: &'static str,
+    pub(super) lease_timeout: Duration,
 }
 
 impl Target {
     /// Connects, without using the schema.
-    pub(super) async fn connect(&self) -> Result<Client, Failure> {
+    pub(super) async fn connect(&self) -> Result<Client, PostgresError> {
+        let hosts = self.config.get_hosts().len().max(1) as u32;
+        let each = self.config.get_connect_timeout().copied();
+        // The driver's own bound is on the way to each host; one that takes the connection and then says nothing is in this one.
+        let waited = each.unwrap_or(CONNECT_TIMEOUT) * hosts;
+        let connected = timeout(waited, self.connect_unbounded()).await;
+        connected.map_err(|_| PostgresError::TimedOut {
+            what: "no server took the connection",
+            waited,
+        })?
+    }
+
+    async fn connect_unbounded(&self) -> Result<Client, PostgresError> {
         macro_rules! spawned {
             ($connected:expr) => {{
                 let (client, connection) = $connected.await?;
@@ -44,29 +64,22 @@ impl Target {
         })
     }
 
-    /// Connects for queries. All of them go by index from a few given keys, so that a plan is good for tables of any size: it is made once,
-    /// and never from the statistics of a table that was empty a moment ago.
-    async fn connect_for_queries(&self) -> Result<Client, Failure> {
+    /// Connects for queries.
+    async fn connect_for_queries(&self) -> Result<Client, PostgresError> {
         let client = self.connect().await?;
         let settings = format!(
-            "SET search_path TO {}; SET default_transaction_isolation = 'read committed'; SET jit = off;
-             SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off;
-             SET enable_mergejoin = off",
-            quoted(&self.schema)
+            "SET search_path TO {}; SET default_transaction_isolation = 'read committed'; {}",
+            quoted(&self.schema),
+            self.settings
         );
         client.batch_execute(&settings).await?;
         Ok(client)
     }
 }
 
-/// An identifier for SQL.
-pub(super) fn quoted(identifier: &str) -> String {
-    format!("\"{}\"", identifier.replace('"', "\"\""))
-}
-
 /// Up to so many connections. Clones share them.
 #[derive(Clone)]
-pub(super) struct Pool(Arc<Shared>);
+pub(crate) struct Pool(Arc<Shared>);
 
 struct Shared {
     target: Arc<Target>,
@@ -81,9 +94,32 @@ struct Connection {
     statements: HashMap<Cow<'static, str>, Statement>,
 }
 
+impl Connection {
+    fn new(client: Client) -> Connection {
+        Connection {
+            client,
+            statements: HashMap::new(),
+        }
+    }
+}
+
 impl Pool {
-    pub(super) fn new(target: Arc<Target>, connections_max: u32) -> Pool {
-        let connections_max = connections_max.max(1);
+    /// Connects once, so that a wrong URL or password shows now. [`Reason::Unavailable`](super::Reason::Unavailable): nobody answers, try again.
+    pub(crate) async fn connect(options: PoolOptions) -> Result<Pool, PostgresError> {
+        let connections_max = options.connections_max.max(1);
+        let target = Arc::new(options.target()?);
+        let client = target.connect_for_queries().await?;
+        let pool = Pool::of(target, connections_max);
+        pool.0.lock().push(Connection::new(client));
+        Ok(pool)
+    }
+
+    /// Another pool of the same options, so that one kind of work does not wait for another's connections.
+    pub(crate) fn beside(&self, connections_max: u32) -> Pool {
+        Pool::of(self.0.target.clone(), connections_max.max(1))
+    }
+
+    fn of(target: Arc<Target>, connections_max: u32) -> Pool {
         Pool(Arc::new(Shared {
             target,
             permits: Arc::new(Semaphore::new(connections_max as usize)),
@@ -93,25 +129,53 @@ impl Pool {
         }))
     }
 
-    /// Waits for a connection that is free, or makes one.
-    pub(super) async fn lease(&self) -> Result<Lease, Failure> {
-        let shared = &self.0;
-        let closed = || Failure::Store(StoreError::Closed);
-        if shared.closed.load(Ordering::Acquire) {
-            return Err(closed());
+    /// Brings a component's tables in the pool's schema to the newest version, and makes the schema if need be: `migrations[n]` leads from
+    /// version `n` to `n + 1`, and what was applied once never changes. All of it happens or nothing. Any number of programs may do so at
+    /// once. Returns the versions before (0: there were no tables) and after.
+    pub(crate) async fn migrate(
+        &self,
+        component: &'static str,
+        migrations: &[&str],
+    ) -> Result<(u32, u32), PostgresError> {
+        let client = self.0.target.connect().await?;
+        migrate::migrate(&client, self.component(component, migrations)).await
+    }
+
+    /// Checks that a component's tables have the newest version, without changing anything.
+    pub(crate) async fn check(
+        &self,
+        component: &'static str,
+        migrations: &[&str],
+    ) -> Result<(), PostgresError> {
+        let client = self.0.target.connect().await?;
+        migrate::check(&client, self.component(component, migrations)).await
+    }
+
+    fn component<'a>(&'a self, name: &'static str, migrations: &'a [&'a str]) -> Component<'a> {
+        Component {
+            schema: &self.0.target.schema,
+            name,
+            migrations,
         }
-        let permit = shared
-            .permits
-            .clone()
-            .acquire_owned()
+    }
+
+    /// Waits for a connection that is free, or makes one.
+    pub(crate) async fn lease(&self) -> Result<Lease, PostgresError> {
+        let shared = &self.0;
+        if shared.closed.load(Ordering::Acquire) {
+            return Err(PostgresError::Closed);
+        }
+        let waited = shared.target.lease_timeout;
+        let permit = timeout(waited, shared.permits.clone().acquire_owned())
             .await
-            .map_err(|_| closed())?;
+            .map_err(|_| PostgresError::TimedOut {
+                what: "no connection was free",
+                waited,
+            })?
+            .map_err(|_| PostgresError::Closed)?;
         let connection = match shared.take_idle() {
             Some(connection) => connection,
-            None => Connection {
-                client: shared.target.connect_for_queries().await?,
-                statements: HashMap::new(),
-            },
+            None => Connection::new(shared.target.connect_for_queries().await?),
         };
         Ok(Lease {
             connection: Some(connection),
@@ -122,7 +186,7 @@ impl Pool {
     }
 
     /// Waits for the leases and closes the connections.
-    pub(super) async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.0.closed.store(true, Ordering::Release);
         if let Ok(permits) = self.0.permits.acquire_many(self.0.connections_max).await {
             self.0.permits.close();
@@ -146,7 +210,7 @@ impl Shared {
 
 /// A connection in use. Goes back to the pool when dropped, unless it is lost or in the middle of a transaction: then it is
 /// closed, and the server rolls back.
-pub(super) struct Lease {
+pub(crate) struct Lease {
     connection: Option<Connection>,
     in_transaction: bool,
     shared: Arc<Shared>,
@@ -160,7 +224,7 @@ impl Lease {
             .expect("a lease has its connection until it is dropped")
     }
 
-    pub(super) fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Client {
         &self
             .connection
             .as_ref()
@@ -169,10 +233,10 @@ impl Lease {
     }
 
     /// The statement, prepared once for each connection.
-    pub(super) async fn statement(
+    pub(crate) async fn statement(
         &mut self,
         sql: impl Into<Cow<'static, str>>,
-    ) -> Result<Statement, Failure> {
+    ) -> Result<Statement, PostgresError> {
         let (sql, connection) = (sql.into(), self.connection());
         if let Some(statement) = connection.statements.get(&sql) {
             return Ok(statement.clone());
@@ -182,22 +246,22 @@ impl Lease {
         Ok(statement)
     }
 
-    pub(super) async fn query(
+    pub(crate) async fn query(
         &mut self,
         sql: impl Into<Cow<'static, str>>,
         params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, Failure> {
+    ) -> Result<Vec<Row>, PostgresError> {
         let statement = self.statement(sql).await?;
         Ok(self.client().query(&statement, params).await?)
     }
 
     /// To be called before BEGIN is sent, and with `false` after the answer to COMMIT or ROLLBACK.
-    pub(super) fn set_in_transaction(&mut self, in_transaction: bool) {
+    pub(crate) fn set_in_transaction(&mut self, in_transaction: bool) {
         self.in_transaction = in_transaction;
     }
 
     /// Rolls back what may have been begun.
-    pub(super) async fn roll_back(&mut self) {
+    pub(crate) async fn roll_back(&mut self) {
         if self.in_transaction && self.client().batch_execute("ROLLBACK").await.is_ok() {
             self.in_transaction = false;
         }

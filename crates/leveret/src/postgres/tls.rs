@@ -13,16 +13,16 @@ use rustls::{
 use tokio_postgres::{Config, config::SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::store::StoreError;
+use super::PostgresError;
 
-fn url_error(detail: impl Into<String>) -> StoreError {
-    StoreError::Url {
+fn url_error(detail: impl Into<String>) -> PostgresError {
+    PostgresError::Url {
         detail: detail.into(),
     }
 }
 
 /// Reads a URL; the second is the file of its `sslrootcert`.
-pub(super) fn parse(url: &str) -> Result<(Config, Option<String>), StoreError> {
+pub(super) fn parse(url: &str) -> Result<(Config, Option<String>), PostgresError> {
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
     let pairs = Url::parse(&format!("q:?{query}"))
         .map_err(|_| url_error("the part after '?' cannot be read"))?;
@@ -82,7 +82,7 @@ fn bad_parameter(base: &str, query: &str) -> Option<String> {
 pub(super) fn connector(
     config: &Config,
     ca_file: Option<&Path>,
-) -> Result<Option<MakeRustlsConnect>, StoreError> {
+) -> Result<Option<MakeRustlsConnect>, PostgresError> {
     if config.get_ssl_mode() != SslMode::Require {
         return Ok(None);
     }
@@ -132,10 +132,7 @@ mod tests {
     fn bad_parameters_are_named() {
         let check = |query: &str, expect: &str| {
             let error = parse(&format!("postgres://u:secret@h/d?{query}")).unwrap_err();
-            assert_eq!(
-                error.to_string(),
-                format!("store URL: the parameter {expect}")
-            );
+            assert_eq!(error.to_string(), format!("the parameter {expect}"));
         };
         check("nonsense=1", "'nonsense' is not known");
         check(

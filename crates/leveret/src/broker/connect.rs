@@ -1,0 +1,56 @@
+//! From a URL to a broker: the only place that makes one.
+
+use std::sync::Arc;
+
+use super::{Broker, BrokerError, embedded::EmbeddedBroker, memory::MemoryBroker};
+use crate::{
+    connect::{self, ConnectError},
+    sqlite::Database,
+};
+
+/// Connects to a broker: `embedded:PATH`, `amqp://…`, `amqps://…`, `memory:`. A program that has a SQLite file open puts the embedded broker
+/// into it by [`EmbeddedBroker::open`].
+///
+/// # Errors
+/// [`BrokerError::Url`] when the URL cannot be used, [`BrokerError::Unavailable`] when nobody answers now.
+pub async fn connect(url: &str) -> Result<Arc<dyn Broker>, ConnectError> {
+    Ok(open(url, None).await?.0)
+}
+
+/// The broker, and itself again if it is embedded. `embedded:` alone is in the shared file.
+pub(crate) async fn open(
+    url: &str,
+    shared: Option<&Database>,
+) -> Result<(Arc<dyn Broker>, Option<EmbeddedBroker>), ConnectError> {
+    match connect::scheme(url) {
+        ("embedded", path) => {
+            let database = match shared {
+                Some(database) if path.is_empty() => database.clone(),
+                _ => open_file(path)?,
+            };
+            let broker = EmbeddedBroker::open(database)?;
+            Ok((Arc::new(broker.clone()), Some(broker)))
+        }
+        ("memory", _) => Ok((Arc::new(MemoryBroker::new()), None)),
+        #[cfg(feature = "rabbitmq")]
+        ("amqp" | "amqps", _) => {
+            use super::rabbitmq::{RabbitMq, RabbitMqOptions};
+            let broker = RabbitMq::connect(RabbitMqOptions::new(url)).await?;
+            Ok((Arc::new(broker), None))
+        }
+        _ => {
+            let detail = connect::no_kind(url, "broker", "embedded", "embedded: and amqp://…");
+            Err(BrokerError::Url { detail }.into())
+        }
+    }
+}
+
+fn open_file(path: &str) -> Result<Database, ConnectError> {
+    let detail = match path {
+        "" => "the embedded broker needs a file: embedded:PATH, or a store in SQLite",
+        path if connect::is_file(path) => return connect::open_file(path),
+        _ => "the embedded broker needs a file, such as embedded:broker.db",
+    };
+    let detail = detail.to_owned();
+    Err(BrokerError::Url { detail }.into())
+}
