@@ -2,6 +2,8 @@
 //!
 //! [`Documents`] is the seam of their state.
 
+pub mod decider;
+mod desk;
 pub mod documents;
 
 pub use self::documents::{Documents, DocumentsError};

@@ -211,8 +211,8 @@ pub struct Commit {
 pub enum Committed {
     /// It is durable. These of its messages the caller may, and is to, publish now; the others wait behind messages of their lanes.
     Done(Vec<Claimed>),
-    /// A message of it was handled before: nothing changed.
-    Repeated,
+    /// These messages of it were handled before, all that were; nothing changed.
+    Repeated(Vec<Handled>),
     /// A document has another version: nothing changed; load and decide again.
     Conflict(Key),
 }
