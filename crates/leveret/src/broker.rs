@@ -18,6 +18,7 @@ pub(crate) mod connect;
 pub mod embedded;
 mod local;
 pub mod memory;
+pub mod publish;
 mod queues;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
@@ -363,6 +364,12 @@ impl Receipt {
         self.settle(Settlement::Reject);
     }
 
+    /// Whether settling it still has an effect, as far as is known: false once the channel of the delivery is gone, and the message back in
+    /// its queue.
+    pub fn is_open(&self) -> bool {
+        self.channel.is_open()
+    }
+
     fn settle(mut self, settlement: Settlement) {
         self.open = false;
         self.channel.settle(self.tag, settlement);
@@ -406,6 +413,11 @@ pub trait Settle: Send + Sync {
     /// Ends the delivery with this tag.
     fn settle(&self, tag: u64, settlement: Settlement);
 
+    /// Whether settling still has an effect. True unless the adapter knows better.
+    fn is_open(&self) -> bool {
+        true
+    }
+
     /// So that an adapter can recognise its own receipts.
     fn as_any(&self) -> &dyn std::any::Any;
 }
@@ -445,19 +457,17 @@ pub trait Broker: Send + Sync + 'static {
     /// the same `message_id`.
     async fn publish(&self, batch: Vec<Publication>) -> Vec<Result<(), BrokerError>>;
 
-    /// Publishes, and once everything is confirmed, acks. If a publish fails, nothing is acked and the receipts come back in the
-    /// error, to be settled by the caller.
+    /// Publishes, and once everything is confirmed, acks. If a publish fails, nothing is acked: the receipts come back in the error, with
+    /// what is not confirmed of the batch, to be tried again by the caller ([`publish::all_then_ack`] does) or given up.
     async fn publish_then_ack(
         &self,
         batch: Vec<Publication>,
         receipts: Vec<Receipt>,
-    ) -> Result<(), (BrokerError, Vec<Receipt>)> {
-        for result in self.publish(batch).await {
-            if let Err(error) = result {
-                return Err((error, receipts));
-            }
-        }
-        receipts.into_iter().for_each(Receipt::ack);
+    ) -> Result<(), Unfinished> {
+        let results = self.publish(batch.clone()).await;
+        Unfinished::of(batch, results, receipts)?
+            .into_iter()
+            .for_each(Receipt::ack);
         Ok(())
     }
 
@@ -483,6 +493,58 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Sends the settlements that wait, cancels consumers and closes. Unsettled deliveries return to their queues. Idempotent.
     async fn close(&self);
+}
+
+/// A batch of which not all is confirmed. What is not in `left` is durable, and must not be sent again.
+#[derive(Debug, thiserror::Error)]
+#[error("{} messages are not published: {error}", left.len())]
+pub struct Unfinished {
+    /// Why. If there are several reasons, the one that waiting helps least.
+    pub error: BrokerError,
+    /// What is not confirmed, in its order.
+    pub left: Vec<Publication>,
+    /// What was to be acked afterwards. Empty if the broker was closed: the deliveries have returned to their queues.
+    pub receipts: Vec<Receipt>,
+}
+
+impl Unfinished {
+    /// For adapters: the receipts, if all of the batch is confirmed, to be acked now. `results` are those of [`Broker::publish`].
+    pub fn of(
+        batch: Vec<Publication>,
+        results: Vec<Result<(), BrokerError>>,
+        receipts: Vec<Receipt>,
+    ) -> Result<Vec<Receipt>, Unfinished> {
+        let (mut left, mut worst) = (Vec::new(), None::<BrokerError>);
+        for (publication, result) in batch.into_iter().zip(results) {
+            let Err(error) = result else {
+                continue;
+            };
+            left.push(publication);
+            worst = Some(match worst {
+                Some(worst) if worst.remedy() >= error.remedy() => worst,
+                _ => error,
+            });
+        }
+        match worst {
+            None => Ok(receipts),
+            Some(error) => Err(Unfinished {
+                error,
+                left,
+                receipts,
+            }),
+        }
+    }
+}
+
+/// What may help against an error, the easiest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Remedy {
+    /// Time.
+    Wait,
+    /// Declaring the topology: somebody deleted a part of it.
+    Declare,
+    /// Nothing that a program can do.
+    Nothing,
 }
 
 /// Why a broker operation failed.
@@ -563,5 +625,13 @@ impl BrokerError {
             self,
             BrokerError::Unavailable { .. } | BrokerError::NotAccepted { .. }
         )
+    }
+
+    pub(crate) fn remedy(&self) -> Remedy {
+        match self {
+            error if error.is_retryable() => Remedy::Wait,
+            BrokerError::Unroutable { .. } | BrokerError::NotFound { .. } => Remedy::Declare,
+            _ => Remedy::Nothing,
+        }
     }
 }

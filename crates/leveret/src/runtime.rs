@@ -16,7 +16,7 @@ use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     batcher::{Batcher, Gone},
-    broker::{Broker, BrokerError},
+    broker::{Broker, BrokerError, Topology},
     metrics::Metrics,
     nodes::Registry,
     one_file::OneFile,
@@ -233,6 +233,8 @@ pub(crate) struct Inner {
     registry: Registry,
     names: Arc<Names>,
     publish: Publish,
+    /// What was declared, for those who find a part of it gone.
+    topology: Topology,
     secrets: Arc<dyn Secrets>,
     clock: Arc<dyn Clock>,
     options: EngineOptions,
@@ -267,7 +269,8 @@ impl Engine {
             clock,
             options,
         } = parts;
-        broker.declare(&names.topology(publish)).await?;
+        let topology = names.topology(publish);
+        broker.declare(&topology).await?;
         let names = Arc::new(names);
         let hub = Arc::new(Hub::default());
         let metrics = Arc::new(Metrics::new(registry.names()));
@@ -290,6 +293,7 @@ impl Engine {
             registry,
             names,
             publish,
+            topology,
             secrets,
             clock,
             options,

@@ -92,6 +92,8 @@ pub const CASES: &[Case] = cases![
     settling::publish_then_ack,
     settling::publish_then_ack_gives_receipts_back,
     settling::publish_then_ack_is_atomic if atomic_publish_then_ack,
+    settling::publish_then_ack_tells_what_is_left,
+    settling::what_was_deleted_is_declared_again,
     queues::stats,
     queues::purge,
     queues::delete_queue,

@@ -27,7 +27,7 @@ use self::{
 };
 use super::{
     Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Delivery, Publication, QueueStats,
-    Receipt, Topology, local, routes::QueueId,
+    Receipt, Topology, Unfinished, local, routes::QueueId,
 };
 use crate::sqlite::{Database, DatabaseError, Session};
 
@@ -226,21 +226,31 @@ impl Broker for EmbeddedBroker {
         &self,
         batch: Vec<Publication>,
         receipts: Vec<Receipt>,
-    ) -> Result<(), (BrokerError, Vec<Receipt>)> {
-        let routed = match self.route(batch).into_iter().collect() {
+    ) -> Result<(), Unfinished> {
+        let routed = self.route(batch.clone()).into_iter().collect();
+        let closed = self.0.hub().is_closed().then_some(BrokerError::Closed);
+        let routed = match closed.map_or(routed, Err) {
             Ok(routed) => routed,
-            Err(error) => return Err((error, receipts)),
+            Err(error) => {
+                return Err(Unfinished {
+                    error,
+                    left: batch,
+                    receipts,
+                });
+            }
         };
-        if self.0.hub().is_closed() {
-            return Err((BrokerError::Closed, receipts));
-        }
         let (sender, written) = oneshot::channel();
         self.0.put_then_ack(routed, receipts, |result| {
             // If nobody waits any more, receipts that come back are dropped and so return their messages.
             drop(sender.send(result));
         });
         let closed = Err((BrokerError::Closed, Vec::new()));
-        written.await.unwrap_or(closed)
+        let written = written.await.unwrap_or(closed);
+        written.map_err(|(error, receipts)| Unfinished {
+            error,
+            left: batch,
+            receipts,
+        })
     }
 
     async fn consume(&self, options: ConsumeOptions) -> Result<Consumer, BrokerError> {

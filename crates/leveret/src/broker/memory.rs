@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Publication, QueueStats, Receipt,
-    Settlement, Topology,
+    Settlement, Topology, Unfinished,
     local::{self, Home, Hub, Target},
     queues::{Bounds, ConsumerId, Stored, Waiting},
     routes::QueueId,
@@ -169,13 +169,13 @@ impl Broker for MemoryBroker {
         &self,
         batch: Vec<Publication>,
         receipts: Vec<Receipt>,
-    ) -> Result<(), (BrokerError, Vec<Receipt>)> {
+    ) -> Result<(), Unfinished> {
         let published = || {
             let mut hub = self.0.hub();
             hub.check_open()?;
-            let routed = batch.into_iter().map(|publication| {
+            let routed = batch.iter().map(|publication| {
                 let targets = hub.route(&publication.exchange, &publication.routing_key)?;
-                Ok((targets, local::stored(publication)))
+                Ok((targets, local::stored(publication.clone())))
             });
             for (targets, stored) in routed.collect::<Result<Vec<_>, BrokerError>>()? {
                 self.0.put(&mut hub, &targets, &stored);
@@ -184,7 +184,13 @@ impl Broker for MemoryBroker {
         };
         match published() {
             Ok(()) => receipts.into_iter().for_each(Receipt::ack),
-            Err(error) => return Err((error, receipts)),
+            Err(error) => {
+                return Err(Unfinished {
+                    error,
+                    left: batch,
+                    receipts,
+                });
+            }
         }
         Ok(())
     }

@@ -35,7 +35,7 @@ pub use self::letters::{
 };
 use super::{
     Broker, BrokerError, ConsumeOptions, Consumer, Delivery, Publication, Queue, Topology,
-    dead_letter_queue_name,
+    Unfinished, dead_letter_queue_name,
 };
 
 /// The delays between attempts; as many retries as delays.
@@ -316,7 +316,10 @@ impl<H: Handler> Station<H> {
         let moved = self
             .broker
             .publish_then_ack(vec![publication], vec![receipt]);
-        if let Err((error, receipts)) = moved.await {
+        if let Err(Unfinished {
+            error, receipts, ..
+        }) = moved.await
+        {
             tracing::warn!(queue = &*self.options.queue, %error, "cannot move a delivery on, it returns to its queue");
             if !error.is_retryable() {
                 // Somebody may have deleted the queue it goes to.

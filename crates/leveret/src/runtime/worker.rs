@@ -18,6 +18,8 @@ use super::{
 };
 use crate::broker::{
     BrokerError, ConsumeOptions, Consumer, ConsumerState, Delivery, Publication, Receipt,
+    Unfinished,
+    publish::{self, Persist},
     work::dead_letter,
 };
 
@@ -358,38 +360,33 @@ async fn settle(inner: &Arc<Inner>, publications: Vec<Publication>, receipt: Rec
         return receipt.ack();
     }
     inner.observer.flush().await;
-    let mut receipts = vec![receipt];
-    loop {
-        match inner
-            .broker
-            .publish_then_ack(publications.clone(), receipts)
-            .await
-        {
-            Ok(()) => {
-                inner.metrics.published.add(publications.len() as u64);
-                return inner.metrics.acked.inc();
-            }
-            Err((error, returned)) => {
-                receipts = returned;
-                inner.metrics.broker_errors.inc();
-                if !error.is_retryable() {
-                    tracing::error!(%error, "what follows from a job cannot be published; the job returns to its queue");
-                    tokio::time::sleep(PAUSE).await;
-                    // Somebody may have deleted the queue it goes to.
-                    let topology = inner.names.topology(inner.publish);
-                    if let Err(error) = inner.broker.declare(&topology).await {
-                        tracing::error!(%error, "the exchange and the queues cannot be declared");
-                    }
-                    inner.metrics.requeued.inc();
-                    return receipts.into_iter().for_each(Receipt::requeue);
-                }
-                inner.health.set(Part::Broker, false);
-                tracing::warn!(%error, "publishing failed; trying again");
-                tokio::time::sleep(PAUSE).await;
-            }
+    let count = publications.len();
+    let on_failure = |error: &BrokerError, left| {
+        inner.metrics.broker_errors.inc();
+        inner.health.set(Part::Broker, false);
+        tracing::warn!(%error, left, "what follows from a job is not published; trying again");
+    };
+    let persist = Persist::new(&inner.topology).telling(&on_failure);
+    let receipts = vec![receipt];
+    let settled = publish::all_then_ack(&*inner.broker, publications, receipts, &persist).await;
+    let left = settled
+        .as_ref()
+        .map_or_else(|error| error.left.len(), |()| 0);
+    inner.metrics.published.add((count - left) as u64);
+    match settled {
+        Ok(()) => inner.metrics.acked.inc(),
+        // The job is back in its queue already.
+        Err(unfinished) if unfinished.error.is_retryable() => {}
+        Err(Unfinished {
+            error, receipts, ..
+        }) => {
+            tracing::error!(%error, "what follows from a job cannot be published; the job returns to its queue");
+            tokio::time::sleep(PAUSE).await;
+            inner.metrics.requeued.inc();
+            receipts.into_iter().for_each(Receipt::requeue);
         }
-        inner.health.set(Part::Broker, inner.broker.is_connected());
     }
+    inner.health.set(Part::Broker, inner.broker.is_connected());
 }
 
 #[cfg(test)]

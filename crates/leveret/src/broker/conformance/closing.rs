@@ -1,7 +1,7 @@
 //! The end of a broker, and what is there when it is opened again.
 
 use super::world::{World, ack_all, bodies, body, next, numbers, take, to};
-use crate::broker::{BrokerError, ConsumeOptions, ExchangeKind, Topology};
+use crate::broker::{BrokerError, ConsumeOptions, ExchangeKind, Topology, Unfinished};
 
 pub(super) async fn close_is_idempotent_and_final(world: &mut World) {
     let queue = world.queue_of("q", 1).await;
@@ -38,7 +38,9 @@ pub(super) async fn publish_then_ack_after_close_gives_receipts_back(world: &mut
     world.broker.close().await;
     let batch = vec![to(&queue, "late")];
     let result = world.broker.publish_then_ack(batch, vec![receipt]).await;
-    let (error, receipts) = result.expect_err("the broker is closed");
+    let Unfinished {
+        error, receipts, ..
+    } = result.expect_err("the broker is closed");
     assert!(matches!(error, BrokerError::Closed), "{error:?}");
     assert_eq!(receipts.len(), 1);
 }

@@ -1,7 +1,7 @@
 //! How deliveries end.
 
 use super::world::{World, ack_all, bodies, body, next, numbers, take, to};
-use crate::broker::{BrokerError, Delivery};
+use crate::broker::{BrokerError, Delivery, Queue, Topology, Unfinished, publish};
 
 pub(super) async fn ack_removes(world: &mut World) {
     let queue = world.queue_of("q", 2).await;
@@ -146,7 +146,12 @@ pub(super) async fn publish_then_ack_gives_receipts_back(world: &mut World) {
         .broker
         .publish_then_ack(vec![to(&missing, "lost")], receipts)
         .await;
-    let (error, receipts) = result.expect_err("nobody takes the message");
+    let Unfinished {
+        error,
+        left,
+        receipts,
+    } = result.expect_err("nobody takes the message");
+    assert_eq!(left, [to(&missing, "lost")]);
     assert!(matches!(error, BrokerError::Unroutable { .. }), "{error:?}");
     assert_eq!(receipts.len(), 2);
     for receipt in receipts {
@@ -164,12 +169,71 @@ pub(super) async fn publish_then_ack_is_atomic(world: &mut World) {
     let missing = world.name("missing");
     let mut consumer = world.consume(&source, 1).await;
     let receipt = next(&mut consumer).await.receipt;
-    let batch = vec![to(&target, "a"), to(&missing, "lost")];
+    let batch = vec![to(&target, "a"), to(&missing, "lost"), to(&target, "b")];
     let result = world.broker.publish_then_ack(batch, vec![receipt]).await;
-    let (_, receipts) = result.expect_err("nobody takes the message");
-    drop(receipts);
+    let unfinished = result.expect_err("nobody takes the message");
+    assert_eq!(
+        unfinished.left,
+        [to(&target, "a"), to(&missing, "lost"), to(&target, "b")]
+    );
+    drop(unfinished.receipts);
     let again = next(&mut consumer).await;
     assert!(again.redelivered);
     again.receipt.ack();
     assert!(world.drain(&target).await.is_empty());
+}
+
+/// Where a batch is not atomic, what was confirmed of it does not come back.
+pub(super) async fn publish_then_ack_tells_what_is_left(world: &mut World) {
+    if world.capabilities().atomic_publish_then_ack {
+        return;
+    }
+    let source = world.queue_of("source", 1).await;
+    let target = world.queue("target").await;
+    let missing = world.name("missing");
+    let mut consumer = world.consume(&source, 1).await;
+    let receipt = next(&mut consumer).await.receipt;
+    let batch = vec![to(&target, "a"), to(&missing, "lost"), to(&target, "b")];
+    let result = world.broker.publish_then_ack(batch, vec![receipt]).await;
+    let unfinished = result.expect_err("nobody takes one message");
+    assert_eq!(unfinished.left, [to(&missing, "lost")]);
+    unfinished.receipts.into_iter().for_each(|receipt| {
+        assert!(receipt.is_open());
+        receipt.ack();
+    });
+    assert_eq!(world.drain(&target).await, ["a", "b"]);
+}
+
+/// A queue that somebody deleted is declared again by those who publish to it, and the others get each message once.
+pub(super) async fn what_was_deleted_is_declared_again(world: &mut World) {
+    let source = world.queue_of("source", 1).await;
+    let target = world.queue("target").await;
+    let gone = world.queue("gone").await;
+    let queues = [&target, &gone].map(|queue| Queue::plain(queue.clone()));
+    let topology = Topology {
+        queues: queues.into(),
+        ..Topology::default()
+    };
+    let persist = publish::Persist::new(&topology);
+    let batch = || vec![to(&target, "a"), to(&gone, "b"), to(&target, "c")];
+    world.broker.delete_queue(&gone).await.expect("deletes");
+    publish::all(&*world.broker, batch(), &persist)
+        .await
+        .expect("publishes");
+    assert_eq!(world.drain(&target).await, ["a", "c"]);
+    assert_eq!(world.drain(&gone).await, ["b"]);
+
+    let mut consumer = world.consume(&source, 1).await;
+    let receipts = vec![next(&mut consumer).await.receipt];
+    world.broker.delete_queue(&gone).await.expect("deletes");
+    publish::all_then_ack(&*world.broker, batch(), receipts, &persist)
+        .await
+        .expect("publishes");
+    drop(consumer);
+    world
+        .reaches_stats(&source, |stats| stats.consumers == 0)
+        .await;
+    assert!(world.drain(&source).await.is_empty());
+    assert_eq!(world.drain(&target).await, ["a", "c"]);
+    assert_eq!(world.drain(&gone).await, ["b"]);
 }

@@ -101,6 +101,10 @@ impl Settle for ChannelSettle {
         let _ = self.0.send((tag, settlement));
     }
 
+    fn is_open(&self) -> bool {
+        !self.0.is_closed()
+    }
+
     fn as_any(&self) -> &dyn std::any::Any {
         self
     }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use leveret::{
     broker::{
         Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Publication, QueueStats,
-        Receipt, Topology,
+        Receipt, Topology, Unfinished,
     },
     core::{
         ids::{RunId, StepKey, WorkflowId},
@@ -406,15 +406,16 @@ impl Broker for ChaosBroker {
         &self,
         batch: Vec<Publication>,
         receipts: Vec<Receipt>,
-    ) -> Result<(), (BrokerError, Vec<Receipt>)> {
-        for result in self.publish(batch).await {
-            if let Err(error) = result {
-                return Err((error, receipts));
-            }
-        }
+    ) -> Result<(), Unfinished> {
+        let results = self.publish(batch.clone()).await;
+        let receipts = Unfinished::of(batch, results, receipts)?;
         // A crash between the confirm and the ack.
         if let Err(error) = self.life.call("ack", away(), async { Ok(()) }).await {
-            return Err((error, receipts));
+            return Err(Unfinished {
+                error,
+                left: Vec::new(),
+                receipts,
+            });
         }
         receipts.into_iter().for_each(Receipt::ack);
         Ok(())
