@@ -42,15 +42,13 @@ const LOADS_MAX: usize = 4;
 /// What time it is.
 pub type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// A message that came by a queue, as its decision needs it besides its meaning.
+/// A message that takes effect once, as its decision needs it besides its meaning.
 #[derive(Clone, Debug)]
 pub(super) struct Arrived<'a> {
     /// What it is recognised by.
     pub(super) handled: Handled,
-    /// The queue.
-    pub(super) queue: &'a Arc<str>,
-    /// The message itself, to be parked.
-    pub(super) message: &'a Message,
+    /// Queue and message, if it can be parked.
+    pub(super) parkable: Option<(&'a Arc<str>, &'a Message)>,
 }
 
 /// What became of a message.
@@ -156,7 +154,7 @@ impl Desk {
 
     /// Decides upon a message and commits what follows.
     ///
-    /// `Done`, `Repeated` and `Parked` are durable when it returns. After an error it may have been handled or not: the same message again
+    /// Deadlines that are `over` change with it, whatever is decided. `Done`, `Repeated` and `Parked` are durable when it returns. After an error it may have been handled or not: the same message again
     /// tells. A crash leaves all of it or nothing.
     pub(super) async fn execute<D: Decider>(
         &self,
@@ -172,23 +170,12 @@ impl Desk {
             let submitted = self.cache.with(|hand| {
                 let documents = hand.documents(&keys)?;
                 let now = (self.now)();
-                let decided = decider.decide(&View::new(&documents), message, now);
-                let draft = match decided {
-                    Ok(decision) => {
-                        let mut draft = Draft::new(documents, arrived.as_ref());
-                        draft.add(Vec::new(), Vec::new(), over.to_vec(), now);
-                        draft.decide(decision, now);
-                        draft.apply_parked(&*self.readers, now);
-                        draft
-                    }
-                    Err(Refusal::Early { order, reason }) => {
-                        match Draft::parked(documents, arrived.as_ref(), order, &reason, now) {
-                            Ok(draft) => draft,
-                            Err(refusal) => return Some(Err(refusal)),
-                        }
-                    }
-                    Err(refusal) => return Some(Err(refusal)),
-                };
+                let outcome = decider.decide(&View::new(&documents), message, now);
+                let (draft, refusal) =
+                    match self.draft(documents, outcome, arrived.as_ref(), over, now) {
+                        Ok(drafted) => drafted,
+                        Err(refusal) => return Some(Err(refusal)),
+                    };
                 let Draft {
                     documents,
                     commit,
@@ -196,7 +183,7 @@ impl Desk {
                 } = draft;
                 if commit == Commit::default() {
                     let done = Fate::Done(Vec::new());
-                    return Some(Ok((answer, Either::Left(ready(Ok(Ok(done)))))));
+                    return Some(Ok((answer, refusal, Either::Left(ready(Ok(Ok(done)))))));
                 }
                 let marks = hand.replace(&documents, &commit);
                 let submitted = self.commits.submit(Item {
@@ -204,9 +191,9 @@ impl Desk {
                     own: arrived.as_ref().map(|arrived| arrived.handled.clone()),
                     marks,
                 });
-                Some(Ok((answer, Either::Right(submitted))))
+                Some(Ok((answer, refusal, Either::Right(submitted))))
             });
-            let (answer, committed) = match submitted {
+            let (answer, refusal, committed) = match submitted {
                 // What was loaded is gone again.
                 None => continue,
                 Some(Err(refusal)) => return Ok(Executed::Refused(refusal)),
@@ -214,9 +201,10 @@ impl Desk {
             };
             match committed.await?? {
                 Fate::Done(claimed) => {
-                    return Ok(match answer {
-                        Some(answer) => Executed::Done { answer, claimed },
-                        None => Executed::Parked,
+                    return Ok(match (answer, refusal) {
+                        (Some(answer), _) => Executed::Done { answer, claimed },
+                        (None, Some(refusal)) => Executed::Refused(refusal),
+                        (None, None) => Executed::Parked,
                     });
                 }
                 Fate::Repeated => return Ok(Executed::Repeated),
@@ -224,6 +212,36 @@ impl Desk {
             }
         }
         Err(ExecuteError::Contended)
+    }
+
+    /// What is to be committed, with the refusal that it stands for if it does. A refusal alone: nothing is.
+    #[allow(clippy::type_complexity)]
+    fn draft<A>(
+        &self,
+        documents: Vec<Arc<Document>>,
+        decided: Result<Decision<A>, Refusal>,
+        arrived: Option<&Arrived<'_>>,
+        over: &[DeadlineChange],
+        now: Timestamp,
+    ) -> Result<(Draft<A>, Option<Refusal>), Refusal> {
+        let mut draft = Draft::new(documents, arrived);
+        draft.add(Vec::new(), Vec::new(), over.to_vec(), now);
+        match decided {
+            Ok(decision) => {
+                draft.decide(decision, now);
+                draft.apply_parked(&*self.readers, now);
+                Ok((draft, None))
+            }
+            Err(Refusal::Early { order, reason }) if over.is_empty() => {
+                let parked = Draft::parked(draft.documents, arrived, order, &reason, now)?;
+                Ok((parked, None))
+            }
+            // A deadline that comes to nothing is over all the same.
+            Err(refusal) if !over.is_empty() && !matches!(refusal, Refusal::Unreadable { .. }) => {
+                Ok((draft, Some(refusal)))
+            }
+            Err(refusal) => Err(refusal),
+        }
     }
 
     /// Sees to it that the documents are at hand.
@@ -307,7 +325,8 @@ impl<A> Draft<A> {
         reason: &str,
         now: Timestamp,
     ) -> Result<Draft<A>, Refusal> {
-        let Some(arrived) = arrived else {
+        let parkable = arrived.and_then(|arrived| Some((&arrived.handled, arrived.parkable?)));
+        let Some((handled, (queue, message))) = parkable else {
             return Err(Refusal::rejected("too_early", reason));
         };
         let document = &documents[0];
@@ -317,11 +336,11 @@ impl<A> Draft<A> {
         }
         let parked = Parked {
             key: document.key.clone(),
-            handled: arrived.handled.clone(),
+            handled: handled.clone(),
             order,
             at: now,
-            message: arrived.message.clone(),
-            queue: arrived.queue.clone(),
+            message: message.clone(),
+            queue: queue.clone(),
         };
         let mut draft = Draft::new(documents, None);
         let document = draft.touch(0);
@@ -350,16 +369,10 @@ impl<A> Draft<A> {
         for change in put {
             let at = self.place(&change.key);
             let document = self.touch(at);
-            let state = match change.state {
-                Some(state) => {
-                    document.state = Some(state.clone());
-                    NewState::Set(state, change.fields)
-                }
-                None => {
-                    document.state = None;
-                    NewState::Remove
-                }
-            };
+            document.state.clone_from(&change.state);
+            let state = change.state.map_or(NewState::Remove, |state| {
+                NewState::Set(state, change.fields)
+            });
             let put = self
                 .commit
                 .put

@@ -48,7 +48,7 @@ pub(super) async fn commit_all(
         waiting.retain(|(_, item)| cache.holds(&item.marks));
         let (groups, rest) = group(waiting, documents_max);
         waiting = rest;
-        let commits: Vec<Commit> = groups.iter().map(|group| fold(group)).collect();
+        let commits: Vec<Commit> = groups.iter().map(fold).collect();
         if commits.is_empty() {
             break;
         }
@@ -144,12 +144,11 @@ fn fold(group: &Group) -> Commit {
         let commit = item.commit.clone();
         folded.handled.extend(commit.handled);
         for put in commit.put {
-            match places.get(&put.key) {
-                Some(&at) => fold_put(&mut folded.put[at], put),
-                None => {
-                    places.insert(put.key.clone(), folded.put.len());
-                    folded.put.push(put);
-                }
+            if let Some(&at) = places.get(&put.key) {
+                fold_put(&mut folded.put[at], put);
+            } else {
+                places.insert(put.key.clone(), folded.put.len());
+                folded.put.push(put);
             }
         }
         folded.publish.extend(commit.publish);

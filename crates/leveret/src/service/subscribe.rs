@@ -1,0 +1,238 @@
+//! A queue that a service reads: each message is decoded, decided upon, committed, and acknowledged last.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use leveret_core::time::Timestamp;
+
+use super::{
+    counts::QueueCounts,
+    decider::{Decider, Decision, Publish, Refusal, View},
+    desk::{Arrived, Desk, ExecuteError, Executed, Reader},
+    documents::{Handled, Parked},
+    relay::Relay,
+};
+use crate::broker::{
+    Binding, Delivery, Header, Message,
+    work::{
+        HEADER_DEAD_AT, HEADER_EXCHANGE, HEADER_QUEUE, HEADER_REASON, HEADER_ROUTING_KEY, Handler,
+        Verdict, WorkOptions,
+    },
+};
+
+/// A message that was understood.
+#[derive(Clone, Debug)]
+pub struct Input<M> {
+    /// What it says.
+    pub message: M,
+    /// What it is recognised by, if not by its `message_id`.
+    pub identity: Option<Arc<str>>,
+}
+
+impl<M> Input<M> {
+    /// Recognised by its `message_id`, which it must have then.
+    pub fn new(message: M) -> Input<M> {
+        Input {
+            message,
+            identity: None,
+        }
+    }
+
+    /// Recognised by this if it has no `message_id`.
+    pub fn known_by(message: M, identity: impl Into<Arc<str>>) -> Input<M> {
+        Input {
+            message,
+            identity: Some(identity.into()),
+        }
+    }
+}
+
+/// Reads a message, strictly: the error says what is wrong, with its place.
+pub type Decode<M> = Arc<dyn Fn(&Message) -> Result<Input<M>, String> + Send + Sync>;
+
+/// A queue that a service reads.
+pub struct Subscription<D: Decider> {
+    /// How it is consumed: concurrency, retries, bounds.
+    pub options: WorkOptions,
+    /// What is bound to it, declared at start; the exchanges among what the service [publishes to](super::ServiceOptions::topology).
+    pub bindings: Vec<Binding>,
+    /// Who decides.
+    pub decider: D,
+    /// How its messages are read.
+    pub decode: Decode<D::Message>,
+}
+
+impl<D: Decider> Subscription<D> {
+    /// Deliveries that are handled at once. Those for one document are decided one after the other all the same.
+    pub const CONCURRENCY_DEFAULT: u16 = 256;
+
+    /// A queue with the defaults.
+    pub fn queue(
+        queue: &str,
+        decider: D,
+        decode: impl Fn(&Message) -> Result<Input<D::Message>, String> + Send + Sync + 'static,
+    ) -> Subscription<D> {
+        let mut options = WorkOptions::queue(queue);
+        options.concurrency = Self::CONCURRENCY_DEFAULT;
+        options.prefetch = 2 * Self::CONCURRENCY_DEFAULT;
+        Subscription {
+            options,
+            bindings: Vec::new(),
+            decider,
+            decode: Arc::new(decode),
+        }
+    }
+
+    /// With a binding.
+    #[must_use]
+    pub fn bind(mut self, exchange: &str, routing_key: &str) -> Subscription<D> {
+        self.bindings.push(Binding {
+            queue: self.options.queue.clone(),
+            exchange: exchange.into(),
+            routing_key: routing_key.into(),
+        });
+        self
+    }
+}
+
+impl<D: Decider> fmt::Debug for Subscription<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription")
+            .field("options", &self.options)
+            .field("bindings", &self.bindings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The header of a message that was taken out of a dead-letter queue and put back: it is meant to be handled again.
+const HEADER_REPLAYED: &str = "x-leveret-replayed";
+
+/// What a message is recognised by: its own id, else what its meaning names. One that was put back from the dead letters is another one.
+fn identity(message: &Message, named: Option<Arc<str>>) -> Result<Arc<str>, String> {
+    let own = message.message_id.clone().filter(|id| !id.is_empty());
+    let Some(id) = own.or(named) else {
+        return Err("the message has no message_id, and nothing else tells it from others".into());
+    };
+    Ok(match message.headers.get(HEADER_REPLAYED) {
+        Some(Header::Text(replayed)) => format!("{id}#{replayed}").into(),
+        Some(Header::Int(replayed)) => format!("{id}#{replayed}").into(),
+        _ => id,
+    })
+}
+
+/// One subscription at work.
+pub(super) struct Station<D: Decider> {
+    pub(super) decider: Arc<D>,
+    pub(super) decode: Decode<D::Message>,
+    pub(super) queue: Arc<str>,
+    /// The service: who has handled a message.
+    pub(super) consumer: Arc<str>,
+    pub(super) desk: Desk,
+    pub(super) relay: Relay,
+    pub(super) counts: Arc<QueueCounts>,
+}
+
+#[async_trait]
+impl<D: Decider> Handler for Station<D> {
+    async fn handle(&self, delivery: &Delivery, _attempt: u32) -> Verdict {
+        let message = &delivery.message;
+        let read = (self.decode)(message)
+            .and_then(|input| Ok((identity(message, input.identity)?, input.message)));
+        let (message_id, decoded) = match read {
+            Ok(read) => read,
+            Err(reason) => return Verdict::DeadLetter { reason },
+        };
+        let arrived = Arrived {
+            handled: Handled {
+                consumer: self.consumer.clone(),
+                message_id,
+            },
+            parkable: Some((&self.queue, message)),
+        };
+        let executed = self
+            .desk
+            .execute(&*self.decider, &decoded, Some(arrived), &[])
+            .await;
+        self.verdict(executed).await
+    }
+}
+
+impl<D: Decider> Station<D> {
+    async fn verdict(&self, executed: Result<Executed<D::Answer>, ExecuteError>) -> Verdict {
+        match executed {
+            Ok(Executed::Done { claimed, .. }) => {
+                self.relay.publish(claimed).await;
+                self.counts.done.inc();
+                Verdict::Done
+            }
+            Ok(Executed::Repeated) => {
+                self.counts.duplicates.inc();
+                Verdict::Done
+            }
+            Ok(Executed::Parked) => {
+                self.counts.parked.inc();
+                Verdict::Done
+            }
+            Ok(Executed::Refused(Refusal::Stale { reason })) => {
+                tracing::debug!(queue = &*self.queue, reason, "a message changes nothing");
+                self.counts.stale.inc();
+                Verdict::Done
+            }
+            Ok(Executed::Refused(refusal @ Refusal::Unreadable { .. })) => {
+                tracing::error!(queue = &*self.queue, error = %refusal, "a message cannot be decided upon");
+                Verdict::Retry {
+                    reason: refusal.to_string(),
+                }
+            }
+            Ok(Executed::Refused(refusal)) => Verdict::DeadLetter {
+                reason: refusal.to_string(),
+            },
+            Err(ExecuteError::Contended) => Verdict::Retry {
+                reason: ExecuteError::Contended.to_string(),
+            },
+            Err(error) => {
+                tracing::warn!(queue = &*self.queue, %error, "a message waits for the database");
+                Verdict::Requeue
+            }
+        }
+    }
+}
+
+/// Decides upon parked messages of the queue.
+pub(super) struct ParkedReader<D: Decider> {
+    pub(super) decider: Arc<D>,
+    pub(super) decode: Decode<D::Message>,
+}
+
+impl<D: Decider> Reader for ParkedReader<D> {
+    fn decide(
+        &self,
+        message: &Message,
+        documents: &View<'_>,
+        now: Timestamp,
+    ) -> Result<Decision<()>, Refusal> {
+        let input = (self.decode)(message).map_err(Refusal::malformed)?;
+        let decision = self.decider.decide(documents, &input.message, now)?;
+        Ok(Decision {
+            answer: (),
+            put: decision.put,
+            publish: decision.publish,
+            deadlines: decision.deadlines,
+        })
+    }
+
+    fn dead_letter(&self, parked: &Parked, reason: &str, now: Timestamp) -> Publish {
+        let queue = &parked.queue;
+        let mut letter = parked.message.clone();
+        for (name, text) in [
+            (HEADER_REASON, reason.to_owned()),
+            (HEADER_QUEUE, queue.to_string()),
+            (HEADER_EXCHANGE, String::new()),
+            (HEADER_ROUTING_KEY, queue.to_string()),
+            (HEADER_DEAD_AT, now.to_string()),
+        ] {
+            letter.headers.insert(name.to_owned(), Header::Text(text));
+        }
+        Publish::to_queue(&crate::broker::dead_letter_queue_name(queue), letter)
+    }
+}
