@@ -17,6 +17,7 @@
 
 mod link;
 mod log;
+pub mod node;
 mod replica;
 pub mod wire;
 

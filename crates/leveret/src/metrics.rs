@@ -89,13 +89,13 @@ impl Histogram {
 }
 
 /// Bounds of durations, in microseconds: 100 µs to 60 s.
-const DURATION_BOUNDS_US: &[u64] = &[
+pub(crate) const DURATION_BOUNDS_US: &[u64] = &[
     100, 500, 1_000, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 10_000_000,
     60_000_000,
 ];
 
 /// Bounds of batch sizes.
-const BATCH_BOUNDS: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
+pub(crate) const BATCH_BOUNDS: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
 
 /// What is counted of the steps of one node type, as this process executed them.
 #[derive(Debug)]

@@ -86,6 +86,8 @@ pub struct Standing {
     pub position: Position,
     /// The rolling hash of all outcomes up to there.
     pub hash: u64,
+    /// Whether it has tables of users.
+    pub has_tables: bool,
 }
 
 /// A database that applies writes. One task applies; many may query at the same time.

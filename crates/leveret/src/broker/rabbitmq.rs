@@ -204,6 +204,12 @@ pub struct RabbitMq {
 }
 
 impl RabbitMq {
+    pub(super) const CAPABILITIES: Capabilities = Capabilities {
+        durable: true,
+        shared: true,
+        atomic_publish_then_ack: false,
+    };
+
     /// Connects. An error if that fails now, so that a wrong URL or password shows at start; a connection that is lost later is
     /// opened again by itself.
     pub async fn connect(options: RabbitMqOptions) -> Result<RabbitMq, BrokerError> {
@@ -277,11 +283,7 @@ impl fmt::Debug for RabbitMq {
 #[async_trait]
 impl Broker for RabbitMq {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            durable: true,
-            shared: true,
-            atomic_publish_then_ack: false,
-        }
+        RabbitMq::CAPABILITIES
     }
 
     async fn declare(&self, topology: &Topology) -> Result<(), BrokerError> {
