@@ -153,7 +153,7 @@ impl ServiceBuilder {
                 decider: decider.clone(),
                 decode: decode.clone(),
                 queue: queue.clone(),
-                consumer: shared.options.name.clone(),
+                consumer: shared.consumer(&queue),
                 desk: shared.desk.clone(),
                 relay: shared.relay.clone(),
                 counts: counts.clone(),
@@ -181,7 +181,7 @@ impl ServiceBuilder {
                 effect: effect.clone(),
                 decider: decider.clone(),
                 options: options.clone(),
-                consumer: shared.options.name.clone(),
+                consumer: shared.consumer(&options.queue),
                 desk: shared.desk.clone(),
                 relay: shared.relay.clone(),
             };
@@ -253,6 +253,13 @@ struct Shared {
     relay: Relay,
     deadlines: Deadlines,
     counts: HashMap<Arc<str>, Arc<QueueCounts>>,
+}
+
+impl Shared {
+    /// Who has handled a message of a queue: the same message may mean something else by another one.
+    fn consumer(&self, queue: &str) -> Arc<str> {
+        format!("{}/{queue}", self.options.name).into()
+    }
 }
 
 impl fmt::Debug for Service {
@@ -327,6 +334,12 @@ impl Service {
                 unreachable!("a call is neither recognised nor parked")
             }
         }
+    }
+
+    /// Waits for the next commit of this process that puts a document. A hint: look at the document before and after, and now and then without
+    /// one, since other processes commit too. Whoever calls this before looking misses nothing of this process.
+    pub fn changed(&self, key: &Key) -> impl Future<Output = ()> + Send + use<> {
+        self.0.desk.changed(key)
     }
 
     /// Reads its queues, fires its deadlines and empties its outbox until `stop` turns true, then drains: what is being handled is finished

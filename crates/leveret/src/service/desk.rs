@@ -7,6 +7,7 @@
 
 mod cache;
 mod fold;
+mod watchers;
 
 use std::{fmt, sync::Arc};
 
@@ -17,6 +18,7 @@ use uuid::Uuid;
 use self::{
     cache::Cache,
     fold::{Fate, Item, commit_all},
+    watchers::Watchers,
 };
 use super::{
     decider::{Change, Decider, Decision, Publish, Refusal, View},
@@ -121,6 +123,7 @@ pub(super) struct Desk {
     loads: Batcher<Key, Result<Document, DocumentsError>>,
     commits: Batcher<Item, Result<Fate, DocumentsError>>,
     cache: Arc<Cache>,
+    watchers: Arc<Watchers>,
     readers: Readers,
     now: Now,
 }
@@ -139,6 +142,7 @@ impl Desk {
             commits: commits(&documents, &cache, &now),
             documents,
             cache,
+            watchers: Arc::default(),
             readers,
             now,
         }
@@ -146,6 +150,11 @@ impl Desk {
 
     pub(super) fn documents(&self) -> &Arc<dyn Documents> {
         &self.documents
+    }
+
+    /// Waits for the next commit that puts a document.
+    pub(super) fn changed(&self, key: &Key) -> impl Future<Output = ()> + Send + use<> {
+        self.watchers.wait(key)
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -201,6 +210,7 @@ impl Desk {
             };
             match committed.await?? {
                 Fate::Done(claimed) => {
+                    self.watchers.tell(&keys);
                     return Ok(match (answer, refusal) {
                         (Some(answer), _) => Executed::Done { answer, claimed },
                         (None, Some(refusal)) => Executed::Refused(refusal),
