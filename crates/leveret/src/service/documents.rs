@@ -14,6 +14,12 @@
 //! Times for leases and deadlines are the store's own where several processes share it, so that clocks that differ do no harm; where it belongs
 //! to one process, or is in memory, `now` is the time.
 
+mod check;
+pub mod conformance;
+mod cursor;
+mod lanes;
+pub mod memory;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -33,6 +39,13 @@ pub struct Key {
 /// The longest id of a document, in bytes.
 pub const KEY_BYTES_MAX: usize = 200;
 
+/// The longest name of anything else, in bytes: a lane, a consumer, a message, a deadline, an exchange, a routing key, a queue. AMQP has no
+/// longer ones.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// The longest value of a field, in bytes.
+pub const FIELD_BYTES_MAX: usize = 1000;
+
 impl Key {
     /// A key.
     pub fn new(kind: impl Into<Arc<str>>, id: impl Into<Arc<str>>) -> Key {
@@ -46,11 +59,14 @@ impl Key {
 /// A kind of documents, declared once. What is declared later is indexed from then on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kind {
-    /// Its name: letters, digits, `_`, `-`.
+    /// Its name: 1 to [`KIND_BYTES_MAX`] letters, digits, `_`, `-` of ASCII.
     pub name: Arc<str>,
-    /// The fields that [`Query`] may ask for, each indexed.
+    /// The fields that [`Query`] may ask for, each indexed; named like kinds.
     pub fields: Vec<Arc<str>>,
 }
+
+/// The longest name of a kind or field, in bytes.
+pub const KIND_BYTES_MAX: usize = 50;
 
 impl Kind {
     /// A kind with these fields.
@@ -74,7 +90,7 @@ pub struct Document {
     pub version: u64,
     /// Its state; none when it was never put, was deleted, or only messages are parked for it.
     pub state: Option<Json>,
-    /// When its state was first put.
+    /// When its state was first put; 0 before that.
     pub created_at: Timestamp,
     /// What came too early, in the order of [`Parked::order`], then of their arrival.
     pub parked: Vec<Parked>,
@@ -202,14 +218,15 @@ pub struct Commit {
     pub deadlines: Vec<DeadlineChange>,
     /// Messages that wait for documents among `put`.
     pub park: Vec<Parked>,
-    /// Parked messages that are applied or given up.
+    /// Parked messages that are applied or given up, of documents among `put`. They go before others come.
     pub unpark: Vec<(Key, Handled)>,
 }
 
 /// What became of a commit.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Committed {
-    /// It is durable. These of its messages the caller may, and is to, publish now; the others wait behind messages of their lanes.
+    /// It is durable. These of its messages the caller may, and is to, publish now; the others wait behind messages of their lanes, and
+    /// whoever sends these gets them.
     Done(Vec<Claimed>),
     /// These messages of it were handled before, all that were; nothing changed.
     Repeated(Vec<Handled>),
@@ -282,10 +299,16 @@ pub struct Capabilities {
     pub batch_max: usize,
     /// The most calls that are worth being made at once.
     pub calls_max: usize,
+    /// How long a claimed message or deadline belongs to who claimed it: [`LEASE`], unless the adapter was opened with another one.
+    pub lease: Duration,
 }
 
-/// How long this process has a claimed message or deadline to itself. Renewed by claiming again.
+/// How long this process has a claimed message or deadline to itself. Nothing renews it: what is not sent by then may go out twice, with the
+/// same `message_id`.
 pub const LEASE: Duration = Duration::from_secs(30);
+
+/// The most messages of a lane that are claimed at once; more only of one commit that publishes more.
+pub const LANE_CLAIM_MAX: usize = 100;
 
 /// A service's documents. Cheap to share behind an `Arc`.
 #[async_trait]
@@ -297,8 +320,11 @@ pub trait Documents: Send + Sync + 'static {
     async fn load(&self, keys: &[Key]) -> Result<Vec<Document>, DocumentsError>;
 
     /// Commits each, independent of the others: no two of a batch put the same document or handle the same message; messages of one lane keep
-    /// the order of the batch. Those that are `Done` are durable when it
-    /// returns. After an error any of them may have happened: repeat them, the inbox and the versions tell.
+    /// the order of the batch. Those that are `Done` are durable when it returns.
+    ///
+    /// # Errors
+    /// [`DocumentsError::Invalid`] for the whole batch when one of it cannot be; nothing happened. After any other error each of them may have
+    /// happened: repeat them, the inbox and the versions tell.
     async fn commit(
         &self,
         batch: &[Commit],
@@ -315,30 +341,30 @@ pub trait Documents: Send + Sync + 'static {
         filter: &[(Arc<str>, Arc<str>)],
     ) -> Result<u64, DocumentsError>;
 
-    /// Messages that nobody has a lease on, oldest first, and of a lane only the first ones, in order; each for nobody else until [`LEASE`] is
-    /// over.
+    /// Messages of lanes that nobody has a lease on: of each the first ones, in order, at most [`LANE_CLAIM_MAX`]; all for nobody else until the
+    /// lease is over. The lanes that wait longest come first, those that were claimed in vain go behind.
     async fn claim_outgoing(
         &self,
         limit: u32,
         now: Timestamp,
     ) -> Result<Vec<Claimed>, DocumentsError>;
 
-    /// Forgets messages that the broker has, and gives out, claimed, those that waited directly behind them. Not durable at once: a message
-    /// that is sent again after a crash has the same `message_id`.
+    /// Forgets messages that the broker has, and gives out, claimed, those that waited directly behind them, when nobody has any other of the
+    /// lane. Not durable at once: a message that is sent again after a crash has the same `message_id`. One that is gone is no error.
     async fn sent(
         &self,
         ids: &[OutgoingId],
         now: Timestamp,
     ) -> Result<Vec<Claimed>, DocumentsError>;
 
-    /// Gives claims back at once, those of a broker that is away.
+    /// Gives claims back at once, those of a broker that is away. What is gone or has no lease is no error.
     async fn release(&self, ids: &[OutgoingId]) -> Result<(), DocumentsError>;
 
-    /// Deadlines that are due, earliest first, each for nobody else until [`LEASE`] is over.
+    /// Deadlines that are due, earliest first, and last those that were claimed in vain; each for nobody else until the lease is over.
     async fn claim_deadlines(&self, limit: u32, now: Timestamp)
     -> Result<Vec<Due>, DocumentsError>;
 
-    /// When the next deadline that nobody has claimed is due.
+    /// When the next deadline can be claimed: it is due, or its lease is over.
     async fn next_deadline(&self) -> Result<Option<Timestamp>, DocumentsError>;
 
     /// What waits.
