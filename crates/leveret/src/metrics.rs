@@ -189,8 +189,7 @@ pub struct Metrics {
     pub requeued: Counter,
     /// Calls of the store that failed for now and were repeated.
     pub store_errors: Counter,
-    /// Publishes that failed: of what follows from a job and of a run's first jobs, which are repeated; of status messages, which are not,
-    /// a batch as one. Those of timers and of the reconciler are logged only.
+    /// Publishes that failed, a batch as one, and were repeated; of status messages also those that are lost.
     pub broker_errors: Counter,
     /// Steps per commit.
     pub commit_steps: Histogram,

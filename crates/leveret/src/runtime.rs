@@ -12,7 +12,7 @@ use leveret_core::{
     time::Timestamp,
     workflow::WorkflowHash,
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 use crate::{
     batcher::{Batcher, Gone},
@@ -39,23 +39,27 @@ mod observer;
 mod plan;
 mod reconciler;
 mod result;
+mod starter;
 mod suspects;
 mod timers;
 mod underway;
+mod unread;
 mod wire;
 mod worker;
 
 use self::{
     awake::Awake,
     client::Cancels,
-    health::Health,
+    health::{Health, HeldBack, What},
     hub::Hub,
     local::LocalRuns,
-    observer::Observer,
+    observer::{Observer, Publisher},
     plan::{Plan, Plans},
+    starter::Starter,
     suspects::Suspects,
     timers::TimerHints,
     underway::Underway,
+    unread::Unread,
 };
 pub use self::{
     client::{Awaited, CancelError, StartError, StartRequest},
@@ -85,8 +89,8 @@ pub struct EngineOptions {
     /// A run in which nothing was recorded and nothing executed for so long, and which has no timer, is taken up by the reconciler. Default
     /// 60 s; the same in all processes.
     pub quiet: Duration,
-    /// How long starting or cancelling a run may wait for a broker that is away. Default 10 s.
-    pub start_timeout: Duration,
+    /// How long cancelling a run may wait for a broker that is away. Default 10 s.
+    pub cancel_timeout: Duration,
     /// Whether idle CPUs of this machine poll for work, instead of halting, from a commit until 2 ms after it. On a virtual machine a run that is
     /// alone takes a quarter less time then, for the price of CPUs that are busy while few runs come. It is done only on a Linux guest whose CPUs
     /// halt at once (`haltpoll`), and with the right to write to `/dev/cpu_dma_latency`. Default false.
@@ -103,7 +107,7 @@ impl Default for EngineOptions {
             inline_time_max: Duration::from_secs(5),
             deliveries_max: 5,
             quiet: Duration::from_secs(60),
-            start_timeout: Duration::from_secs(10),
+            cancel_timeout: Duration::from_secs(10),
             keep_cpus_awake: false,
         }
     }
@@ -241,6 +245,8 @@ pub(crate) struct Inner {
     commits: Batcher<Arc<Finished>, Result<Committed, StoreError>>,
     starts: Batcher<NewRun, Result<Started, StoreError>>,
     loads: Batcher<(RunId, Load), Result<Option<Loaded>, StoreError>>,
+    marks: Batcher<RunId, Result<(), StoreError>>,
+    starter: Starter,
     plans: Plans,
     hub: Arc<Hub>,
     observer: Observer,
@@ -249,7 +255,8 @@ pub(crate) struct Inner {
     suspects: Suspects,
     underway: Underway,
     cancels: Cancels,
-    health: Health,
+    unread: Unread,
+    health: Arc<Health>,
     /// Why this process can record nothing more, if so.
     failed: watch::Sender<Option<StoreError>>,
     metrics: Arc<Metrics>,
@@ -274,12 +281,18 @@ impl Engine {
         let names = Arc::new(names);
         let hub = Arc::new(Hub::default());
         let metrics = Arc::new(Metrics::new(registry.names()));
+        let health = Arc::<Health>::default();
         let (observer, publishing) = Observer::new(
             publish.status,
             names.clone(),
             hub.clone(),
-            broker.clone(),
-            metrics.clone(),
+            Publisher {
+                broker: broker.clone(),
+                topology: names.topology(publish),
+                metrics: metrics.clone(),
+                health: health.clone(),
+                losing: Arc::default(),
+            },
         );
         tokio::spawn(publishing);
         let awake = options.keep_cpus_awake.then(Awake::start).flatten();
@@ -287,6 +300,8 @@ impl Engine {
             commits: commits(&store, metrics.clone(), awake),
             starts: starts(&store),
             loads: loads(&store),
+            marks: marks(&store),
+            starter: Starter::default(),
             store,
             broker,
             one_file,
@@ -305,13 +320,16 @@ impl Engine {
             suspects: Suspects::default(),
             underway: Underway::default(),
             cancels: Cancels::default(),
-            health: Health::default(),
+            unread: Unread::default(),
+            health,
             failed: watch::Sender::new(None),
             metrics,
         };
-        Ok(Engine {
-            inner: Arc::new(inner),
-        })
+        let inner = Arc::new(inner);
+        if inner.one_file.is_none() {
+            tokio::spawn(Starter::task(&inner));
+        }
+        Ok(Engine { inner })
     }
 
     /// Plays the roles until `shutdown` turns true, then drains. An error means that a role could not begin, or that the store takes nothing
@@ -324,6 +342,9 @@ impl Engine {
         let inner = &self.inner;
         // Tasks of their own, which the runtime's threads poll: the caller may be outside of these, in `block_on`.
         let mut playing = JoinSet::new();
+        if inner.publish != Publish::NOTHING {
+            playing.spawn(unread::run(inner.clone(), shutdown.clone()).map(Ok));
+        }
         if roles.timers {
             playing.spawn(timers::run(inner.clone(), shutdown.clone()).map(Ok));
         }
@@ -376,11 +397,38 @@ impl Engine {
             .health
             .set(Part::Store, inner.store.ping().await.is_ok());
         inner.health.set(Part::Broker, inner.broker.is_connected());
-        [Part::Store, Part::Broker, Part::Consumer]
+        [Part::Store, Part::Broker, Part::Consumer, Part::Publishing]
             .into_iter()
             .filter(|part| *part != Part::Consumer || needs_consumer)
             .filter(|part| !inner.health.get(*part))
             .collect()
+    }
+
+    /// What waits to be published, and why. Not empty where [`not_ready`](Self::not_ready) names [`Part::Publishing`].
+    pub fn held_back(&self) -> Vec<String> {
+        self.inner.health.reasons()
+    }
+
+    /// What is well enough to work, and needs somebody's attention: queues that grow as nobody reads them, status messages that are lost.
+    /// Known in a process that [serves](Self::serve).
+    pub fn warnings(&self) -> Vec<String> {
+        let inner = &self.inner;
+        let losing = inner.observer.losing();
+        let losing = losing.map(|reason| format!("status messages are lost: {reason}"));
+        let unread = inner.unread.queues().into_iter();
+        let unread = unread.map(|(queue, messages)| unread::advice(inner, &queue, messages));
+        unread.chain(losing).collect()
+    }
+
+    /// The queues that are for others to consume.
+    pub(crate) fn for_others(&self) -> Vec<Arc<str>> {
+        self.inner.names.for_others(self.inner.publish)
+    }
+
+    /// Those of them that nobody reads and that grow.
+    pub(crate) fn unread(&self) -> Vec<Arc<str>> {
+        let unread = self.inner.unread.queues().into_iter();
+        unread.map(|(queue, _)| queue).collect()
     }
 
     /// The store.
@@ -420,11 +468,18 @@ impl Engine {
         &self.inner.metrics
     }
 
-    /// Closes broker and store, in this order.
+    /// Closes broker and store, in this order. What is under way to the broker has 10 s to arrive. First jobs that did not are published by
+    /// another process, or the next one.
     pub async fn close(&self) {
-        self.inner.observer.flush().await;
-        self.inner.broker.close().await;
-        self.inner.store.close().await;
+        let inner = &self.inner;
+        let deadline = Instant::now() + CLOSE_TIME_MAX;
+        let published =
+            async { tokio::join!(inner.observer.flush(), inner.starter.rest(deadline)) };
+        drop(tokio::time::timeout_at(deadline, published).await);
+        inner.broker.close().await;
+        // Those of which it is known by now that they are not published.
+        inner.starter.rest(Instant::now() + CLOSE_TIME_MAX).await;
+        inner.store.close().await;
     }
 }
 
@@ -469,6 +524,14 @@ fn starts(store: &Arc<dyn Store>) -> Batcher<NewRun, Result<Started, StoreError>
     })
 }
 
+fn marks(store: &Arc<dyn Store>) -> Batcher<RunId, Result<(), StoreError>> {
+    let store = store.clone();
+    Batcher::new(CALL_MAX, 1, move |batch: Vec<RunId>| {
+        let store = store.clone();
+        async move { vec![store.mark_unbegun(&batch).await; batch.len()] }
+    })
+}
+
 fn loads(store: &Arc<dyn Store>) -> Batcher<(RunId, Load), Result<Option<Loaded>, StoreError>> {
     let store = store.clone();
     Batcher::new(CALL_MAX, CALLS_MAX, move |batch: Vec<(RunId, Load)>| {
@@ -476,6 +539,9 @@ fn loads(store: &Arc<dyn Store>) -> Batcher<(RunId, Load), Result<Option<Loaded>
         async move { load_each(&*store, &batch).await }
     })
 }
+
+/// How long closing waits for what is under way to the broker.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(10);
 
 impl From<Gone> for StoreError {
     fn from(_: Gone) -> StoreError {
@@ -526,6 +592,29 @@ impl Inner {
         if let StoreError::Uncertain { .. } = error {
             self.health.set(Part::Store, false);
             self.failed.send_replace(Some(error.clone()));
+        }
+    }
+
+    /// What could not be published is held back, for this reason, until `held` is none.
+    fn hold_back(&self, held: &mut Option<HeldBack>, what: What, reason: &BrokerError) {
+        match held {
+            Some(held) => held.because(reason),
+            None => *held = Some(self.health.hold_back(what, reason)),
+        }
+    }
+
+    /// Declares the topology again, if the error says that somebody deleted a part of it.
+    async fn declare_again(&self, error: &BrokerError) {
+        let is_missing = matches!(
+            error,
+            BrokerError::Unroutable { .. } | BrokerError::NotFound { .. }
+        );
+        if !is_missing {
+            return;
+        }
+        let topology = self.names.topology(self.publish);
+        if let Err(error) = self.broker.declare(&topology).await {
+            tracing::warn!(%error, "the exchange and the queues cannot be declared");
         }
     }
 

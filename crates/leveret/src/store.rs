@@ -158,8 +158,14 @@ pub struct NewRun {
     pub input: Json,
     /// When it was asked for.
     pub created_at: Timestamp,
-    /// When the reconciler first looks at it.
+    /// When the reconciler first looks at it; [`UNBEGUN`](Self::UNBEGUN): the broker is away, and whoever sees it come back publishes the
+    /// first jobs.
     pub reconcile_at: Timestamp,
+}
+
+impl NewRun {
+    /// The time that marks a run as *unbegun*: its first jobs are not published, and [`Store::claim_unbegun`] finds it. Persisted.
+    pub const UNBEGUN: Timestamp = Timestamp(-1);
 }
 
 /// What became of a [`NewRun`].
@@ -497,7 +503,8 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// When it returns, each run is durable, with its definition. Nothing is published: that is for the caller. A crash before leaves
     /// each run recorded or not begun; the same call then answers [`Started::Exists`] for what was recorded, by whomever. A crash after
-    /// it, before the first jobs are published, leaves a run that the reconciler takes up at `reconcile_at`.
+    /// it, before the first jobs are published, leaves a run that the reconciler takes up at `reconcile_at`, or one that
+    /// [`claim_unbegun`](Self::claim_unbegun) finds.
     async fn start(&self, batch: &[NewRun]) -> Result<Vec<Started>, StoreError>;
 
     /// Records steps with what follows from them, in one transaction; answers in the order of the batch. Several steps of one run are decided
@@ -536,8 +543,22 @@ pub trait Store: Send + Sync + 'static {
     /// When the next timer is due.
     async fn next_timer(&self) -> Result<Option<Timestamp>, StoreError>;
 
+    /// Marks running runs as [unbegun](NewRun::UNBEGUN): their first jobs could not be published. When it returns, this is durable.
+    async fn mark_unbegun(&self, runs: &[RunId]) -> Result<(), StoreError>;
+
+    /// Claims up to `limit` unbegun runs, by their ids: the oldest first, as ids are ordered by time. Each is due for the reconciler at
+    /// `until` then.
+    ///
+    /// When it returns, the claims are durable: no other call gets these runs, unless they are [marked](Self::mark_unbegun) again. A crash
+    /// after it, before their first jobs are published, leaves them to the reconciler.
+    async fn claim_unbegun(
+        &self,
+        until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(RunId, WorkflowHash)>, StoreError>;
+
     /// Claims up to `limit` running runs that are due for a look, and returns those without a step recorded in the last `quiet` and
-    /// without a timer. All that were looked at are due again after `quiet`, or `quiet` after their last timer. The second number is how many
+    /// without a timer; none that is unbegun. All that were looked at are due again after `quiet`, or `quiet` after their last timer. The second number is how many
     /// were looked at.
     async fn claim_stalled(
         &self,

@@ -24,5 +24,7 @@ mod messages;
 mod outages;
 // A step that ends its worker's process.
 mod poison;
+// Runs are started while RabbitMQ is away.
+mod starts;
 // Workers are killed.
 mod workers;

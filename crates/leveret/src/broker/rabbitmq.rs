@@ -3,7 +3,7 @@
 //! - **Two connections**: one publishes and declares, the other consumes (opened with the first consumer). A broker that is
 //!   short of memory or disk blocks connections that publish; acks must still get through then, since they are what helps it.
 //! - **Ours, not the client's recovery**: a connection that is lost, or silent for longer than the heartbeat allows, is given
-//!   up and another is opened, for ever, with growing jittered pauses from 100 ms to 5 s. It first gets the remembered topology,
+//!   up and another is opened, for ever, with growing jittered pauses from 100 ms to 1 s. It first gets the remembered topology,
 //!   then consumers subscribe and publishers go on.
 //! - **What was in flight when a connection was lost** is an error to the publisher ([`BrokerError::Unavailable`], the message
 //!   may have arrived) and a redelivery to the consumer (old receipts have no effect).

@@ -37,6 +37,12 @@ pub(super) struct Readiness {
     pub(super) status: PartState,
     /// The parts.
     pub(super) parts: Parts,
+    /// What waits to be published, and why; absent where nothing does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) reasons: Vec<String>,
+    /// What does not keep the process from its work, and needs somebody's attention nevertheless; absent where nothing does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) warnings: Vec<String>,
 }
 
 /// The parts of a process.
@@ -49,6 +55,8 @@ pub(super) struct Parts {
     /// The worker's consumer is live; absent in a process without a worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) consumer: Option<PartState>,
+    /// The broker takes what is published: nothing is held back.
+    pub(super) publishing: PartState,
 }
 
 /// Looks at the parts now.
@@ -64,7 +72,10 @@ pub(super) async fn look(api: &Shared) -> Readiness {
             store: state(Part::Store),
             broker: state(Part::Broker),
             consumer: needs_consumer.then(|| state(Part::Consumer)),
+            publishing: state(Part::Publishing),
         },
+        reasons: api.engine.held_back(),
+        warnings: api.engine.warnings(),
     }
 }
 
@@ -88,7 +99,7 @@ pub(super) async fn live() -> Response {
     )
 }
 
-/// Whether the process can do its work: the store answers, the broker is connected, the worker consumes.
+/// Whether the process can do its work: the store answers, the broker is connected and takes what is published, the worker consumes.
 #[utoipa::path(get, path = "/health/ready", operation_id = "ready", tag = "operations", responses(
     (status = 200, description = "Ready", body = Readiness),
     (status = 503, description = "Not ready", body = Readiness),

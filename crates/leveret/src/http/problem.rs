@@ -239,7 +239,6 @@ impl From<StartError> for Problem {
     fn from(error: StartError) -> Problem {
         match error {
             StartError::Store(error) => error.into(),
-            StartError::NotPublished { error, .. } => error.into(),
             StartError::Conflict { run_id } => Problem::other_run(&run_id),
         }
     }

@@ -142,8 +142,7 @@ impl StartQuery {
     request_body(content = Option<StartBody>, description = "The input; may be absent"),
     responses(
         (status = 200, description = "With `wait=true` the result (`RunResult`); else the run began before (`RunBegun`)", body = StartAnswer),
-        (status = 201, description = "The run is recorded and begins", body = RunBegun),
-        (status = 202, description = "The run is recorded, and runs longer than was waited, or begins when the broker is back", body = RunBegun),
+        (status = 202, description = "The run is recorded: it runs, or begins when the broker is back", body = RunBegun),
         (status = 400, description = "Not a request", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such workflow", body = ProblemBody, content_type = "application/problem+json"),
         (status = 408, description = "The body did not arrive", body = ProblemBody, content_type = "application/problem+json"),
@@ -173,19 +172,11 @@ pub(super) async fn start(
             let run_id = awaited.run_id().clone();
             result_within(&api, run_id, patience, awaited.result()).await
         }
-        Ok(Begun::New(run_id)) => {
-            let status = RunStatus::Running;
-            Ok(answer::json(
-                StatusCode::CREATED,
-                &RunBegun { run_id, status },
-            ))
-        }
+        Ok(Begun::New(run_id)) => Ok(running(run_id)),
         Ok(Begun::Before(run_id)) => Ok(answer::json(
             StatusCode::OK,
             &status_of(&api, &run_id).await?,
         )),
-        // It is recorded, which is what was asked for, and begins when the broker is back.
-        Err(StartError::NotPublished { run_id, .. }) => Ok(running(run_id)),
         Err(StartError::Conflict { run_id }) => {
             repeated(&api, &workflow_id, &input, &run_id).await?;
             match patience {

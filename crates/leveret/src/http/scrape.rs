@@ -79,6 +79,7 @@ pub(super) async fn metrics(State(api): State<Api>) -> Response {
     counted(&mut writer, api.engine.metrics());
     steps(&mut writer, api.engine.metrics());
     asked(&mut writer, &queues);
+    unread(&mut writer, &api.engine);
     state(&mut writer, &api).await;
     (
         [(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE))],
@@ -225,6 +226,18 @@ fn asked(writer: &mut TextWriter, queues: &Queues) {
     }
 }
 
+fn unread(writer: &mut TextWriter, engine: &Engine) {
+    let unread = engine.unread();
+    let mut family = writer.family(
+        "leveret_queue_unread",
+        Kind::Gauge,
+        "Whether a queue grows as nobody consumes it.",
+    );
+    for queue in engine.for_others() {
+        family.sample(&[("queue", &queue)], u8::from(unread.contains(&queue)));
+    }
+}
+
 async fn state(writer: &mut TextWriter, api: &Shared) {
     let consumer = api.engine.metrics().consumer.get();
     let queue = &*api.engine.names().execution;
@@ -244,6 +257,7 @@ async fn state(writer: &mut TextWriter, api: &Shared) {
         ("store", Some(parts.store)),
         ("broker", Some(parts.broker)),
         ("consumer", parts.consumer),
+        ("publishing", Some(parts.publishing)),
     ];
     let mut ready = writer.family(
         "leveret_ready",

@@ -28,6 +28,7 @@ use super::{
     local::drive_here,
     plan::Plan,
     result::RunResult,
+    starter,
     wire::{Completion, Job},
 };
 use crate::{
@@ -54,14 +55,6 @@ pub enum StartError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The run is recorded, but its jobs were not published in time. It begins when the broker is back: the reconciler sees to it.
-    #[error("run {run_id} is recorded but its jobs could not be published yet: {error}")]
-    NotPublished {
-        /// The run.
-        run_id: RunId,
-        /// Why.
-        error: BrokerError,
-    },
     /// A run of this id exists with another workflow or input.
     #[error("run {run_id} exists with another workflow or another input")]
     Conflict {
@@ -86,10 +79,14 @@ pub enum CancelError {
 const POLL: Duration = Duration::from_millis(500);
 
 impl Engine {
-    /// Starts a run. When it returns, the run is durable and its jobs are confirmed by the broker. If a run of this id exists with the same
-    /// workflow and input, nothing happens; the flag says whether the run is new.
+    /// Starts a run. When it returns, the run is durable, whatever the broker does. Its first jobs follow: they are published at once where
+    /// the broker takes them, else when it is back, by this process or another. If a run of this id exists with the same workflow and
+    /// input, nothing happens; the flag says whether the run is new.
     ///
-    /// A crash before it returns leaves either no run or one that will be executed; asking again with the same id is safe.
+    /// A crash before it returns leaves either no run or one that will be executed; asking again with the same id is safe. A crash after it
+    /// loses nothing but, of a run without nodes, the completion message; first jobs that were under way are published again by the
+    /// [reconciler](super::Roles::reconciler) when the run was quiet for [`EngineOptions::quiet`](super::EngineOptions::quiet). What keeps first
+    /// jobs back for longer is logged, and the process is [not ready](Self::not_ready).
     pub async fn start(&self, request: StartRequest) -> Result<(RunId, bool), StartError> {
         let (run_id, novel) = self.run_id_of(&request);
         let new = self.start_as(&run_id, novel, false, &request).await?;
@@ -398,8 +395,8 @@ impl Inner {
         })
     }
 
-    /// Records a run and publishes its first jobs, or its completion if it has no nodes. If store and broker share a file, both are one
-    /// transaction; and if `here`, this process begins to drive the run at once.
+    /// Records a run, and has its first jobs published, or its completion if it has no nodes. If store and broker share a file, both are
+    /// one transaction; and if `here`, this process begins to drive the run at once.
     async fn begin(
         self: &Arc<Self>,
         plan: &Arc<Plan>,
@@ -432,16 +429,45 @@ impl Inner {
             }
             started
         } else {
-            let started = self.start_durably(new).await?;
-            if started == Started::New && count > 0 {
-                self.publish_within(publications)
-                    .await
-                    .map_err(|error| StartError::NotPublished { run_id, error })?;
-            }
-            started
+            self.begin_apart(new, publications, end.is_some()).await?
         };
         if let Some(end) = end.filter(|_| started == Started::New) {
             self.metrics.run_ended(&end);
+        }
+        Ok(started)
+    }
+
+    /// Records a run where the broker is elsewhere. What is to be published follows behind.
+    async fn begin_apart(
+        self: &Arc<Self>,
+        new: NewRun,
+        mut publications: Vec<Publication>,
+        ended: bool,
+    ) -> Result<Started, StoreError> {
+        if ended {
+            let started = self.start_durably(new).await?;
+            if let (Started::New, Some(completion)) = (started, publications.pop()) {
+                starter::tell_end(self, completion).await;
+            }
+            return Ok(started);
+        }
+        let run_id = new.run_id.clone();
+        let direct = self.starter.direct(&*self.broker, &publications);
+        let reconcile_at = match direct {
+            Some(_) => new.reconcile_at,
+            None => NewRun::UNBEGUN,
+        };
+        let new = NewRun {
+            reconcile_at,
+            ..new
+        };
+        let started = self.start_durably(new).await?;
+        match direct {
+            Some(direct) if started == Started::New => {
+                starter::begin(self, run_id, publications, direct);
+            }
+            Some(_) => {}
+            None => self.starter.look(),
         }
         Ok(started)
     }
@@ -478,9 +504,9 @@ impl Inner {
         started.await.unwrap_or(Err(StoreError::Closed))
     }
 
-    /// Publishes, again and again within the start timeout if the broker is away.
+    /// Publishes, again and again within the timeout of cancelling if the broker is away.
     async fn publish_within(&self, publications: Vec<Publication>) -> Result<(), BrokerError> {
-        let deadline = Instant::now() + self.options.start_timeout;
+        let deadline = Instant::now() + self.options.cancel_timeout;
         let mut left = publications;
         loop {
             let results = self.broker.publish(left.clone()).await;

@@ -561,7 +561,8 @@ impl Drive<'_> {
                 let (plan, run_id) = (&self.plan, &self.run_id);
                 inner
                     .observer
-                    .running(plan, run_id, node, params.as_deref(), started_at);
+                    .running(plan, run_id, node, params.as_deref(), started_at)
+                    .await;
             }
             self.begun.push(Begun {
                 node,
@@ -662,9 +663,10 @@ impl Drive<'_> {
                         let (node, at) = (finished.node, finished.started_at);
                         inner
                             .observer
-                            .running(&self.plan, &self.run_id, node, params, at);
+                            .running(&self.plan, &self.run_id, node, params, at)
+                            .await;
                     }
-                    inner.observer.recorded(&self.plan, finished, params);
+                    inner.observer.recorded(&self.plan, finished, params).await;
                     self.trail.add(finished, &decision);
                     if let Outcome::Waiting { until, .. } = finished.outcome {
                         inner.timers.hint(until);

@@ -125,7 +125,11 @@ pub(crate) async fn drive_here(
         drop(answer.send(result));
         (is_new, held)
     };
-    let (driven, (is_new, mut held)) = tokio::join!(drive_new(&inner, plan, new, node), start);
+    let drive = async {
+        inner.observer.room().await;
+        drive_new(&inner, plan, new, node).await
+    };
+    let (driven, (is_new, mut held)) = tokio::join!(drive, start);
     let delivery = if let Some(delivery) = held.pop() {
         inner.local.forget(&run_id);
         inner.metrics.consumed.inc();

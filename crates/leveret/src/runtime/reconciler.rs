@@ -17,7 +17,7 @@ use leveret_core::{
 };
 use tokio::sync::watch;
 
-use super::{Inner, plan::Plan, timers::FireError, wire::Job};
+use super::{Inner, health::What, plan::Plan, timers::FireError, wire::Job};
 use crate::store::{Load, Loaded, NodeRef, RunStatus, StepStatus, StoreError};
 
 /// How many runs are looked at in one go.
@@ -152,8 +152,10 @@ const LOOKS: u32 = 15;
 pub(crate) async fn run(inner: Arc<Inner>, mut shutdown: watch::Receiver<bool>) {
     let quiet = inner.options.quiet;
     let pause = (quiet / 4).clamp(Duration::from_millis(50), Duration::from_secs(15));
-    let (mut empty_at, mut looks) = (None, 0);
+    let (mut empty_at, mut looks, mut refused) = (None, 0, None);
     loop {
+        // Those of a process that is gone.
+        inner.starter.look();
         let now = inner.clock.now();
         if is_empty(&inner).await {
             empty_at = Some(now);
@@ -161,10 +163,12 @@ pub(crate) async fn run(inner: Arc<Inner>, mut shutdown: watch::Receiver<bool>) 
         let mut more = false;
         if looks == 0 && empty_at.is_some_and(|at| at + quiet > now) {
             match run_once(&inner, now).await {
-                Ok(looked_at) => more = looked_at == BATCH,
+                Ok(looked_at) => {
+                    refused = None;
+                    more = looked_at == BATCH;
+                }
                 Err(error) => {
-                    error.look_at(&inner);
-                    tracing::warn!(%error, "stalled runs were not looked at; trying again");
+                    error.look_at(&inner, What::StalledRuns, &mut refused).await;
                 }
             }
         }

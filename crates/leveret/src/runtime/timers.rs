@@ -12,7 +12,11 @@ use std::{
 use leveret_core::time::Timestamp;
 use tokio::sync::{Notify, watch};
 
-use super::{Inner, wire::Job};
+use super::{
+    Inner,
+    health::{HeldBack, What},
+    wire::Job,
+};
 use crate::{
     broker::BrokerError,
     store::{StoreError, Timer},
@@ -102,10 +106,19 @@ pub(crate) enum FireError {
 }
 
 impl FireError {
-    /// As [`Inner::look_at`].
-    pub(crate) fn look_at(&self, inner: &Inner) {
-        if let FireError::Store(error) = self {
-            inner.look_at(error);
+    /// Does what may help before the next try, and tells of it: as [`Inner::look_at`], and of what the broker did not take that it is held
+    /// back.
+    pub(crate) async fn look_at(&self, inner: &Inner, what: What, held: &mut Option<HeldBack>) {
+        match self {
+            FireError::Store(error) => {
+                inner.look_at(error);
+                tracing::warn!(%error, "{what} wait for the store; trying again");
+            }
+            FireError::Broker(error) => {
+                inner.metrics.broker_errors.inc();
+                inner.hold_back(held, what, error);
+                inner.declare_again(error).await;
+            }
         }
     }
 
@@ -138,15 +151,20 @@ fn job_of(timer: &Timer) -> Job {
 
 /// Fires timers until `shutdown` turns true.
 pub(crate) async fn run(inner: Arc<Inner>, mut shutdown: watch::Receiver<bool>) {
-    let mut held = Vec::new();
+    let (mut held, mut refused) = (Vec::new(), None::<HeldBack>);
     // Looked at before each batch: others may keep timers due for as long as this runs.
     while !*shutdown.borrow() && shutdown.has_changed().is_ok() {
         let pause = match fire_next(&inner, &mut held).await {
-            Ok(0) => until_next(&inner).await,
-            Ok(_) => Duration::ZERO,
+            Ok(fired) => {
+                refused = None;
+                if fired == 0 {
+                    until_next(&inner).await
+                } else {
+                    Duration::ZERO
+                }
+            }
             Err(error) => {
-                error.look_at(&inner);
-                tracing::warn!(%error, "timers were not fired; trying again");
+                error.look_at(&inner, What::Timers, &mut refused).await;
                 PAUSE
             }
         };
@@ -202,7 +220,7 @@ mod tests {
     use super::*;
     use crate::{
         broker::memory::MemoryBroker,
-        runtime::{Engine, EngineParts, Names, Publish, Roles, clock::Clock},
+        runtime::{Engine, EngineParts, Publish, Roles, clock::Clock},
         store::{Finished, Outcome, memory::MemoryStore},
     };
 
@@ -264,7 +282,8 @@ mod tests {
             .expect("commits");
     }
 
-    /// A timer whose job the broker refuses for a while is fired soon after the broker takes it, and not only when its claim has ended.
+    /// A timer whose job no queue takes, for somebody deleted it, is fired as soon as the queue is declared again, which is done at once, and
+    /// not only when its claim has ended.
     #[tokio::test(start_paused = true)]
     async fn what_the_broker_refused_is_fired_when_it_takes_it() {
         let engine = engine().await;
@@ -282,9 +301,13 @@ mod tests {
             };
             async move { engine.serve(roles, stopped).await }
         });
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        let topology = Names::default().topology(Publish::NOTHING);
-        inner.broker.declare(&topology).await.expect("declares");
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        let exchange = &inner.names.exchange;
+        inner
+            .broker
+            .delete_exchange(exchange)
+            .await
+            .expect("deletes");
         tokio::time::sleep(Duration::from_secs(1)).await;
         let stats = inner.broker.queue_stats(queue).await.expect("counts");
         assert_eq!(stats.ready, 1, "the job is in the queue");

@@ -53,8 +53,7 @@ impl Names {
     /// What must exist, given what the worker publishes.
     pub(crate) fn topology(&self, publish: Publish) -> Topology {
         let mut bound = vec![self.execution.clone()];
-        bound.extend((publish.status != StatusMessages::Off).then(|| self.status.clone()));
-        bound.extend(publish.completion.then(|| self.completion.clone()));
+        bound.extend(self.for_others(publish));
         let mut queues: Vec<Queue> = bound
             .iter()
             .map(|name| Queue::plain(name.clone()))
@@ -77,6 +76,13 @@ impl Names {
             queues,
             bindings,
         }
+    }
+
+    /// The queues that are for others to consume, given what the worker publishes.
+    pub(crate) fn for_others(&self, publish: Publish) -> Vec<Arc<str>> {
+        let status = (publish.status != StatusMessages::Off).then(|| self.status.clone());
+        let completion = publish.completion.then(|| self.completion.clone());
+        status.into_iter().chain(completion).collect()
     }
 
     /// A job that a worker publishes.

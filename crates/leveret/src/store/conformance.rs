@@ -110,6 +110,8 @@ pub const CASES: &[Case] = cases![
     stalled::executing_runs_are_put_off,
     stalled::timers_postpone,
     stalled::claims_are_bounded,
+    stalled::unbegun_runs_are_claimed_once,
+    stalled::a_run_is_marked_unbegun,
     listing::run_and_steps,
     listing::filters,
     listing::pages_with_equal_times,

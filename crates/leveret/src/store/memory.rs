@@ -45,6 +45,12 @@ struct Run {
     workflow: Arc<Workflow>,
 }
 
+impl Run {
+    fn is_unbegun(&self) -> bool {
+        self.record.status == RunStatus::Running && self.reconcile_at == NewRun::UNBEGUN
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Timed {
     due: Timestamp,
@@ -400,6 +406,30 @@ impl Store for MemoryStore {
         Ok(self.state().timers.values().map(|timed| timed.due).min())
     }
 
+    async fn mark_unbegun(&self, runs: &[RunId]) -> Result<(), StoreError> {
+        let mut state = self.state();
+        for run_id in runs {
+            if let Some(run) = state.runs.get_mut(run_id) {
+                run.reconcile_at = NewRun::UNBEGUN;
+            }
+        }
+        Ok(())
+    }
+
+    async fn claim_unbegun(
+        &self,
+        until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(RunId, WorkflowHash)>, StoreError> {
+        let mut state = self.state();
+        let unbegun = state.runs.values_mut().filter(|run| run.is_unbegun());
+        let claim = |run: &mut Run| {
+            run.reconcile_at = until;
+            (run.record.run_id.clone(), run.record.workflow_hash)
+        };
+        Ok(unbegun.take(limit as usize).map(claim).collect())
+    }
+
     async fn claim_stalled(
         &self,
         now: Timestamp,
@@ -411,6 +441,7 @@ impl Store for MemoryStore {
         let due = runs
             .values_mut()
             .filter(|run| run.record.status == RunStatus::Running && run.reconcile_at <= now)
+            .filter(|run| !run.is_unbegun())
             .take(limit as usize);
         let (mut stalled, mut looked_at) = (Vec::new(), 0);
         for run in due {

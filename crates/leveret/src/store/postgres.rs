@@ -211,6 +211,18 @@ impl Store for PostgresStore {
         Ok(timers::next(&self.0.reads).await?)
     }
 
+    async fn mark_unbegun(&self, runs: &[RunId]) -> Result<(), StoreError> {
+        Ok(timers::mark_unbegun(&self.0.writes, runs).await?)
+    }
+
+    async fn claim_unbegun(
+        &self,
+        until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(RunId, WorkflowHash)>, StoreError> {
+        Ok(timers::claim_unbegun(&self.0.writes, until, limit).await?)
+    }
+
     async fn claim_stalled(
         &self,
         now: Timestamp,

@@ -287,6 +287,26 @@ impl Store for SqliteStore {
         self.read(timers::next).await
     }
 
+    async fn mark_unbegun(&self, runs: &[RunId]) -> Result<(), StoreError> {
+        let runs = runs.to_vec();
+        self.write(move |session| timers::mark_unbegun(session, &runs))
+            .await
+    }
+
+    async fn claim_unbegun(
+        &self,
+        until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(RunId, WorkflowHash)>, StoreError> {
+        let unbegun = self.read(move |session| timers::unbegun(session, limit));
+        let unbegun = unbegun.await?;
+        if unbegun.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.write(move |session| timers::claim_unbegun(session, &unbegun, until))
+            .await
+    }
+
     async fn claim_stalled(
         &self,
         now: Timestamp,

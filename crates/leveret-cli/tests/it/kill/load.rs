@@ -51,15 +51,7 @@ pub(crate) fn definition(id: &str, special: &[(&str, &str, Value)]) -> Value {
 #[derive(Debug)]
 pub(crate) struct Load {
     loading: Arc<AtomicBool>,
-    clients: Vec<JoinHandle<Accepted>>,
-}
-
-/// What became of the clients' requests.
-#[derive(Debug, Default)]
-pub(crate) struct Accepted {
-    pub(crate) runs: BTreeSet<RunId>,
-    /// Those that were recorded at first, but their jobs could not be published: it is for the reconciler to begin them.
-    pub(crate) not_published: BTreeSet<RunId>,
+    clients: Vec<JoinHandle<BTreeSet<RunId>>>,
 }
 
 impl Load {
@@ -70,22 +62,24 @@ impl Load {
         Load { loading, clients }
     }
 
-    /// Stops the clients, each when its last run is accepted.
-    pub(crate) async fn stop(self) -> Accepted {
+    /// Stops the clients, each when its last run is accepted; all that were.
+    pub(crate) async fn stop(self) -> BTreeSet<RunId> {
         self.loading.store(false, Ordering::SeqCst);
-        let mut all = Accepted::default();
+        let mut all = BTreeSet::new();
         for client in self.clients {
-            let one = client.await.expect("a client does not panic");
-            all.runs.extend(one.runs);
-            all.not_published.extend(one.not_published);
+            all.extend(client.await.expect("a client does not panic"));
         }
         all
     }
 }
 
 /// Starts runs, one after the other.
-async fn client(engine: Engine, workflow: Arc<Workflow>, loading: Arc<AtomicBool>) -> Accepted {
-    let mut accepted = Accepted::default();
+async fn client(
+    engine: Engine,
+    workflow: Arc<Workflow>,
+    loading: Arc<AtomicBool>,
+) -> BTreeSet<RunId> {
+    let mut accepted = BTreeSet::new();
     while loading.load(Ordering::SeqCst) {
         let run_id = engine.clock().new_run_id();
         let request = StartRequest {
@@ -97,15 +91,12 @@ async fn client(engine: Engine, workflow: Arc<Workflow>, loading: Arc<AtomicBool
         let awaited = loop {
             match engine.start_awaited(request.clone()).await {
                 Ok(awaited) => break awaited,
-                Err(StartError::NotPublished { run_id, .. }) => {
-                    accepted.not_published.insert(run_id);
-                }
                 Err(StartError::Store(error)) if error.is_retryable() => {}
                 Err(error) => panic!("{run_id}: {error}"),
             }
             time::sleep(PAUSE).await;
         };
-        accepted.runs.insert(run_id);
+        accepted.insert(run_id);
         drop(time::timeout(WAIT, awaited.result()).await);
     }
     accepted

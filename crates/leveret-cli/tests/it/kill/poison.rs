@@ -143,7 +143,7 @@ async fn a_step_that_ends_its_workers_is_given_up() {
     })
     .await;
     rig.until_ended(50).await;
-    let accepted = load.stop().await.runs;
+    let accepted = load.stop().await;
     rig.assert_each_once(&accepted).await;
     println!(
         "{deaths} deaths, {} runs, {:.1} s",

@@ -10,10 +10,9 @@ use std::{
 
 use leveret::{
     broker::rabbitmq::{RabbitMq, RabbitMqOptions},
-    core::{ids::RunId, time::Timestamp},
+    core::ids::RunId,
     runtime::{
-        Clock, Engine, EngineOptions, EngineParts, Names, Publish, Roles, ServeError,
-        StatusMessages, SystemClock,
+        Engine, EngineOptions, EngineParts, Names, Publish, Roles, ServeError, StatusMessages,
     },
     store::postgres::{PostgresOptions, PostgresStore},
 };
@@ -130,23 +129,6 @@ impl Rig {
         self.completions.assert_each_once(&self.engine, runs).await;
     }
 
-    /// Takes up the runs that stand still, as the reconciler will when they have done so for long enough.
-    pub(crate) async fn reconcile(&self) {
-        let (store, broker) = (self.engine.store().clone(), self.engine.broker().clone());
-        let parts = EngineParts {
-            names: self.engine.names().clone(),
-            publish: COMPLETIONS,
-            clock: Arc::new(Later(2 * NEVER)),
-            options: EngineOptions {
-                quiet: NEVER,
-                ..EngineOptions::default()
-            },
-            ..EngineParts::new(store, broker)
-        };
-        let later = Engine::new(parts).await.expect("declares");
-        while later.reconcile_once().await.expect("reconciles") > 0 {}
-    }
-
     pub(crate) async fn assert_no_dead_letters(&self) {
         let queue = &self.engine.names().dead_letters;
         let stats = self.engine.broker().queue_stats(queue).await;
@@ -188,30 +170,12 @@ async fn engine(place: &Place, quiet: Duration) -> Engine {
         publish: COMPLETIONS,
         options: EngineOptions {
             quiet,
-            start_timeout: Duration::from_millis(500),
+            cancel_timeout: Duration::from_millis(500),
             ..EngineOptions::default()
         },
         ..EngineParts::new(Arc::new(store), Arc::new(broker))
     };
     Engine::new(parts).await.expect("declares")
-}
-
-/// The machine's clock, ahead by so much.
-#[derive(Debug)]
-struct Later(Duration);
-
-impl Clock for Later {
-    fn now(&self) -> Timestamp {
-        SystemClock.now() + self.0
-    }
-
-    fn random(&self) -> f64 {
-        SystemClock.random()
-    }
-
-    fn new_run_id(&self) -> RunId {
-        SystemClock.new_run_id()
-    }
 }
 
 /// Waits for a condition that another process brings about.

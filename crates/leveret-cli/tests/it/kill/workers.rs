@@ -27,7 +27,7 @@ async fn every_accepted_run_ends_once_whichever_worker_is_killed() {
         rig.until_ended(RUNS_BETWEEN).await;
         workers[n % 2] = Worker::start(&rig.place);
     }
-    let accepted = load.stop().await.runs;
+    let accepted = load.stop().await;
     rig.assert_each_once(&accepted).await;
     println!(
         "{KILLS} kills, {} runs, {:.1} s",

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(5);
+const LONGEST: Duration = Duration::from_secs(1);
 const LONGEST_WHILE_MISSING: Duration = Duration::from_secs(30);
 /// A connection that lived so long worked.
 const WORKED_AFTER: Duration = Duration::from_secs(10);
 
-/// The pause after so many failed attempts: doubles from 100 ms up to 5 s; `jitter` in `0.0..1.0` takes away up to half of it,
+/// The pause after so many failed attempts: doubles from 100 ms up to 1 s; `jitter` in `0.0..1.0` takes away up to half of it,
 /// so that clients that lost the same broker do not come back in step.
 pub(super) fn pause(failed: u32, jitter: f64) -> Duration {
     doubled(failed, jitter, LONGEST)
@@ -48,7 +48,7 @@ mod tests {
         let pauses: Vec<_> = [0, 1, 2, 5, 6, 40]
             .map(|n| pause(n, 0.0).as_millis())
             .into();
-        assert_eq!(pauses, [100, 200, 400, 3200, 5000, 5000]);
+        assert_eq!(pauses, [100, 200, 400, 1000, 1000, 1000]);
         assert_eq!(pause(0, 1.0).as_millis(), 50);
         let missing = while_missing(40);
         assert!(

@@ -90,7 +90,7 @@ async fn follows_a_run_to_its_end() {
     world
         .post("/api/v1/workflows/w/runs", &body)
         .await
-        .expect(201);
+        .expect(202);
     world.let_go();
     while changes
         .recv()
@@ -149,7 +149,7 @@ async fn sees_what_others_record() {
     world
         .post("/api/v1/workflows/w/runs", &json!({"run_id": "r"}))
         .await
-        .expect(201);
+        .expect(202);
     let reading = Reading::open(&world, "r", None).await;
     let now = world.engine.clock().now();
     world
@@ -175,7 +175,7 @@ async fn streams_are_bounded() {
     world
         .post("/api/v1/workflows/w/runs", &json!({"run_id": "r"}))
         .await
-        .expect(201);
+        .expect(202);
     let reading = Reading::open(&world, "r", None).await;
     world.get("/api/v1/runs/r/events").await.problem(503);
     drop(reading);

@@ -78,7 +78,7 @@ async fn answers_before_the_end() {
     let begun = world
         .post("/api/v1/workflows/w/runs", &json!({}))
         .await
-        .expect(201);
+        .expect(202);
     assert_eq!(begun["status"], "running");
     let late = world
         .post(
@@ -115,7 +115,7 @@ async fn repeats_start_nothing() {
     world.put_chain("w", &["gate"]).await;
     world.put_chain("v", &["set"]).await;
     let path = "/api/v1/workflows/w/runs";
-    let first = with_key(&world, path, "k", &json!(1)).await.expect(201);
+    let first = with_key(&world, path, "k", &json!(1)).await.expect(202);
     let again = with_key(&world, path, "k", &json!(1)).await.expect(200);
     assert_eq!(
         again,
@@ -129,7 +129,7 @@ async fn repeats_start_nothing() {
     );
     let elsewhere = with_key(&world, "/api/v1/workflows/v/runs", "k", &json!(1))
         .await
-        .expect(201);
+        .expect(202);
     assert_ne!(
         elsewhere["run_id"], first["run_id"],
         "a key is the workflow's own"
@@ -357,7 +357,7 @@ async fn cancels() {
     let begun = world
         .post("/api/v1/workflows/w/runs", &json!({}))
         .await
-        .expect(201);
+        .expect(202);
     let path = format!("/api/v1/runs/{}", run_id(&begun));
     let cancelled = world
         .post(&format!("{path}/cancel"), &json!({}))

@@ -30,7 +30,8 @@ async fn tells_whether_it_is_ready() {
         json!({"status": "live"})
     );
     ready(&world).await;
-    let parts = json!({"store": "ready", "broker": "ready", "consumer": "ready"});
+    let parts =
+        json!({"store": "ready", "broker": "ready", "consumer": "ready", "publishing": "ready"});
     assert_eq!(
         world.get("/health/ready").await.expect(200),
         json!({"status": "ready", "parts": parts})

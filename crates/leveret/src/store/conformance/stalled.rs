@@ -145,3 +145,69 @@ pub(super) async fn claims_are_bounded(world: &mut World) {
     found.dedup();
     assert_eq!(found.len(), 5);
 }
+
+/// Records runs whose first jobs cannot be published.
+async fn unbegun(world: &World, names: &[&str]) -> Vec<Run> {
+    let workflow = world.flow("a>b", &json!({}));
+    let new = |name: &&str| NewRun {
+        reconcile_at: NewRun::UNBEGUN,
+        ..world.new_run(name, &workflow)
+    };
+    let new: Vec<NewRun> = names.iter().map(new).collect();
+    world.store.start(&new).await.expect("start");
+    let run = |new: NewRun| Run {
+        id: new.run_id,
+        workflow: new.workflow,
+        now: world.base,
+    };
+    new.into_iter().map(run).collect()
+}
+
+/// Claims unbegun runs until that time; those of the case, in the order of the answer.
+async fn claim_unbegun(world: &World, until: i64, limit: u32) -> Vec<RunId> {
+    let claimed = world.store.claim_unbegun(world.at(until), limit).await;
+    let claimed = claimed.expect("claim_unbegun").into_iter();
+    claimed.map(|(run_id, _)| run_id).collect()
+}
+
+/// The oldest first, each to one caller; what is unbegun is not stalled, and what was claimed may be.
+pub(super) async fn unbegun_runs_are_claimed_once(world: &mut World) {
+    let runs = unbegun(world, &["r3", "r1", "r2", "ended"]).await;
+    let ids =
+        |order: &[usize]| -> Vec<RunId> { order.iter().map(|&n| runs[n].id.clone()).collect() };
+    world.store.cancel(&runs[3].id, world.at(1)).await.unwrap();
+    begin(world, "begun", 500).await;
+    assert_eq!(claim(world, 500).await, (vec!["begun".to_owned()], 1));
+
+    assert_eq!(claim_unbegun(world, 2000, 2).await, ids(&[1, 2]));
+    assert_eq!(claim_unbegun(world, 2000, 2).await, ids(&[0]));
+    assert_eq!(claim_unbegun(world, 2000, 2).await, []);
+    let hash = world.run_record(&runs[0]).await.workflow_hash;
+    assert_eq!(hash, runs[0].workflow.hash);
+
+    assert_eq!(claim(world, 1400).await, (vec![], 0));
+    let (stalled, _) = claim(world, 2000).await;
+    assert_eq!(
+        stalled,
+        ["begun", "r1", "r2", "r3"],
+        "nobody published them"
+    );
+}
+
+/// Also one that was claimed before, or of which steps are recorded; not one that has ended or is unknown.
+pub(super) async fn a_run_is_marked_unbegun(world: &mut World) {
+    let fresh = begin(world, "fresh", 500).await;
+    let ended = begin(world, "ended", 500).await;
+    world.store.cancel(&ended.id, world.at(1)).await.unwrap();
+    let all = [fresh.id.clone(), ended.id, world.run_id("unknown")];
+    for until in [2000, 3000] {
+        world.store.mark_unbegun(&all).await.unwrap();
+        world.store.mark_unbegun(&[]).await.unwrap();
+        assert_eq!(claim_unbegun(world, until, 10).await, all[..1]);
+    }
+    assert_eq!(claim(world, 2999).await, (vec![], 0));
+    world.store.mark_unbegun(&all).await.unwrap();
+    world.store.put_off(&all, world.at(4000)).await.unwrap();
+    assert_eq!(claim_unbegun(world, 5000, 10).await, [], "a worker has it");
+    assert_eq!(claim(world, 4000).await, (vec!["fresh".to_owned()], 1));
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use leveret_core::{
     ids::{RunId, Scope, StepKey},
     time::Timestamp,
+    workflow::WorkflowHash,
 };
 use tokio_postgres::Row;
 
@@ -42,7 +43,7 @@ const SET_REDELIVERIES: &str = "
 
 const STALLED: &str = "
     WITH due AS (
-        SELECT run_id FROM runs WHERE ended_at_ms IS NULL AND reconcile_at_ms <= $1
+        SELECT run_id FROM runs WHERE ended_at_ms IS NULL AND reconcile_at_ms <= $1 AND reconcile_at_ms <> -1
         ORDER BY reconcile_at_ms LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
     ), looked_at AS (
         SELECT d.run_id,
@@ -54,6 +55,20 @@ const STALLED: &str = "
         FROM looked_at l WHERE r.run_id = l.run_id
     )
     SELECT run_id, last_timer IS NULL AND NOT active FROM looked_at";
+
+/// [`NewRun::UNBEGUN`](crate::store::NewRun::UNBEGUN) is -1.
+const MARK_UNBEGUN: &str = "
+    UPDATE runs SET reconcile_at_ms = -1 WHERE run_id IN (
+        SELECT run_id FROM runs WHERE run_id = ANY($1) AND ended_at_ms IS NULL ORDER BY run_id FOR NO KEY UPDATE
+    )";
+
+const CLAIM_UNBEGUN: &str = "
+    WITH unbegun AS (
+        SELECT run_id FROM runs WHERE ended_at_ms IS NULL AND reconcile_at_ms = -1
+        ORDER BY run_id LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
+    )
+    UPDATE runs r SET reconcile_at_ms = $1 FROM unbegun u WHERE r.run_id = u.run_id
+    RETURNING r.run_id, r.workflow_hash";
 
 const PUT_OFF: &str = "
     UPDATE runs SET reconcile_at_ms = $2 WHERE run_id IN (
@@ -155,6 +170,26 @@ pub(super) async fn set_redeliveries(
         )
         .await?;
     Ok(())
+}
+
+pub(super) async fn mark_unbegun(pool: &Pool, runs: &[RunId]) -> Result<(), Failure> {
+    let runs: Vec<&str> = runs.iter().map(RunId::as_str).collect();
+    pool.lease().await?.query(MARK_UNBEGUN, &[&runs]).await?;
+    Ok(())
+}
+
+pub(super) async fn claim_unbegun(
+    pool: &Pool,
+    until: Timestamp,
+    limit: u32,
+) -> Result<Vec<(RunId, WorkflowHash)>, Failure> {
+    let mut lease = pool.lease().await?;
+    let rows = lease
+        .query(CLAIM_UNBEGUN, &[&until.0, &i64::from(limit)])
+        .await?;
+    let mut claimed = readable(&rows, |row| Ok((run_id_at(row, 0)?, hash_at(row, 1)?)));
+    claimed.sort_unstable();
+    Ok(claimed)
 }
 
 pub(super) async fn claim_stalled(

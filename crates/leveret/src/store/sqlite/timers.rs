@@ -5,11 +5,12 @@ use std::time::Duration;
 use leveret_core::{
     ids::{RunId, Scope, StepKey},
     time::Timestamp,
+    workflow::WorkflowHash,
 };
 use rusqlite::{Row, params};
 
 use super::{Session, hash, id, numbers};
-use crate::store::{StoreError, Timer, commit::edge_from_i64};
+use crate::store::{NewRun, StoreError, Timer, commit::edge_from_i64};
 
 pub(super) fn next(session: &Session<'_>) -> Result<Option<Timestamp>, StoreError> {
     let due = session.row::<_, StoreError>("SELECT min(due_at_ms) FROM timers", [], |row| {
@@ -107,9 +108,9 @@ pub(super) fn due_for_a_look(
     limit: u32,
 ) -> Result<Vec<RunId>, StoreError> {
     session.rows(
-        "SELECT run_id FROM runs WHERE status = 'running' AND reconcile_at_ms <= ?1
+        "SELECT run_id FROM runs WHERE status = 'running' AND reconcile_at_ms <= ?1 AND reconcile_at_ms <> ?3
          ORDER BY reconcile_at_ms LIMIT ?2",
-        params![now.0, limit],
+        params![now.0, limit, NewRun::UNBEGUN.0],
         |row| id(row, 0),
     )
 }
@@ -154,6 +155,46 @@ fn last_step(session: &Session<'_>, run_id: &RunId) -> Result<Option<Timestamp>,
         last = last.max(of_scope.flatten());
     }
     Ok(last)
+}
+
+pub(super) fn mark_unbegun(session: &Session<'_>, runs: &[RunId]) -> Result<(), StoreError> {
+    for run_id in runs {
+        session.execute(
+            "UPDATE runs SET reconcile_at_ms = ?2 WHERE run_id = ?1 AND status = 'running'",
+            params![run_id.as_str(), NewRun::UNBEGUN.0],
+        )?;
+    }
+    Ok(())
+}
+
+/// The oldest unbegun runs.
+pub(super) fn unbegun(
+    session: &Session<'_>,
+    limit: u32,
+) -> Result<Vec<(RunId, WorkflowHash)>, StoreError> {
+    session.rows(
+        "SELECT run_id, workflow_hash FROM runs WHERE status = 'running' AND reconcile_at_ms = ?1
+         ORDER BY run_id LIMIT ?2",
+        params![NewRun::UNBEGUN.0, limit],
+        |row| Ok((id(row, 0)?, hash(row, 1)?)),
+    )
+}
+
+/// Those of these runs that are still unbegun, and no longer are.
+pub(super) fn claim_unbegun(
+    session: &Session<'_>,
+    runs: &[(RunId, WorkflowHash)],
+    until: Timestamp,
+) -> Result<Vec<(RunId, WorkflowHash)>, StoreError> {
+    let mut claimed = Vec::with_capacity(runs.len());
+    for run in runs {
+        let count = session.execute(
+            "UPDATE runs SET reconcile_at_ms = ?2 WHERE run_id = ?1 AND status = 'running' AND reconcile_at_ms = ?3",
+            params![run.0.as_str(), until.0, NewRun::UNBEGUN.0],
+        )?;
+        claimed.extend((count > 0).then(|| run.clone()));
+    }
+    Ok(claimed)
 }
 
 pub(super) fn put_off(

@@ -289,6 +289,20 @@ impl Store for ChaosStore {
     async fn next_timer(&self) -> Result<Option<Timestamp>, StoreError> {
         self.life.store("next_timer", self.inner.next_timer()).await
     }
+    async fn mark_unbegun(&self, runs: &[RunId]) -> Result<(), StoreError> {
+        self.life
+            .store("mark_unbegun", self.inner.mark_unbegun(runs))
+            .await
+    }
+    async fn claim_unbegun(
+        &self,
+        until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(RunId, WorkflowHash)>, StoreError> {
+        self.life
+            .store("claim_unbegun", self.inner.claim_unbegun(until, limit))
+            .await
+    }
     async fn claim_stalled(
         &self,
         now: Timestamp,
