@@ -11,7 +11,7 @@ use serde::{
 };
 use serde_json::Value;
 
-use crate::{exit::BadInput, settings::Settings, variables::given_by};
+use crate::{exit::BadInput, proxies, settings::Settings, variables::given_by};
 
 /// Talks to one server.
 pub(crate) struct Client {
@@ -42,9 +42,11 @@ impl Client {
                 let server = redact_url(server);
                 BadInput::new(format!("{given} {server}: say http://HOST:PORT"))
             })?;
-        let http = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(10))
-            .build();
+        let mut http = reqwest::Client::builder().connect_timeout(Duration::from_secs(10));
+        if proxies::are_off() {
+            http = http.no_proxy();
+        }
+        let http = http.build();
         Ok(Client {
             base,
             http: http.context("cannot make an HTTP client")?,

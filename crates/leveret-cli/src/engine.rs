@@ -10,7 +10,7 @@ use leveret::{
     ConnectError,
     broker::BrokerError,
     connect,
-    nodes::Registry,
+    nodes::{HttpOptions, Registry},
     redact_url,
     runtime::{Engine, EngineParts, Names, Roles, Secrets, ServeError},
     store::StoreError,
@@ -19,6 +19,7 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     exit::BadInput,
+    proxies,
     settings::{Settings, refuse_memory},
     variables::given_by,
 };
@@ -33,11 +34,20 @@ impl Secrets for EnvSecrets {
     }
 }
 
+/// The built-in node types, as the settings and the proxies of the environment say.
+pub(crate) fn registry(settings: &Settings) -> anyhow::Result<Registry> {
+    let http = HttpOptions {
+        reach: settings.reach()?,
+        proxies: proxies::of_environment(),
+    };
+    Ok(Registry::builtin_with(http).map_err(|error| BadInput::new(error.to_string()))?)
+}
+
 /// Connects to the store and the broker of the settings and declares the topology.
 pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Engine> {
     open_at(
         settings,
-        Registry::builtin(),
+        registry(settings)?,
         &settings.store(),
         &settings.broker()?,
     )
@@ -101,7 +111,7 @@ pub(crate) struct Running {
 impl Running {
     /// Starts all roles: where the settings say, else in a temporary directory that goes with this.
     pub(crate) async fn start(settings: &Settings) -> anyhow::Result<Running> {
-        Running::start_with(settings, Registry::builtin()).await
+        Running::start_with(settings, registry(settings)?).await
     }
 
     /// As [`start`](Self::start), with other node types.

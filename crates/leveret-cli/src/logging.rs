@@ -45,8 +45,15 @@ pub(crate) fn init(settings: &Settings, chatter: Chatter) -> anyhow::Result<()> 
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(Stderr);
+    let whole = Lines {
+        inner: Stderr,
+        keeps_escapes: console::colors_enabled(),
+    };
     match settings.log_format.unwrap_or_default() {
-        LogFormat::Text => builder.with_ansi(console::colors_enabled()).init(),
+        LogFormat::Text => builder
+            .with_ansi(whole.keeps_escapes)
+            .with_writer(whole)
+            .init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }
     Ok(())
@@ -63,6 +70,54 @@ fn filter(directives: &str) -> anyhow::Result<EnvFilter> {
         anyhow::bail!("'{word}' is no level; there are error, warn, info, debug, trace and off");
     }
     Ok(EnvFilter::try_new(directives)?)
+}
+
+/// Makes one line of each event, whatever is in its texts: a message with an end of line could pass for an event of its own.
+struct Lines<W> {
+    inner: W,
+    /// Whether there are colours. Those of texts were escaped before.
+    keeps_escapes: bool,
+}
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Lines<W> {
+    type Writer = OneLine<W::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        OneLine {
+            inner: self.inner.make_writer(),
+            keeps_escapes: self.keeps_escapes,
+        }
+    }
+}
+
+struct OneLine<W> {
+    inner: W,
+    keeps_escapes: bool,
+}
+
+impl<W: io::Write> io::Write for OneLine<W> {
+    /// Each event is written whole.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        let mut line = String::with_capacity(text.len() + 1);
+        for char in text.chars() {
+            match char {
+                '\x1b' if self.keeps_escapes => line.push(char),
+                // Separators of lines and paragraphs, which some viewers heed.
+                '\u{2028}' | '\u{2029}' => line.extend(char.escape_unicode()),
+                _ if char.is_control() => line.extend(char.escape_default()),
+                _ => line.push(char),
+            }
+        }
+        line.push('\n');
+        self.inner.write_all(line.as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 /// Writes whole lines to stderr.
@@ -101,7 +156,52 @@ mod console {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+
+    /// Keeps what is written.
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// In a message as in a field, with colours and without.
+    #[test]
+    fn no_text_forges_a_line() {
+        let forged = "one\r\n2026-01-01T00:00:00Z ERROR leveret: two\u{85}\u{2028}\x1b[31mred";
+        for keeps_escapes in [false, true] {
+            let kept = Kept::default();
+            let lines = Lines {
+                inner: {
+                    let kept = kept.clone();
+                    move || kept.clone()
+                },
+                keeps_escapes,
+            };
+            let subscriber = tracing_subscriber::fmt()
+                .with_ansi(keeps_escapes)
+                .with_writer(lines)
+                .finish();
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::info!(run_id = forged, "{forged}");
+                tracing::info!(run_id = %forged, "next");
+            });
+            let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(text.matches('\n').count(), 2, "{text}");
+            assert!(!text.contains(['\r', '\u{85}', '\u{2028}']), "{text}");
+            assert!(!text.contains("\x1b[31mred"), "{text}");
+        }
+    }
 
     #[test]
     fn what_is_neither_level_nor_target_is_refused() {

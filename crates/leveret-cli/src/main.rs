@@ -11,6 +11,7 @@ mod input;
 mod logging;
 mod output;
 mod progress;
+mod proxies;
 mod settings;
 mod shutdown;
 mod variables;

@@ -16,6 +16,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use leveret::{
+    nodes::Reach,
     redact_url,
     runtime::{EngineOptions, StatusMessages, WorkerOptions},
 };
@@ -171,6 +172,31 @@ pub(crate) struct Settings {
     )]
     pub(crate) stalled_after: Option<Span>,
 
+    /// Hosts (`api.example.com`, `*.example.com`), addresses and ranges that `http` nodes may ask, with commas between; all others are refused
+    /// [default: everything but metadata addresses]
+    #[arg(
+        long,
+        value_name = "HOSTS",
+        value_delimiter = ',',
+        env = "LEVERET_HTTP_ALLOW",
+        hide_env_values = true,
+        hide_short_help = true,
+        global = true
+    )]
+    pub(crate) http_allow: Option<Vec<String>>,
+
+    /// Hosts, addresses and ranges that `http` nodes may not ask, with commas between [default: none]
+    #[arg(
+        long,
+        value_name = "HOSTS",
+        value_delimiter = ',',
+        env = "LEVERET_HTTP_DENY",
+        hide_env_values = true,
+        hide_short_help = true,
+        global = true
+    )]
+    pub(crate) http_deny: Option<Vec<String>>,
+
     /// Whether idle CPUs poll for work while steps are committed, where that is quicker and allowed: on a virtual machine, as root [default: true]
     #[arg(
         long,
@@ -325,6 +351,8 @@ impl Settings {
             prefix: self.prefix.or(file.prefix),
             drain_timeout: self.drain_timeout.or(file.drain_timeout),
             stalled_after: self.stalled_after.or(file.stalled_after),
+            http_allow: self.http_allow.or(file.http_allow),
+            http_deny: self.http_deny.or(file.http_deny),
             keep_cpus_awake: self.keep_cpus_awake.or(file.keep_cpus_awake),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
@@ -402,6 +430,13 @@ impl Settings {
         }
     }
 
+    /// Which hosts `http` nodes may ask.
+    pub(crate) fn reach(&self) -> anyhow::Result<Reach> {
+        let of = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+        let reach = Reach::new(&of(&self.http_allow), &of(&self.http_deny));
+        Ok(reach.map_err(|error| BadInput::new(format!("http_allow, http_deny: {error}")))?)
+    }
+
     /// The status messages that are published.
     pub(crate) fn status(&self) -> Status {
         let default = if self.is_shared() {
@@ -435,6 +470,8 @@ impl Settings {
             prefix: Some(self.prefix.clone().unwrap_or_default()),
             drain_timeout: Some(Span(worker.drain_timeout)),
             stalled_after: Some(Span(self.engine().quiet)),
+            http_allow: Some(self.http_allow.clone().unwrap_or_default()),
+            http_deny: Some(self.http_deny.clone().unwrap_or_default()),
             keep_cpus_awake: Some(self.engine().keep_cpus_awake),
             log: Some(self.log.clone().unwrap_or_else(|| "info".to_owned())),
             log_format: Some(self.log_format.unwrap_or_default()),
@@ -485,6 +522,7 @@ fn misfit(text: &str) -> Option<(usize, String)> {
 fn expected(key: &str) -> &'static str {
     match key {
         "worker_concurrency" | "prefetch" => "a whole number from 1 to 65535",
+        "http_allow" | "http_deny" => "a list of texts, as in ['api.example.com', '10.0.0.0/8']",
         "completion" | "keep_cpus_awake" => "true or false, without quotes",
         "status" => "'all', 'final' or 'off'",
         "log_format" => "'text' or 'json'",
@@ -552,6 +590,7 @@ mod tests {
             "line 1: 'store' must be text",
         );
         check("\nstatus = 'hush'", "line 2: 'status' must be 'all'");
+        check("http_deny = '::1'", "'http_deny' must be a list of texts");
         check("completion = 'true'", "must be true or false");
         check("store = 'postgres://u:hush@h\n", "line 1");
         check("config = 'x'", "unknown setting 'config'");
@@ -570,6 +609,14 @@ mod tests {
                 .to_string()
                 .contains("--broker")
         );
+    }
+
+    #[test]
+    fn hosts_that_are_none_are_told() {
+        let settings = parse("http_allow = ['10.0.0.0/8', 'https://x']").unwrap();
+        let error = settings.reach().unwrap_err().to_string();
+        assert!(error.contains("'https://x' is no host name"), "{error}");
+        assert!(Settings::default().reach().is_ok());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::{
     fmt,
     future::Future,
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -34,6 +35,8 @@ mod log;
 mod set;
 mod sleep;
 mod switch;
+
+pub use self::http::{HttpOptions, Proxies, ProxyError, Reach, ReachError};
 
 /// A node type. Shared by all steps that use it, so `execute` takes `&self`.
 #[async_trait]
@@ -140,7 +143,12 @@ pub struct NodeError {
     message: String,
     chars_max: usize,
     kind: Kind,
+    status: Option<u16>,
+    retry_after: Option<Duration>,
 }
+
+/// The longest wait that a failure may ask for.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -170,6 +178,23 @@ impl NodeError {
             message,
             chars_max: usize::MAX,
             kind,
+            status: None,
+            retry_after: None,
+        }
+    }
+
+    /// With the status of the response that was no result: `nodes.ID.error.status`.
+    pub fn with_status(self, status: u16) -> NodeError {
+        let status = Some(status);
+        NodeError { status, ..self }
+    }
+
+    /// Another attempt is made after this time at the earliest, and not later than [`RETRY_AFTER_MAX`] for its sake, if there is another attempt.
+    pub fn after(self, wait: Duration) -> NodeError {
+        let retry_after = Some(wait.min(RETRY_AFTER_MAX));
+        NodeError {
+            retry_after,
+            ..self
         }
     }
 
@@ -180,6 +205,16 @@ impl NodeError {
 
     pub(crate) fn chars_max(&self) -> usize {
         self.chars_max
+    }
+
+    /// The status of a response, if it was one that made the failure.
+    pub fn status(&self) -> Option<u16> {
+        self.status
+    }
+
+    /// How long to wait for another attempt, at least.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// Whether another attempt may succeed.
@@ -213,18 +248,23 @@ impl Registry {
     /// The built-in node types: `set`, `switch`, `http`, `sleep`, `log` and `fail`. Three have further names, which flowcraft blueprints
     /// use: `start` and `join` are `set`, `error` is `fail`, `SleepNode` is `sleep`.
     pub fn builtin() -> Registry {
+        Registry::builtin_with(HttpOptions::default()).expect("there is no proxy")
+    }
+
+    /// As [`builtin`](Self::builtin), with what `http` nodes use. Fails if the URL of a proxy is none.
+    pub fn builtin_with(http: HttpOptions) -> Result<Registry, ProxyError> {
         let mut registry = Registry::empty();
         registry.register("set", set::Set);
         registry.register("start", set::Set);
         registry.register("join", set::Set);
-        registry.register("http", http::Http::new());
+        registry.register("http", http::Http::new(http)?);
         registry.register("log", log::Log);
         registry.register("fail", fail::Fail);
         registry.register("error", fail::Fail);
         registry.register("sleep", sleep::Sleep);
         registry.register("SleepNode", sleep::Sleep);
         registry.register("switch", switch::Switch);
-        registry
+        Ok(registry)
     }
 
     /// Adds a node type, in place of one of the same name.

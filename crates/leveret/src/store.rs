@@ -119,6 +119,9 @@ pub struct StepError {
     /// The node that failed.
     #[cfg_attr(feature = "http", schema(value_type = String))]
     pub node_id: NodeId,
+    /// The status of the response that was no result, if it was one that made the failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
 }
 
 /// Kinds of failures. The texts are persisted and part of the API.

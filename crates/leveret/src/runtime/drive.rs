@@ -400,6 +400,7 @@ impl Drive<'_> {
             message: message.clone(),
             code: ErrorCode::Crashed,
             node_id: self.plan.node_id(ready.node).clone(),
+            status: None,
         };
         let outcome = Outcome::Failed {
             error,

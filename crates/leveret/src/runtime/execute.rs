@@ -47,6 +47,7 @@ pub(crate) struct Failure {
     pub(crate) error: StepError,
     retryable: bool,
     fatal: bool,
+    retry_after: Duration,
 }
 
 impl Attempt<'_> {
@@ -199,6 +200,7 @@ impl Attempt<'_> {
             });
         }
         let delay = backoff_of(config).after(self.number, clock.random());
+        let delay = delay.max(failure.retry_after);
         if delay.is_zero() {
             return Next::Again;
         }
@@ -223,6 +225,7 @@ impl Attempt<'_> {
             ),
             retryable: false,
             fatal: false,
+            retry_after: Duration::ZERO,
         }
     }
 
@@ -232,10 +235,14 @@ impl Attempt<'_> {
 
     fn of_node(&self, error: &NodeError) -> Failure {
         let chars_max = error.chars_max().min(ERROR_CHARS_MAX);
+        let message = error.message().to_owned();
+        let mut failure = self.failure_in(chars_max, ErrorCode::NodeFailed, message);
+        failure.error.status = error.status();
         Failure {
             retryable: error.is_retryable(),
             fatal: error.is_fatal(),
-            ..self.failure_in(chars_max, ErrorCode::NodeFailed, error.message().to_owned())
+            retry_after: error.retry_after().unwrap_or_default(),
+            ..failure
         }
     }
 
@@ -285,6 +292,7 @@ pub(crate) fn error_of(
         message,
         code,
         node_id: plan.node_id(node).clone(),
+        status: None,
     }
 }
 

@@ -312,6 +312,7 @@ pub(super) fn error(node: &str) -> StepError {
         message: format!("{node} broke"),
         code: ErrorCode::NodeFailed,
         node_id: node_id(node),
+        status: Some(418),
     }
 }
 

@@ -1,5 +1,16 @@
 //! The `http` node against a server that notes what it is asked and answers what the test says.
 
+// What is sent, and what comes back: media types, charsets, codings, and the forms of bodies.
+mod bodies;
+// Which headers go out and come back.
+mod headers;
+// Hosts, addresses, proxies and certificates.
+mod reach;
+// What goes along to where a redirect leads.
+mod redirects;
+// How long a server asks to wait, and what of its answers expressions can read.
+mod retries;
+
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use leveret::core::ids::NodeId;
@@ -35,11 +46,12 @@ impl Request {
                 line => lines.push(line.to_owned()),
             }
         }
-        let headers: BTreeMap<String, String> = lines[1..]
-            .iter()
-            .filter_map(|line| line.split_once(": "))
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
-            .collect();
+        let mut headers: BTreeMap<String, String> = BTreeMap::new();
+        for (name, value) in lines[1..].iter().filter_map(|line| line.split_once(": ")) {
+            let known = headers.entry(name.to_ascii_lowercase()).or_default();
+            let comma = if known.is_empty() { "" } else { ", " };
+            known.push_str(&format!("{comma}{value}"));
+        }
         let length = headers.get("content-length");
         let mut body = vec![0; length.map_or(0, |length| length.parse().expect("a length"))];
         stream.read_exact(&mut body).await?;
@@ -70,11 +82,12 @@ struct Server {
 }
 
 impl Server {
-    async fn start(answers: Vec<String>) -> Server {
+    async fn start(answers: Vec<impl Into<Vec<u8>>>) -> Server {
         Server::start_and(Then::Close, answers).await
     }
 
-    async fn start_and(then: Then, answers: Vec<String>) -> Server {
+    async fn start_and(then: Then, answers: Vec<impl Into<Vec<u8>>>) -> Server {
+        let answers: Vec<Vec<u8>> = answers.into_iter().map(Into::into).collect();
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
             .expect("a port is free");
@@ -88,7 +101,7 @@ impl Server {
                 // Not every test looks at them.
                 drop(sender.send(request));
                 // Whoever asked may have gone: that is what some tests are about.
-                drop(stream.write_all(answer.as_bytes()).await);
+                drop(stream.write_all(&answer).await);
                 match then {
                     Then::Close => drop(stream),
                     Then::Wait => waiting.push(stream),
@@ -117,6 +130,16 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.serving.abort();
     }
+}
+
+/// As [`answer`], with bytes for a body, and headers that each end their line.
+fn answer_of(headers: &str, body: &[u8]) -> Vec<u8> {
+    let mut bytes = answer("200 OK", headers, "").into_bytes();
+    let length = format!("content-length: {}", body.len());
+    let text = String::from_utf8(bytes).expect("text");
+    bytes = text.replace("content-length: 0", &length).into_bytes();
+    bytes.extend_from_slice(body);
+    bytes
 }
 
 fn answer(status: &str, headers: &str, body: &str) -> String {
@@ -189,10 +212,10 @@ async fn the_output_is_the_response() {
             "202 Accepted",
             "content-type: application/json",
             "",
-            json!(""),
+            json!(null),
         ),
         ("200 OK", "content-type: text/plain", "[1]", json!("[1]")),
-        ("204 No Content", "x-rest: 3", "", json!("")),
+        ("204 No Content", "x-rest: 3", "", json!(null)),
     ] {
         let server = Server::start(vec![answer(status, &format!("{headers}\r\n"), body)]).await;
         let seen = output("http", json!({ "url": server.url() })).await;
@@ -218,6 +241,8 @@ async fn statuses_decide() {
         ("400 Bad Request", json!(null), PERMANENT),
         ("404 Not Found", json!(null), PERMANENT),
         ("409 Conflict", json!(null), PERMANENT),
+        ("408 Request Timeout", json!(null), TRANSIENT),
+        ("425 Too Early", json!(null), TRANSIENT),
         ("429 Too Many Requests", json!(null), TRANSIENT),
         ("500 Internal Server Error", json!(null), TRANSIENT),
         ("503 Service Unavailable", json!(null), TRANSIENT),
@@ -410,6 +435,34 @@ fn invalid_parameters_are_told_at_load() {
             json!({ "url": "http://h", "timeout": [1] }),
             "[1] is no timeout: say milliseconds or '10s'",
         ),
+        (
+            json!({ "url": "http://h", "timeout": 0 }),
+            "a timeout of 0 lets no request end; leave it out for 30s",
+        ),
+        (
+            json!({ "url": "http://h", "timeout": "0s" }),
+            "a timeout of 0 lets no request end; leave it out for 30s",
+        ),
+        (
+            json!({ "url": "http://h", "headers": { "Content-Length": 3 } }),
+            "header 'Content-Length' is the node's own to send",
+        ),
+        (
+            json!({ "url": "http://h", "json": 1, "text": "{{ input }}" }),
+            "",
+        ),
+        (
+            json!({ "url": "http://h", "json": 1, "text": "1" }),
+            "a request has one body, and there is 'json' already",
+        ),
+        (
+            json!({ "url": "http://h", "base64": "%" }),
+            "this is no base64",
+        ),
+        (
+            json!({ "url": "http://h", "ca": "-----BEGIN CERTIFICATE-----" }),
+            "parameter 'ca' has no certificate in PEM",
+        ),
         (json!([]), "params must be an object"),
         // What expressions come to is not known yet.
         (
@@ -423,9 +476,9 @@ fn invalid_parameters_are_told_at_load() {
     ] {
         assert_eq!(complaint("http", &params), message);
     }
-    let unknown = complaint("http", &json!({ "url": "http://h", "body": 1 }));
+    let unknown = complaint("http", &json!({ "url": "http://h", "payload": 1 }));
     assert!(
-        unknown.starts_with("unknown parameter 'body'; known: url, "),
+        unknown.starts_with("unknown parameter 'payload'; known: url, "),
         "{unknown}"
     );
 }
@@ -434,7 +487,30 @@ fn invalid_parameters_are_told_at_load() {
 #[tokio::test]
 async fn invalid_parameters_are_told_by_the_step() {
     for (params, message) in [
-        (json!({ "url": "not a url" }), "request to the URL failed: "),
+        (
+            json!({ "url": "not a url" }),
+            "parameter 'url' is no URL of http:// or https://",
+        ),
+        (
+            json!({ "url": "file:///etc/passwd" }),
+            "parameter 'url' is no URL of http:// or https://",
+        ),
+        (
+            json!({ "url": "http://x", "timeout": 0 }),
+            "a timeout of 0 ",
+        ),
+        (
+            json!({ "url": "http://x", "text": "a", "form": {} }),
+            "a request has one body",
+        ),
+        (
+            json!({ "url": "http://x", "base64": "%" }),
+            "this is no base64",
+        ),
+        (
+            json!({ "url": "http://x", "ca": "x" }),
+            "parameter 'ca' has no",
+        ),
         (json!({ "url": 7 }), "parameters: "),
         (
             json!({ "url": "http://x", "method": "G T" }),
