@@ -47,11 +47,11 @@ pub(crate) fn init(settings: &Settings, chatter: Chatter) -> anyhow::Result<()> 
         .with_writer(Stderr);
     let whole = Lines {
         inner: Stderr,
-        keeps_escapes: console::colors_enabled(),
+        has_colors: console::colors_enabled(),
     };
     match settings.log_format.unwrap_or_default() {
         LogFormat::Text => builder
-            .with_ansi(whole.keeps_escapes)
+            .with_ansi(whole.has_colors)
             .with_writer(whole)
             .init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
@@ -75,8 +75,7 @@ fn filter(directives: &str) -> anyhow::Result<EnvFilter> {
 /// Makes one line of each event, whatever is in its texts: a message with an end of line could pass for an event of its own.
 struct Lines<W> {
     inner: W,
-    /// Whether there are colours. Those of texts were escaped before.
-    keeps_escapes: bool,
+    has_colors: bool,
 }
 
 impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Lines<W> {
@@ -85,14 +84,14 @@ impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Lines<W> {
     fn make_writer(&'a self) -> Self::Writer {
         OneLine {
             inner: self.inner.make_writer(),
-            keeps_escapes: self.keeps_escapes,
+            has_colors: self.has_colors,
         }
     }
 }
 
 struct OneLine<W> {
     inner: W,
-    keeps_escapes: bool,
+    has_colors: bool,
 }
 
 impl<W: io::Write> io::Write for OneLine<W> {
@@ -101,9 +100,9 @@ impl<W: io::Write> io::Write for OneLine<W> {
         let text = String::from_utf8_lossy(event);
         let text = text.strip_suffix('\n').unwrap_or(&text);
         let mut line = String::with_capacity(text.len() + 1);
-        for char in text.chars() {
+        for (at, char) in text.char_indices() {
             match char {
-                '\x1b' if self.keeps_escapes => line.push(char),
+                '\x1b' if self.has_colors && is_color(&text[at + 1..]) => line.push(char),
                 // Separators of lines and paragraphs, which some viewers heed.
                 '\u{2028}' | '\u{2029}' => line.extend(char.escape_unicode()),
                 _ if char.is_control() => line.extend(char.escape_default()),
@@ -118,6 +117,13 @@ impl<W: io::Write> io::Write for OneLine<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
     }
+}
+
+/// Whether what follows an escape makes it one that only sets a colour.
+fn is_color(rest: &str) -> bool {
+    let rest = rest.strip_prefix('[');
+    let end = |rest: &str| rest.find(|c: char| !c.is_ascii_digit() && c != ';');
+    rest.is_some_and(|rest| end(rest).is_some_and(|end| rest[end..].starts_with('m')))
 }
 
 /// Writes whole lines to stderr.
@@ -178,18 +184,18 @@ mod tests {
     /// In a message as in a field, with colours and without.
     #[test]
     fn no_text_forges_a_line() {
-        let forged = "one\r\n2026-01-01T00:00:00Z ERROR leveret: two\u{85}\u{2028}\x1b[31mred";
-        for keeps_escapes in [false, true] {
+        let forged = "one\r\n2026-01-01T00:00:00Z ERROR leveret: two\u{85}\u{2028}\x1b[1A\x1b[2K";
+        for has_colors in [false, true] {
             let kept = Kept::default();
             let lines = Lines {
                 inner: {
                     let kept = kept.clone();
                     move || kept.clone()
                 },
-                keeps_escapes,
+                has_colors,
             };
             let subscriber = tracing_subscriber::fmt()
-                .with_ansi(keeps_escapes)
+                .with_ansi(has_colors)
                 .with_writer(lines)
                 .finish();
             tracing::subscriber::with_default(subscriber, || {
@@ -199,7 +205,10 @@ mod tests {
             let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
             assert_eq!(text.matches('\n').count(), 2, "{text}");
             assert!(!text.contains(['\r', '\u{85}', '\u{2028}']), "{text}");
-            assert!(!text.contains("\x1b[31mred"), "{text}");
+            assert!(
+                !text.contains("\x1b[1A") && !text.contains("\x1b[2K"),
+                "{text}"
+            );
         }
     }
 

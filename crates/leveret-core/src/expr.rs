@@ -77,6 +77,8 @@ pub struct Names<'a> {
     pub node_ids: &'a NodeIds,
     /// Whether the expression stands on an edge, where `result` is in scope.
     pub on_edge: bool,
+    /// The secrets that may be read; `None`: any.
+    pub secrets: Option<&'a BTreeSet<Arc<str>>>,
 }
 
 /// What an expression reads: what must be loaded before it is evaluated.

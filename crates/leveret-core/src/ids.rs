@@ -195,15 +195,41 @@ pub struct StepKey {
 }
 
 impl StepKey {
-    /// The key that an outside system can use to recognise a repeated attempt: `run_id/node_id/scope`.
+    /// The key that an outside system can use to recognise a repeated attempt: `run_id/node_id/scope`. In the ids, `%`, `/` and white space are
+    /// percent-encoded: no two steps have one key, and none is trimmed as a header.
     pub fn idempotency_key(&self) -> String {
         let StepKey {
             run_id,
             node_id,
             scope,
         } = self;
-        format!("{run_id}/{node_id}/{}", scope.as_str())
+        let mut key = String::with_capacity(run_id.0.len() + node_id.0.len() + 2);
+        for id in [&run_id.0, &node_id.0] {
+            push_escaped(&mut key, id);
+            key.push('/');
+        }
+        key.push_str(scope.as_str());
+        key
     }
+}
+
+fn push_escaped(key: &mut String, id: &str) {
+    let mut rest = id;
+    while let Some(at) = rest.find(|c: char| c == '%' || c == '/' || c.is_whitespace()) {
+        key.push_str(&rest[..at]);
+        let special = rest[at..].chars().next().expect("it was found");
+        for byte in special.encode_utf8(&mut [0; 4]).bytes() {
+            key.extend(['%', hex(byte >> 4), hex(byte & 0xf)]);
+        }
+        rest = &rest[at + special.len_utf8()..];
+    }
+    key.push_str(rest);
+}
+
+fn hex(digit: u8) -> char {
+    char::from_digit(digit.into(), 16)
+        .expect("it is below 16")
+        .to_ascii_uppercase()
 }
 
 #[cfg(test)]
@@ -222,6 +248,37 @@ mod tests {
             Err(IdError::TooLong { bytes: 201, .. })
         ));
         assert_eq!(RunId::new("ex1").unwrap().as_str(), "ex1");
+    }
+
+    #[test]
+    fn no_two_steps_have_one_key() {
+        let key = |run: &str, node: &str, scope: &str| {
+            let key = StepKey {
+                run_id: RunId::new(run).unwrap(),
+                node_id: NodeId::new(node).unwrap(),
+                scope: Scope::new(scope),
+            };
+            key.idempotency_key()
+        };
+        assert_eq!(
+            key("r1", "größe", "each[1]/loop#2"),
+            "r1/größe/each[1]/loop#2"
+        );
+        assert_eq!(key("17/pay", "card", ""), "17%2Fpay/card/");
+        assert_eq!(key("17", "pay/card", ""), "17/pay%2Fcard/");
+        let runs = ["a", " a", "a ", "a/b", "a%2Fb", "a%252Fb", "a\u{2003}", "/"];
+        let nodes = ["a", "b", "b/", "/b", " ", "%", "a/b"];
+        let scopes = ["", "b/", "each[1]"];
+        let mut keys = std::collections::BTreeSet::new();
+        for run in runs {
+            for node in nodes {
+                for scope in scopes {
+                    let key = key(run, node, scope);
+                    assert_eq!(key.trim_start(), key);
+                    assert!(keys.insert(key), "{run} {node} {scope}");
+                }
+            }
+        }
     }
 
     /// What stands for another place in a URL names no run and no workflow. Nodes are in no URL.

@@ -30,6 +30,9 @@ pub const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const NODES_MAX: usize = 100_000;
 /// The most edges.
 pub const EDGES_MAX: usize = 500_000;
+
+/// The most secrets that a workflow declares.
+pub const SECRETS_MAX: usize = 1000;
 /// The deepest nesting of a definition.
 pub const DEPTH_MAX: usize = 128;
 /// What the anchors and aliases of a YAML file may add to it: values, and pieces of text of 16 bytes.

@@ -9,7 +9,12 @@ use std::{fmt, sync::Arc};
 
 use serde_json::{Map, Value};
 
-use crate::expr::{Budget, EvalError, EvalScope, Expression, ExpressionError, Names, References};
+use self::url::{LeadsElsewhere, UrlText};
+use crate::expr::{
+    Budget, EvalError, EvalErrorKind, EvalScope, Expression, ExpressionError, Names, References,
+};
+
+mod url;
 
 /// The deepest nesting of a template.
 pub const TEMPLATE_DEPTH_MAX: usize = 128;
@@ -103,6 +108,29 @@ impl Template {
     /// The value with every expression evaluated. What it costs is taken from the budget, and what the template itself says costs nothing.
     pub fn render(&self, scope: &EvalScope<'_>, budget: &Budget) -> Result<Value, EvalError> {
         render(&self.0.root, scope, budget)
+    }
+}
+
+impl Template {
+    /// Renders like [`render`](Template::render); a text under one of these keys of the object that it is, is a URL: what expressions come to is
+    /// percent-encoded there, unless it is the start of the text, or all of it.
+    pub fn render_with_urls(
+        &self,
+        scope: &EvalScope<'_>,
+        budget: &Budget,
+        urls: &[&str],
+    ) -> Result<Value, EvalError> {
+        let Part::Object(parts) = &self.0.root else {
+            return self.render(scope, budget);
+        };
+        let entries = parts.iter().map(|(key, part)| {
+            let value = match part {
+                Part::Text(pieces) if urls.contains(&&**key) => url_of(pieces, scope, budget)?,
+                part => render(part, scope, budget)?,
+            };
+            Ok((key.clone(), value))
+        });
+        Ok(Value::Object(entries.collect::<Result<Map<_, _>, _>>()?))
     }
 }
 
@@ -336,6 +364,42 @@ fn render(part: &Part, scope: &EvalScope<'_>, budget: &Budget) -> Result<Value, 
     }
 }
 
+/// A URL, in which a value stays within its part.
+fn url_of(pieces: &[Piece], scope: &EvalScope<'_>, budget: &Budget) -> Result<Value, EvalError> {
+    let mut url = UrlText::new();
+    let mut last = None;
+    for (at, piece) in pieces.iter().enumerate() {
+        match piece {
+            Piece::Text(literal) => url
+                .push_literal(literal)
+                .map_err(|error| elsewhere(&error, last))?,
+            Piece::Value(expression) => {
+                let mut value = String::new();
+                expression.eval_into(&mut value, scope, budget)?;
+                last = Some(expression);
+                let literals = pieces[at + 1..].iter().filter_map(|piece| match piece {
+                    Piece::Text(literal) => Some(literal.as_str()),
+                    Piece::Value(_) => None,
+                });
+                let rest: String = literals.collect();
+                url.push_value(&value, &rest)
+                    .map_err(|error| elsewhere(&error, last))?;
+            }
+        }
+    }
+    let url = url.end().map_err(|error| elsewhere(&error, last))?;
+    Ok(Value::String(url))
+}
+
+/// `last`: the expression whose value came last.
+fn elsewhere(error: &LeadsElsewhere, last: Option<&Expression>) -> EvalError {
+    EvalError {
+        expression: Arc::from(last.map_or("", Expression::source)),
+        kind: EvalErrorKind::Type,
+        message: error.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use insta::assert_snapshot;
@@ -348,6 +412,7 @@ mod tests {
         let names = Names {
             node_ids: &NodeIds::new(),
             on_edge: false,
+            secrets: None,
         };
         Template::compile(value, &names)
     }
@@ -402,6 +467,31 @@ mod tests {
         assert_snapshot!(check("{{ '''a'' }}"), @" at 0: this `{{` has no `}}`");
         assert_snapshot!(check(r"{{ 'a\"), @" at 0: this `{{` has no `}}`");
         assert_snapshot!(check("{{ 1 // one"), @" at 0: this `{{` has no `}}`");
+    }
+
+    /// Only where the key says that it is one, and not where one expression is all of it.
+    #[test]
+    fn encodes_what_stands_in_a_url() {
+        let template = compile(&json!({
+            "url": "https://h/{{ input.id }}?q={{ input.id }}&n={{ input.no }}",
+            "whole": "{{ input.whole }}",
+            "text": "https://h/{{ input.id }}",
+        }));
+        let template = template.unwrap();
+        let check = |id: &str| {
+            let input = json!({ "id": id, "whole": "https://h/a/../b?c", "no": null });
+            let scope = EvalScope {
+                input: &input,
+                run_id: "r1",
+                run_input: &Value::Null,
+                values: &NoValues,
+                result: None,
+            };
+            let made = template.render_with_urls(&scope, &Budget::new(), &["url", "whole"]);
+            made.map_or_else(|error| error.to_string(), |value| value.to_string())
+        };
+        assert_snapshot!(check("../a b"), @r#"{"text":"https://h/../a b","url":"https://h/..%2Fa%20b?q=..%2Fa%20b&n=","whole":"https://h/a/../b?c"}"#);
+        assert_snapshot!(check(".."), @"expression `input.id`: with it a segment of the URL's path is `.` or `..`, which leads elsewhere");
     }
 
     #[test]

@@ -60,6 +60,12 @@ pub trait NodeType: Send + Sync + 'static {
         None
     }
 
+    /// The parameters that are URLs. In a text of one that has `{{ … }}` beside other text, what an expression comes to is percent-encoded, so that it
+    /// stays within its segment of the path or its value of the query. Default: none.
+    fn url_params(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Executes a step: at least once per step, its result is recorded exactly once. Dropping the future must end the work
     /// (timeouts and shutdown do so).
     async fn execute(&self, ctx: NodeContext) -> Result<Verdict, NodeError>;

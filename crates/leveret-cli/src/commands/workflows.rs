@@ -120,17 +120,20 @@ struct Definition<'a> {
     id: &'a Value,
     #[serde(skip_serializing_if = "Value::is_null")]
     metadata: &'a Value,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    secrets: &'a Value,
     nodes: &'a Value,
     edges: &'a Value,
 }
 
 impl<'a> Definition<'a> {
     fn of(stored: &'a Value) -> Definition<'a> {
-        let [id, metadata, nodes, edges] =
-            ["id", "metadata", "nodes", "edges"].map(|key| &stored[key]);
+        let [id, metadata, secrets, nodes, edges] =
+            ["id", "metadata", "secrets", "nodes", "edges"].map(|key| &stored[key]);
         Definition {
             id,
             metadata,
+            secrets,
             nodes,
             edges,
         }

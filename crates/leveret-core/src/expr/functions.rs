@@ -483,6 +483,7 @@ mod tests {
         let names = Names {
             node_ids,
             on_edge: false,
+            secrets: None,
         };
         let scope = EvalScope {
             input: &json!({ "lines": [{ "n": 2 }, { "n": 3 }], "max": u64::MAX }),

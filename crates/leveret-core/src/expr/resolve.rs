@@ -396,6 +396,17 @@ impl Resolver<'_> {
         match (arguments.next(), arguments.next()) {
             (Some(Shape::Text(name)), None) => {
                 let name: Arc<str> = Arc::from(name);
+                if self
+                    .names
+                    .secrets
+                    .is_some_and(|declared| !declared.contains(&name))
+                {
+                    let message = format!("the workflow does not declare the secret `{name}`");
+                    let error = ExpressionError::new(offset, message);
+                    return Err(
+                        error.help(format!("declare it: `secrets: [{name}]` beside `nodes`"))
+                    );
+                }
                 self.references.secrets.insert(Arc::clone(&name));
                 Ok(Term::Secret(name))
             }

@@ -56,7 +56,14 @@ fn ids() -> NodeIds {
 
 fn compile(source: &str, on_edge: bool) -> Result<Expression, ExpressionError> {
     let node_ids = &ids();
-    Expression::compile(source, &Names { node_ids, on_edge })
+    Expression::compile(
+        source,
+        &Names {
+            node_ids,
+            on_edge,
+            secrets: None,
+        },
+    )
 }
 
 fn eval(source: &str) -> String {
@@ -203,7 +210,16 @@ fn refuses_unknown_names_when_compiled() {
     // Nor does a node of such a name hide it.
     let node_ids = &NodeIds::from([Arc::from("item")]);
     let on_edge = false;
-    let item = |source| Expression::compile(source, &Names { node_ids, on_edge });
+    let item = |source| {
+        Expression::compile(
+            source,
+            &Names {
+                node_ids,
+                on_edge,
+                secrets: None,
+            },
+        )
+    };
     assert_eq!(
         item("item.id").unwrap_err().help.as_deref(),
         Some("write `nodes.item.output`")

@@ -31,7 +31,7 @@ const EDGES_LEAD: Instead = Help("the order of nodes is in `edges`, a list of {s
 const EDGES_DECIDE: Instead = Help("an edge has the `condition` under which its target runs");
 
 pub(super) const WORKFLOW: Keys = Keys {
-    known: &["id", "nodes", "edges", "metadata"],
+    known: &["id", "nodes", "edges", "metadata", "secrets"],
     others: &[
         ("steps", Key("nodes")),
         ("tasks", Key("nodes")),

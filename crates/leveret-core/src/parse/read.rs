@@ -4,12 +4,15 @@ mod config;
 mod edge;
 mod node;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use serde_json::{Map, Value};
 
 use super::{
-    DEPTH_MAX, EDGES_MAX, NODES_MAX, NodeCatalog, check,
+    DEPTH_MAX, EDGES_MAX, NODES_MAX, NodeCatalog, SECRETS_MAX, check,
     diagnostics::{Problem, Report},
     fields::{Checked, Field, Told},
     keys,
@@ -45,6 +48,9 @@ pub(super) fn workflow(
         // What is wrong was told; there is no more to read in it.
         let _ = metadata.object(report, "`metadata`");
     }
+    let secret_list = root.get("secrets");
+    let secrets = secret_list.as_ref().map(|list| secrets(list, report));
+    let secrets = secrets.transpose().ok()?.unwrap_or_default();
     let node_list = root.get("nodes");
     let edge_list = root.get("edges");
     let node_fields = node_list.as_ref().map(|list| node_fields(list, report));
@@ -58,6 +64,7 @@ pub(super) fn workflow(
         report,
         catalog,
         node_types: None,
+        secrets: &secrets,
         index: HashMap::with_capacity(node_fields.len()),
         ids: NodeIds::with_capacity(node_fields.len()),
         fallback_of: HashMap::new(),
@@ -97,7 +104,7 @@ pub(super) fn workflow(
     let id = id.ok().filter(|_| !report.has_errors())?;
     reads::warn(&nodes, &edges, &node_fields, &edge_fields, &index, report);
     let metadata = metadata.map(|metadata| metadata.value);
-    let definition = definition(&id, metadata, &node_fields, &edge_fields);
+    let definition = definition(&id, metadata, &secrets, &node_fields, &edge_fields);
     Some(Workflow {
         id,
         hash: WorkflowHash::of(definition.text()),
@@ -119,6 +126,8 @@ struct Reader<'r, 's, 'c> {
     catalog: Option<&'c dyn NodeCatalog>,
     /// The names of the catalog, asked for at the first unknown one.
     node_types: Option<Vec<String>>,
+    /// Those that the workflow declares.
+    secrets: &'c BTreeSet<Arc<str>>,
     index: HashMap<NodeId, usize>,
     ids: NodeIds,
     /// By a fallback's index, the index of the node that it stands in for.
@@ -132,6 +141,7 @@ impl Reader<'_, '_, '_> {
         Names {
             node_ids: &self.ids,
             on_edge,
+            secrets: Some(self.secrets),
         }
     }
 
@@ -224,6 +234,27 @@ fn workflow_id(root: &Field<'_>, report: &mut Report<'_>) -> Checked<WorkflowId>
     WorkflowId::new(text).map_err(|error| field.tell(report, bad_id(&error)))
 }
 
+/// The names of the secrets that a workflow declares.
+fn secrets(list: &Field<'_>, report: &mut Report<'_>) -> Checked<BTreeSet<Arc<str>>> {
+    let Value::Array(names) = list.value else {
+        return Err(list.wrong_type(report, "`secrets`", "a list of names"));
+    };
+    let fields = list.elements(names);
+    let fields = bounded(fields, SECRETS_MAX, "secrets", list, report)?;
+    let mut declared = BTreeSet::new();
+    for field in &fields {
+        let name = field.text(report, "the name of a secret")?;
+        if name.is_empty() || name.len() > ID_BYTES_MAX || name.chars().any(char::is_control) {
+            let message = format!(
+                "the name of a secret has 1 to {ID_BYTES_MAX} bytes and no control characters"
+            );
+            return Err(field.tell(report, Problem::error("bad-secret", message)));
+        }
+        declared.insert(Arc::from(name));
+    }
+    Ok(declared)
+}
+
 /// The nodes of a list, or of a map from id to node.
 fn node_fields<'a>(list: &'a Field<'a>, report: &mut Report<'_>) -> Checked<Vec<NodeField<'a>>> {
     let fields: Vec<NodeField<'a>> = match list.value {
@@ -284,6 +315,7 @@ fn is_deeper_than(value: &Value, levels: usize) -> bool {
 fn definition(
     id: &WorkflowId,
     metadata: Option<&Value>,
+    secrets: &BTreeSet<Arc<str>>,
     nodes: &[NodeField<'_>],
     edges: &[Field<'_>],
 ) -> Json {
@@ -295,6 +327,10 @@ fn definition(
     definition.insert("edges".to_owned(), edges.iter().map(edge).collect());
     if let Some(metadata) = metadata {
         definition.insert("metadata".to_owned(), metadata.clone());
+    }
+    if !secrets.is_empty() {
+        let names = secrets.iter().map(|name| Value::from(&**name));
+        definition.insert("secrets".to_owned(), names.collect());
     }
     let mut definition = Value::Object(definition);
     // Maps are sorted already, unless somebody turned the feature `preserve_order` of `serde_json` on.

@@ -45,6 +45,47 @@ fn graph(nodes: &str, edges: &str) -> String {
     check(&text)
 }
 
+/// A workflow reads the secrets that it declares and no others, wherever an expression stands.
+#[test]
+fn secrets_are_declared() {
+    let text = |declared: &str| {
+        format!(
+            "id: w
+{declared}
+nodes:
+  - {{ id: a, uses: x, params: {{ k: \"{{{{ secret('KEY') }}}}\" }} }}
+  - {{ id: b, uses: x, inputs: {{ k: \"{{{{ secret('OTHER') }}}}\" }} }}
+edges:
+  - {{ source: a, target: b, condition: \"secret('KEY') == 'x'\" }}
+"
+        )
+    };
+    assert_snapshot!(check(&text("")), @"
+    [bad-template] w.yaml:4:40: error: the workflow does not declare the secret `KEY`
+      help: declare it: `secrets: [KEY]` beside `nodes`
+    [bad-template] w.yaml:5:40: error: the workflow does not declare the secret `OTHER`
+      help: declare it: `secrets: [OTHER]` beside `nodes`
+    [bad-expression] w.yaml:7:41: error: the workflow does not declare the secret `KEY`
+      help: declare it: `secrets: [KEY]` beside `nodes`
+    ");
+    assert_snapshot!(check(&text("secrets: [KEY]")), @"
+    [bad-template] w.yaml:5:40: error: the workflow does not declare the secret `OTHER`
+      help: declare it: `secrets: [OTHER]` beside `nodes`
+    ");
+    assert_snapshot!(check(&text("secrets: { KEY: x }")), @"[wrong-type] w.yaml:2:10: error: `secrets` must be a list of names, not an object");
+    assert_snapshot!(check(&text("secrets: [KEY, OTHER, 7, '']")), @r#"
+    [wrong-type] w.yaml:2:23: error: the name of a secret must be text, not a number
+      help: put quotes around it: "7"
+    "#);
+    let workflow = parse(&text("secrets: [OTHER, KEY, KEY]"));
+    assert_eq!(
+        workflow.definition.value()["secrets"],
+        json!(["KEY", "OTHER"])
+    );
+    let again = workflow_from_json(workflow.definition.value(), None).unwrap();
+    assert_eq!(again.hash, workflow.hash);
+}
+
 #[test]
 fn reads_yaml_and_json_alike() {
     let yaml = parse(

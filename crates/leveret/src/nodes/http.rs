@@ -69,6 +69,10 @@ impl NodeType for Http {
         check::problems(params)
     }
 
+    fn url_params(&self) -> &'static [&'static str] {
+        &["url"]
+    }
+
     async fn execute(&self, ctx: NodeContext) -> Result<Verdict, NodeError> {
         let params: Params = params(&ctx.params)?;
         let limit = params.timeout().map_err(NodeError::permanent)?;

@@ -59,7 +59,10 @@ impl Attempt<'_> {
         }
         let view = self.view(None);
         let scope = self.scope(self.input.value(), None, &view);
-        Ok(Arc::new(params.render(&scope, &Budget::new())?))
+        let node_type = self.plan.node_type(self.node);
+        let urls = node_type.map_or(&[][..], |node_type| node_type.url_params());
+        let rendered = params.render_with_urls(&scope, &Budget::new(), urls)?;
+        Ok(Arc::new(rendered))
     }
 
     /// Executes the node's body; retries at once as long as its policy says to retry without delay.

@@ -276,7 +276,7 @@ pub(crate) fn summary(result: &RunResult) -> String {
 }
 
 /// A definition from its short text: edges and node names before the first `;`, then `NODE = type params`, `NODE.inputs = JSON`,
-/// `NODE.config = JSON`, `NODE.join = any`. Nodes that are not described echo their input.
+/// `NODE.config = JSON`, `NODE.join = any`. Nodes that are not described echo their input; secrets that are read are declared.
 pub(crate) fn blueprint(text: &str) -> Value {
     let mut parts = text.split(';').map(str::trim);
     let mut nodes: Vec<(String, Map<String, Value>)> = Vec::new();
@@ -360,7 +360,12 @@ pub(crate) fn blueprint(text: &str) -> Value {
         .into_iter()
         .map(|(_, node)| Value::Object(node))
         .collect();
-    json!({ "id": "case", "nodes": nodes, "edges": edges })
+    let secrets: Vec<&str> = text
+        .split("secret('")
+        .skip(1)
+        .filter_map(|rest| Some(rest.split_once('\'')?.0))
+        .collect();
+    json!({ "id": "case", "secrets": secrets, "nodes": nodes, "edges": edges })
 }
 
 /// Words of an edge list; blanks inside brackets do not separate.

@@ -95,7 +95,7 @@ async fn they_are_left_out_before_an_answer_is_cut() {
         );
         stream.write_all(answer.as_bytes()).await.expect("writes");
     });
-    let definition = json!({ "id": "w", "nodes": [{
+    let definition = json!({ "id": "w", "secrets": ["KEY"], "nodes": [{
         "id": "N", "uses": "http",
         "params": { "url": url, "headers": { "authorization": "{{ secret('KEY') }}" } },
     }] });

@@ -387,6 +387,38 @@ async fn the_key_is_utf_8() {
     assert_eq!(server.request().header("idempotency-key"), Some("r/größe/"));
 }
 
+/// An id that looks like a path reaches none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_stay_within_their_part_of_a_url() {
+    let mut server = Server::start(vec![ok()]).await;
+    let definition = blueprint(&format!(
+        r#"A; A = http; A.params = {{"url":"{}/users/{{{{ run.input }}}}/orders?of={{{{ run.input }}}}"}}"#,
+        server.url()
+    ));
+    let harness = Harness::start().await;
+    let result = harness
+        .run_result(&definition, json!("../admin?x=1#"))
+        .await;
+    assert_eq!(result.steps["A"].error, None);
+    let id = "..%2Fadmin%3Fx%3D1%23";
+    assert_eq!(
+        server.request().line,
+        format!("GET /users/{id}/orders?of={id}")
+    );
+    let result = harness.run_result(&definition, json!("..")).await;
+    let error = result.steps["A"]
+        .error
+        .as_ref()
+        .expect("it leads elsewhere");
+    assert!(
+        error
+            .message
+            .ends_with("is `.` or `..`, which leads elsewhere"),
+        "{error}"
+    );
+    harness.stop().await;
+}
+
 /// A step that fails twice asks three times, with one key, which names the run and the node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_attempt_has_the_same_key() {
