@@ -25,16 +25,23 @@ mod queues;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
 mod routes;
+mod topology;
 pub mod work;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use leveret_core::time::Timestamp;
 use tokio::sync::{mpsc, watch};
 
-pub use self::connect::connect;
+pub use self::{
+    connect::connect,
+    topology::{
+        Binding, Delay, EXPIRES_AFTER_MAX, Exchange, ExchangeKind, Queue, Topology,
+        dead_letter_queue_name, retry_queue_name,
+    },
+};
 
 /// The default exchange: routes to the queue that the routing key names.
 pub const DEFAULT_EXCHANGE: &str = "";
@@ -116,102 +123,6 @@ impl Publication {
             copied: false,
         }
     }
-}
-
-/// How an exchange routes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExchangeKind {
-    /// Binding key equals routing key.
-    Direct,
-    /// Binding keys are dotted patterns: `*` is one word, `#` any number of words.
-    Topic,
-    /// Every bound queue.
-    Fanout,
-}
-
-/// A durable exchange.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exchange {
-    /// Its name, not empty.
-    pub name: Arc<str>,
-    /// How it routes.
-    pub kind: ExchangeKind,
-}
-
-/// A durable queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Queue {
-    /// Its name, not empty.
-    pub name: Arc<str>,
-    /// A *delay queue*: nobody consumes it; each message moves to another queue after a time.
-    pub delay: Option<Delay>,
-}
-
-impl Queue {
-    /// A plain durable queue without arguments.
-    pub fn plain(name: impl Into<Arc<str>>) -> Queue {
-        Queue {
-            name: name.into(),
-            delay: None,
-        }
-    }
-
-    /// The delay queue `<queue>.retry.<delay>` of a queue.
-    pub fn retry_of(queue: &str, after: Duration) -> Queue {
-        Queue {
-            name: Arc::from(retry_queue_name(queue, after)),
-            delay: Some(Delay {
-                after,
-                to: Arc::from(queue),
-            }),
-        }
-    }
-}
-
-/// What a delay queue does with its messages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delay {
-    /// How long a message stays; whole milliseconds.
-    pub after: Duration,
-    /// The queue it then goes to.
-    pub to: Arc<str>,
-}
-
-/// `<queue>.retry.<delay>`, as in `payment_queue.retry.5s`.
-pub fn retry_queue_name(queue: &str, after: Duration) -> String {
-    let ms = after.as_millis();
-    if ms.is_multiple_of(1000) {
-        format!("{queue}.retry.{}s", ms / 1000)
-    } else {
-        format!("{queue}.retry.{ms}ms")
-    }
-}
-
-/// `<queue>.dlq`, where dead letters of a queue go.
-pub fn dead_letter_queue_name(queue: &str) -> String {
-    format!("{queue}.dlq")
-}
-
-/// A queue bound to an exchange.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Binding {
-    /// The queue.
-    pub queue: Arc<str>,
-    /// The exchange.
-    pub exchange: Arc<str>,
-    /// The key or pattern.
-    pub routing_key: Arc<str>,
-}
-
-/// What must exist before anything is published or consumed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Topology {
-    /// Exchanges.
-    pub exchanges: Vec<Exchange>,
-    /// Queues.
-    pub queues: Vec<Queue>,
-    /// Bindings between them.
-    pub bindings: Vec<Binding>,
 }
 
 /// How a consumer takes messages.
@@ -451,11 +362,16 @@ pub trait Broker: Send + Sync + 'static {
     fn capabilities(&self) -> Capabilities;
 
     /// Declares what is missing; what exists stays. Remembered, and declared again after a reconnect. An object that exists with
-    /// other properties is an error that names it.
+    /// other properties is an error that names it. Declaring a queue is a use of it, see [`Queue::expires_after`].
     async fn declare(&self, topology: &Topology) -> Result<(), BrokerError>;
 
+    /// Removes bindings, and forgets them. No error for one that does not exist, or whose queue or exchange does not. What was routed before
+    /// stays in the queue. A crash in the middle may leave some of them bound.
+    async fn unbind(&self, bindings: &[Binding]) -> Result<(), BrokerError>;
+
     /// Publishes a batch; results in the order of the batch. `Ok` means durable in every queue it was routed to. A batch
-    /// costs one round trip, and batches of several callers overlap. On an error the message may still have arrived: publish again with
+    /// costs one round trip, and batches of several callers overlap. A message that one of its queues does not take because it is
+    /// [full](Queue::length_max) is [`BrokerError::NotAccepted`]; others may have taken it. On an error the message may still have arrived: publish again with
     /// the same `message_id`.
     async fn publish(&self, batch: Vec<Publication>) -> Vec<Result<(), BrokerError>>;
 
@@ -479,6 +395,11 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Counts a queue's messages and consumers.
     async fn queue_stats(&self, queue: &str) -> Result<QueueStats, BrokerError>;
+
+    /// The names of the queues that it knows of: all, where the broker tells; on RabbitMQ, which does not over AMQP, those declared here.
+    fn known_queues(&self) -> Vec<Arc<str>> {
+        Vec::new()
+    }
 
     /// Removes all ready messages of a queue; returns how many.
     async fn purge(&self, queue: &str) -> Result<u64, BrokerError>;
@@ -577,6 +498,14 @@ pub enum BrokerError {
         /// What the broker said.
         detail: String,
     },
+    /// It can never be declared so.
+    #[error("{what} cannot be declared: {detail}")]
+    Undeclarable {
+        /// Which queue.
+        what: String,
+        /// Why.
+        detail: String,
+    },
     /// Credentials or rights are missing.
     #[error("the broker refused access: {detail}")]
     Refused {
@@ -595,7 +524,7 @@ pub enum BrokerError {
         /// What happened.
         detail: String,
     },
-    /// The broker did not take the message (nack, resource alarm).
+    /// The broker did not take the message (nack, full queue, resource alarm).
     #[error("the broker did not accept the message: {detail}")]
     NotAccepted {
         /// What the broker said.

@@ -9,6 +9,7 @@
 //! what an adapter does not have is skipped, and says so. Nothing sleeps to be in step: cases wait for deliveries and
 //! conditions, for at most [`PATIENCE`].
 
+mod bounds;
 mod closing;
 mod consuming;
 mod messages;
@@ -71,6 +72,7 @@ pub const CASES: &[Case] = cases![
     routing::declare_is_idempotent,
     routing::declare_mismatch_is_an_error,
     routing::binding_to_nothing_is_an_error,
+    routing::unbind,
     messages::properties_and_headers_round_trip,
     messages::bodies_round_trip,
     messages::thousand_messages_in_order,
@@ -101,6 +103,11 @@ pub const CASES: &[Case] = cases![
     queues::delay_moves_messages_in_order,
     queues::delay_queue_counts_and_purges,
     queues::delay_survives_reopening if durable,
+    bounds::one_consumer_is_active,
+    bounds::unused_queues_expire,
+    bounds::full_queues_refuse,
+    bounds::full_queues_refuse_under_way,
+    bounds::bounds_are_kept if durable,
     closing::close_is_idempotent_and_final,
     closing::publish_then_ack_after_close_gives_receipts_back,
     closing::messages_survive_reopening if durable,

@@ -26,8 +26,8 @@ use self::{
     shared::{Routed, Shared},
 };
 use super::{
-    Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Delivery, Publication, QueueStats,
-    Receipt, Topology, Unfinished, local, routes::QueueId,
+    Binding, Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Delivery, Publication,
+    QueueStats, Receipt, Topology, Unfinished, local, routes::QueueId,
 };
 use crate::sqlite::{Database, DatabaseError, Session};
 
@@ -93,9 +93,10 @@ impl EmbeddedBroker {
         let route = |publication: Publication| {
             hub.check_open()?;
             check_size(&publication)?;
-            let targets = hub.route(&publication.exchange, &publication.routing_key)?;
+            let routed = hub.route(&publication.exchange, &publication.routing_key)?;
             Ok(Routed {
-                targets,
+                targets: routed.targets,
+                places: routed.places,
                 properties: rows::properties(&publication.message),
                 stored: local::stored(publication),
             })
@@ -166,9 +167,11 @@ impl Broker for EmbeddedBroker {
     async fn declare(&self, topology: &Topology) -> Result<(), BrokerError> {
         let turn = self.0.topology.clone().lock_owned().await;
         let missing = {
-            let hub = self.0.hub();
+            let mut hub = self.0.hub();
             hub.check_open()?;
-            hub.routes.missing(topology)?
+            let missing = hub.routes.missing(topology)?;
+            hub.touch(&topology.queues);
+            missing
         };
         if missing == Topology::default() {
             return Ok(());
@@ -196,6 +199,23 @@ impl Broker for EmbeddedBroker {
             }
             for binding in &missing.bindings {
                 hub.routes.add_binding(binding);
+            }
+        };
+        self.0.change(turn, job, apply).await
+    }
+
+    async fn unbind(&self, bindings: &[Binding]) -> Result<(), BrokerError> {
+        let turn = self.0.topology.clone().lock_owned().await;
+        self.0.hub().check_open()?;
+        let bindings: Arc<[Binding]> = bindings.into();
+        let removed = bindings.clone();
+        let job = move |session: &Session<'_>| {
+            let mut bindings = bindings.iter();
+            bindings.try_for_each(|binding| rows::remove_binding(session, binding))
+        };
+        let apply = move |hub: &mut local::Hub, ()| {
+            for binding in &*removed {
+                hub.routes.remove_binding(binding);
             }
         };
         self.0.change(turn, job, apply).await
@@ -263,6 +283,10 @@ impl Broker for EmbeddedBroker {
         self.0.hub().stats(queue)
     }
 
+    fn known_queues(&self) -> Vec<Arc<str>> {
+        self.0.hub().routes.queue_names()
+    }
+
     async fn purge(&self, queue: &str) -> Result<u64, BrokerError> {
         let (queue, purged) = self.0.hub().purge(queue)?;
         let count = purged.count;
@@ -285,14 +309,10 @@ impl Broker for EmbeddedBroker {
             hub.check_open()?;
             hub.routes.queue(queue)
         };
-        let Some(id) = id else {
-            return Ok(());
-        };
-        let name: Arc<str> = queue.into();
-        let removed = name.clone();
-        let job = move |session: &Session<'_>| rows::remove_queue(session, id, &name);
-        let apply = move |hub: &mut local::Hub, ()| hub.remove_queue(&removed);
-        self.0.change(turn, job, apply).await
+        match id {
+            Some(id) => self.0.delete_queue(turn, id, queue.into()).await,
+            None => Ok(()),
+        }
     }
 
     async fn delete_exchange(&self, exchange: &str) -> Result<(), BrokerError> {

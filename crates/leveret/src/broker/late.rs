@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 
 use super::{
-    Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Publication, QueueStats, Receipt,
-    Topology, Unfinished,
+    Binding, Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Publication, QueueStats,
+    Receipt, Topology, Unfinished,
     rabbitmq::{RabbitMq, RabbitMqOptions},
 };
 
@@ -74,6 +74,10 @@ impl Broker for LateRabbitMq {
         self.get()?.declare(topology).await
     }
 
+    async fn unbind(&self, bindings: &[Binding]) -> Result<(), BrokerError> {
+        self.get()?.unbind(bindings).await
+    }
+
     async fn publish(&self, batch: Vec<Publication>) -> Vec<Result<(), BrokerError>> {
         match self.get() {
             Ok(broker) => broker.publish(batch).await,
@@ -102,6 +106,11 @@ impl Broker for LateRabbitMq {
 
     async fn queue_stats(&self, queue: &str) -> Result<QueueStats, BrokerError> {
         self.get()?.queue_stats(queue).await
+    }
+
+    fn known_queues(&self) -> Vec<Arc<str>> {
+        self.get()
+            .map_or_else(|_| Vec::new(), |broker| broker.known_queues())
     }
 
     async fn purge(&self, queue: &str) -> Result<u64, BrokerError> {

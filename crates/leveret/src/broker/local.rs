@@ -13,7 +13,10 @@ use std::{
 };
 
 use leveret_core::time::Timestamp;
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::{
+    sync::{Notify, Semaphore, mpsc, watch},
+    time::Instant,
+};
 
 use super::{
     BrokerError, ConsumeOptions, Consumer, ConsumerState, DEFAULT_EXCHANGE, Delay, Delivery, Queue,
@@ -28,7 +31,7 @@ pub(super) trait Home: Send + Sync + 'static {
     fn settle(&self, queue: QueueId, seq: u64, settlement: Settlement);
     /// Ends a subscription.
     fn unsubscribe(&self, consumer: ConsumerId);
-    /// Moves what is due on; says after how long there is more.
+    /// Moves what is due on, and removes the queues that expired; says after how long there is more.
     fn move_due(&self) -> Option<Duration>;
 }
 
@@ -90,13 +93,42 @@ pub(super) struct Hub {
     home: Weak<dyn Home>,
     next_consumer: u64,
     closed: bool,
-    /// Woken when a delay queue may have become due earlier.
+    /// Woken when a delay queue may have become due, or a queue may expire, earlier.
     pub(super) timer: Arc<Notify>,
+}
+
+/// Where a message goes, with the places it takes there. Those are given back when this is dropped; that must be under the hub's lock, so that
+/// a message that arrived does not count twice.
+pub(super) struct Routed {
+    pub(super) targets: Vec<Target>,
+    pub(super) places: Vec<Place>,
+}
+
+/// A place in a queue of bounded length for a message on its way.
+pub(super) struct Place(Arc<AtomicU64>);
+
+impl Place {
+    fn take(coming: &Arc<AtomicU64>) -> Place {
+        coming.fetch_add(1, Ordering::Relaxed);
+        Place(coming.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 struct Live {
     state: QueueState,
     delay: Option<Delay>,
+    length_max: Option<u64>,
+    /// Messages that have a place and did not arrive yet.
+    coming: Arc<AtomicU64>,
+    expires_after: Option<Duration>,
+    /// Since when nobody consumes or declares it; nothing while somebody does, or while it is being deleted.
+    unused_since: Option<Instant>,
     sequence: Arc<AtomicU64>,
     ports: HashMap<ConsumerId, Port>,
     channel: Arc<Channel>,
@@ -141,8 +173,13 @@ impl Hub {
     ) {
         self.routes.add_queue(queue, id);
         let mut live = Live {
-            state: QueueState::paged_out(self.bounds, count, tail, delivered),
+            state: QueueState::paged_out(self.bounds, count, tail, delivered)
+                .single_active(queue.single_active),
             delay: queue.delay.clone(),
+            length_max: queue.length_max,
+            coming: Arc::default(),
+            expires_after: queue.expires_after,
+            unused_since: Some(Instant::now()),
             sequence: Arc::new(AtomicU64::new(tail.max(delivered) + 1)),
             ports: HashMap::new(),
             channel: Arc::new(Channel {
@@ -155,7 +192,7 @@ impl Hub {
             live.subscribe(consumer, port);
         }
         self.queues.insert(id, live);
-        // A delay queue may have waited for this one.
+        // A delay queue may have waited for this one, and it may be the next to expire.
         self.timer.notify_one();
     }
 
@@ -171,17 +208,22 @@ impl Hub {
         }
     }
 
-    /// Where a message goes.
+    /// Where a message goes. [`BrokerError::NotAccepted`] if a queue is full, and then no queue takes it.
     pub(super) fn route(
         &self,
         exchange: &Arc<str>,
         routing_key: &Arc<str>,
-    ) -> Result<Vec<Target>, BrokerError> {
+    ) -> Result<Routed, BrokerError> {
         let queues = self.routes.route(exchange, routing_key)?;
-        Ok(queues
-            .iter()
-            .filter_map(|queue| self.target(*queue))
-            .collect())
+        let mut places = Vec::new();
+        for live in queues.iter().filter_map(|queue| self.queues.get(queue)) {
+            places.extend(live.place()?);
+        }
+        let targets = queues.iter().filter_map(|queue| self.target(*queue));
+        Ok(Routed {
+            targets: targets.collect(),
+            places,
+        })
     }
 
     pub(super) fn target(&self, queue: QueueId) -> Option<Target> {
@@ -272,6 +314,9 @@ impl Hub {
             port.state.send_replace(ConsumerState::Draining);
         } else if let Some(live) = queues.find(|live| live.ports.contains_key(&consumer)) {
             live.unsubscribe(consumer);
+            if live.expires_after.is_some() {
+                self.timer.notify_one();
+            }
         }
     }
 
@@ -366,6 +411,42 @@ impl Hub {
             .collect()
     }
 
+    /// Declaring a queue is a use of it.
+    pub(super) fn touch(&mut self, queues: &[Queue]) {
+        for queue in queues {
+            let id = self.routes.queue(&queue.name);
+            if let Some(live) = id.and_then(|id| self.queues.get_mut(&id)) {
+                live.rest();
+            }
+        }
+    }
+
+    /// The queues that were unused for too long, each told once, to be deleted by [`remove_expired`](Self::remove_expired).
+    pub(super) fn take_expired(&mut self, now: Instant) -> Vec<(QueueId, Arc<str>)> {
+        let mut expired = Vec::new();
+        for (id, live) in &mut self.queues {
+            if live.expires_at().is_some_and(|at| at <= now) {
+                live.unused_since = None;
+                expired.push(*id);
+            }
+        }
+        let named = expired.into_iter();
+        named
+            .filter_map(|id| Some((id, self.routes.name(id)?)))
+            .collect()
+    }
+
+    /// Whether a queue that [`take_expired`](Self::take_expired) told of is still unused.
+    pub(super) fn is_expired(&self, queue: QueueId) -> bool {
+        let live = self.queues.get(&queue);
+        live.is_some_and(|live| live.ports.is_empty() && live.unused_since.is_none())
+    }
+
+    /// When [`take_expired`](Self::take_expired) has more.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.queues.values().filter_map(Live::expires_at).min()
+    }
+
     /// Ends all consumers, and whatever is asked from here on.
     pub(super) fn close(&mut self) {
         self.closed = true;
@@ -387,6 +468,29 @@ impl Hub {
 }
 
 impl Live {
+    /// A place for one message more, if places are counted.
+    fn place(&self) -> Result<Option<Place>, BrokerError> {
+        let Some(length_max) = self.length_max else {
+            return Ok(None);
+        };
+        let coming = self.coming.load(Ordering::Relaxed);
+        if self.state.stats().ready + coming >= length_max {
+            return Err(BrokerError::NotAccepted {
+                detail: format!("a queue has the {length_max} messages that it takes"),
+            });
+        }
+        Ok(Some(Place::take(&self.coming)))
+    }
+
+    /// Begins to count how long it is unused.
+    fn rest(&mut self) {
+        self.unused_since = self.ports.is_empty().then(Instant::now);
+    }
+
+    fn expires_at(&self) -> Option<Instant> {
+        Some(self.unused_since? + self.expires_after?)
+    }
+
     fn dispatch(&mut self) {
         while let Some((consumer, waiting)) = self.state.deliver() {
             let delivery = self.delivery(&waiting);
@@ -416,17 +520,19 @@ impl Live {
         self.state.subscribe(consumer, port.prefetch);
         port.state.send_replace(ConsumerState::Live);
         self.ports.insert(consumer, port);
+        self.unused_since = None;
     }
 
     fn unsubscribe(&mut self, consumer: ConsumerId) {
         self.state.unsubscribe(consumer);
         if let Some(port) = self.ports.remove(&consumer) {
             port.state.send_replace(ConsumerState::Draining);
+            self.rest();
         }
     }
 }
 
-/// Moves due messages when their time comes, until the broker is gone or closed.
+/// Moves due messages and removes expired queues when their time comes, until the broker is gone or closed.
 pub(super) fn spawn_timer(home: Weak<dyn Home>, wake: Arc<Notify>) {
     tokio::spawn(async move {
         loop {
@@ -443,6 +549,11 @@ pub(super) fn spawn_timer(home: Weak<dyn Home>, wake: Arc<Notify>) {
             }
         }
     });
+}
+
+/// How long it is until then.
+pub(super) fn until(at: Option<Instant>) -> Option<Duration> {
+    at.map(|at| at.saturating_duration_since(Instant::now()))
 }
 
 /// The stored form of a publication.

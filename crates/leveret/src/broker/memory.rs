@@ -13,8 +13,8 @@ use leveret_core::time::Timestamp;
 use tokio::time::Instant;
 
 use super::{
-    Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Publication, QueueStats, Receipt,
-    Settlement, Topology, Unfinished,
+    Binding, Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Publication, QueueStats,
+    Receipt, Settlement, Topology, Unfinished,
     local::{self, Home, Hub, Target},
     queues::{Bounds, ConsumerId, Stored, Waiting},
     routes::QueueId,
@@ -67,8 +67,8 @@ impl Shared {
     }
 
     fn publish_one(&self, hub: &mut Hub, publication: Publication) -> Result<(), BrokerError> {
-        let targets = hub.route(&publication.exchange, &publication.routing_key)?;
-        self.put(hub, &targets, &local::stored(publication));
+        let routed = hub.route(&publication.exchange, &publication.routing_key)?;
+        self.put(hub, &routed.targets, &local::stored(publication));
         Ok(())
     }
 
@@ -121,8 +121,12 @@ impl Home for Shared {
         for due in hub.take_due(now, usize::MAX) {
             self.put(&mut hub, &[due.target], &due.stored);
         }
-        let next = hub.next_due()?;
-        Some(Duration::from_millis(next.ms_since(now)))
+        for (_, expired) in hub.take_expired(Instant::now()) {
+            hub.remove_queue(&expired);
+        }
+        let due = hub.next_due();
+        let due = due.map(|next| Duration::from_millis(next.ms_since(now)));
+        due.into_iter().chain(local::until(hub.next_expiry())).min()
     }
 }
 
@@ -146,12 +150,22 @@ impl Broker for MemoryBroker {
         for queue in &missing.queues {
             let id = QueueId(self.0.next_queue.fetch_add(1, Ordering::Relaxed));
             hub.add_queue(queue, id, (0, 0, 0));
-            if queue.delay.is_some() {
+            if queue.delay.is_some() || queue.expires_after.is_some() {
                 self.0.start_timer(&hub);
             }
         }
         for binding in &missing.bindings {
             hub.routes.add_binding(binding);
+        }
+        hub.touch(&topology.queues);
+        Ok(())
+    }
+
+    async fn unbind(&self, bindings: &[Binding]) -> Result<(), BrokerError> {
+        let mut hub = self.0.hub();
+        hub.check_open()?;
+        for binding in bindings {
+            hub.routes.remove_binding(binding);
         }
         Ok(())
     }
@@ -174,11 +188,11 @@ impl Broker for MemoryBroker {
             let mut hub = self.0.hub();
             hub.check_open()?;
             let routed = batch.iter().map(|publication| {
-                let targets = hub.route(&publication.exchange, &publication.routing_key)?;
-                Ok((targets, local::stored(publication.clone())))
+                let routed = hub.route(&publication.exchange, &publication.routing_key)?;
+                Ok((routed, local::stored(publication.clone())))
             });
-            for (targets, stored) in routed.collect::<Result<Vec<_>, BrokerError>>()? {
-                self.0.put(&mut hub, &targets, &stored);
+            for (routed, stored) in routed.collect::<Result<Vec<_>, BrokerError>>()? {
+                self.0.put(&mut hub, &routed.targets, &stored);
             }
             Ok(())
         };
@@ -204,6 +218,10 @@ impl Broker for MemoryBroker {
 
     async fn queue_stats(&self, queue: &str) -> Result<QueueStats, BrokerError> {
         self.0.hub().stats(queue)
+    }
+
+    fn known_queues(&self) -> Vec<Arc<str>> {
+        self.0.hub().routes.queue_names()
     }
 
     async fn purge(&self, queue: &str) -> Result<u64, BrokerError> {

@@ -104,6 +104,8 @@ impl Slot {
 
 pub(super) struct QueueState {
     bounds: Bounds,
+    /// Whether only the first consumer gets messages.
+    single_active: bool,
     /// Delivered before and back again; all numbers below those of the window.
     returned: BTreeMap<u64, Waiting>,
     window: VecDeque<Waiting>,
@@ -137,6 +139,7 @@ impl QueueState {
     pub(super) fn paged_out(bounds: Bounds, count: u64, tail: u64, delivered: u64) -> QueueState {
         QueueState {
             bounds,
+            single_active: false,
             returned: BTreeMap::new(),
             window: VecDeque::new(),
             window_bytes: 0,
@@ -156,6 +159,12 @@ impl QueueState {
             asked_allow: false,
             epoch: 0,
         }
+    }
+
+    /// Only the consumer that subscribed first gets messages, until it ends.
+    pub(super) fn single_active(mut self, single_active: bool) -> QueueState {
+        self.single_active = single_active;
+        self
     }
 
     /// Adds a message, whose number is above all before.
@@ -285,8 +294,11 @@ impl QueueState {
 
     /// Hands the first message to the next consumer that has room; both in turn. It is held until it is settled.
     pub(super) fn deliver(&mut self) -> Option<(ConsumerId, Waiting)> {
-        let turn = self.turn;
-        let count = self.consumers.len();
+        let (turn, count) = if self.single_active {
+            (0, self.consumers.len().min(1))
+        } else {
+            (self.turn, self.consumers.len())
+        };
         let index = (0..count)
             .map(|step| (turn + step) % count)
             .find(|&index| self.consumers[index].has_room(&self.bounds))?;
@@ -453,6 +465,22 @@ mod tests {
                 consumers: 1
             }
         );
+    }
+
+    #[test]
+    fn a_single_consumer_is_active_until_it_ends() {
+        let mut queue = queue(Bounds::NONE, 6).single_active(true);
+        queue.subscribe(ConsumerId(1), 2);
+        queue.subscribe(ConsumerId(2), 9);
+        queue.subscribe(ConsumerId(3), 9);
+        assert_eq!(deliver(&mut queue), "1:1 1:2");
+        queue.settle(1, Settlement::Ack);
+        assert_eq!(deliver(&mut queue), "1:3");
+        queue.unsubscribe(ConsumerId(2));
+        assert_eq!(deliver(&mut queue), "");
+        queue.unsubscribe(ConsumerId(1));
+        queue.settle(2, Settlement::Requeue);
+        assert_eq!(deliver(&mut queue), "3:2! 3:4 3:5 3:6");
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //!   may have arrived) and a redelivery to the consumer (old receipts have no effect).
 //!
 //! [`RabbitMqOptions`] has every bound. Messages are persistent, mandatory and confirmed; queues are durable and have no
-//! arguments, except delay queues and, if so set, `x-queue-type: quorum`, from RabbitMQ 4.0 on with `x-delivery-limit: -1`.
+//! arguments, except for delay queues, those that say so by [`Queue`](super::Queue)'s bounds, and, if so set, `x-queue-type: quorum`, from RabbitMQ 4.0 on with `x-delivery-limit: -1`.
 //!
 //! Before RabbitMQ 4.0, give it a policy with `queue-version: 2` and `queue-mode: lazy`, which is how its classic queues work from then on:
 //! a message then costs it half. These are no arguments of our queues, because others could not declare them then.
@@ -54,7 +54,8 @@ use self::{
     topology::{QueueForm, Remembered},
 };
 use super::{
-    Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Publication, QueueStats, Topology,
+    Binding, Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Publication, QueueStats,
+    Topology,
 };
 use crate::redact::redact_url;
 
@@ -291,6 +292,11 @@ impl Broker for RabbitMq {
         self.shared.topology.declare(&link, topology).await
     }
 
+    async fn unbind(&self, bindings: &[Binding]) -> Result<(), BrokerError> {
+        let link = self.link().await?;
+        self.shared.topology.unbind(&link, bindings).await
+    }
+
     async fn publish(&self, batch: Vec<Publication>) -> Vec<Result<(), BrokerError>> {
         let publisher = self.lock().as_ref().map(|open| open.publisher.clone());
         match publisher {
@@ -307,6 +313,10 @@ impl Broker for RabbitMq {
 
     async fn queue_stats(&self, queue: &str) -> Result<QueueStats, BrokerError> {
         topology::stats(&*self.link().await?, queue).await
+    }
+
+    fn known_queues(&self) -> Vec<Arc<str>> {
+        self.shared.topology.queue_names()
     }
 
     async fn purge(&self, queue: &str) -> Result<u64, BrokerError> {

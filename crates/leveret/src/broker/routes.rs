@@ -5,9 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    Binding, BrokerError, DEFAULT_EXCHANGE, Delay, Exchange, ExchangeKind, Queue, Topology,
-};
+use super::{Binding, BrokerError, DEFAULT_EXCHANGE, Exchange, ExchangeKind, Queue, Topology};
 
 /// A queue's number, never used again for another queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,7 +14,7 @@ pub(super) struct QueueId(pub(super) u32);
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     exchanges: HashMap<Arc<str>, Bound>,
-    queues: HashMap<Arc<str>, (QueueId, Option<Delay>)>,
+    queues: HashMap<Arc<str>, (QueueId, Queue)>,
 }
 
 #[derive(Debug)]
@@ -30,6 +28,17 @@ impl Routes {
         self.queues.get(name).map(|(id, _)| *id)
     }
 
+    pub(super) fn queue_names(&self) -> Vec<Arc<str>> {
+        self.queues.keys().cloned().collect()
+    }
+
+    /// The name of a queue.
+    pub(super) fn name(&self, queue: QueueId) -> Option<Arc<str>> {
+        let mut queues = self.queues.iter();
+        let named = queues.find(|(_, (id, _))| *id == queue);
+        named.map(|(name, _)| name.clone())
+    }
+
     /// The queue, or an error that names it.
     pub(super) fn existing(&self, name: &str) -> Result<QueueId, BrokerError> {
         self.queue(name).ok_or_else(|| not_found("queue", name))
@@ -37,6 +46,7 @@ impl Routes {
 
     /// What of a topology is missing, so that it has to be made.
     pub(super) fn missing(&self, wanted: &Topology) -> Result<Topology, BrokerError> {
+        wanted.check(self.queues.values().map(|(_, queue)| queue))?;
         let mut missing = Topology::default();
         for exchange in &wanted.exchanges {
             let kind = self.exchanges.get(&exchange.name).map(|bound| bound.kind);
@@ -45,17 +55,12 @@ impl Routes {
             }
         }
         for queue in &wanted.queues {
-            let known = self.queues.get(&queue.name).map(|(_, delay)| delay);
+            let known = self.queues.get(&queue.name).map(|(_, queue)| queue);
             let new = missing.queues.iter().find(|new| new.name == queue.name);
-            match known.or(new.map(|new| &new.delay)) {
+            match known.or(new) {
                 None => missing.queues.push(queue.clone()),
-                Some(delay) if *delay == queue.delay => {}
-                Some(delay) => {
-                    return Err(BrokerError::Mismatch {
-                        what: format!("queue '{}'", queue.name),
-                        detail: format!("its delay is {delay:?}, wanted {:?}", queue.delay),
-                    });
-                }
+                Some(known) if known == queue => {}
+                Some(known) => return Err(mismatch(known, queue)),
             }
         }
         for binding in &wanted.bindings {
@@ -93,8 +98,7 @@ impl Routes {
     }
 
     pub(super) fn add_queue(&mut self, queue: &Queue, id: QueueId) {
-        self.queues
-            .insert(queue.name.clone(), (id, queue.delay.clone()));
+        self.queues.insert(queue.name.clone(), (id, queue.clone()));
     }
 
     /// Adds a binding between things that exist.
@@ -102,6 +106,13 @@ impl Routes {
         let queue = self.queue(&binding.queue);
         if let (Some(bound), Some(queue)) = (self.exchanges.get_mut(&binding.exchange), queue) {
             bound.bindings.insert((binding.routing_key.clone(), queue));
+        }
+    }
+
+    pub(super) fn remove_binding(&mut self, binding: &Binding) {
+        let queue = self.queue(&binding.queue);
+        if let (Some(bound), Some(queue)) = (self.exchanges.get_mut(&binding.exchange), queue) {
+            bound.bindings.remove(&(binding.routing_key.clone(), queue));
         }
     }
 
@@ -179,6 +190,25 @@ fn is_new(
             what: what(),
             detail: format!("it is {kind:?}, wanted {:?}", exchange.kind),
         }),
+    }
+}
+
+fn mismatch(known: &Queue, wanted: &Queue) -> BrokerError {
+    let shown = |queue: &Queue| {
+        let Queue {
+            name: _,
+            delay,
+            single_active,
+            expires_after,
+            length_max,
+        } = queue;
+        format!(
+            "delay {delay:?}, single active consumer {single_active}, expiry {expires_after:?}, length {length_max:?}"
+        )
+    };
+    BrokerError::Mismatch {
+        what: format!("queue '{}'", wanted.name),
+        detail: format!("it has {}; wanted {}", shown(known), shown(wanted)),
     }
 }
 

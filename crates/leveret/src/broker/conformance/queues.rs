@@ -72,7 +72,7 @@ pub(super) async fn delete_queue(world: &mut World) {
     // One of the same name starts empty, unbound, and may have other properties.
     let other = Queue {
         name: queue.clone(),
-        delay: Queue::retry_of("other", Duration::from_secs(60)).delay,
+        ..Queue::retry_of("other", Duration::from_secs(60))
     };
     let topology = Topology {
         queues: vec![other],

@@ -1,6 +1,8 @@
 //! Where a message goes, and what declaring means.
 
 use super::world::{World, bodies, text, to};
+use std::sync::Arc;
+
 use crate::broker::{Binding, BrokerError, Exchange, ExchangeKind, Publication, Queue, Topology};
 
 pub(super) async fn default_exchange(world: &mut World) {
@@ -198,7 +200,7 @@ pub(super) async fn declare_mismatch_is_an_error(world: &mut World) {
     let other_queue = Topology {
         queues: vec![Queue {
             name: queue.clone(),
-            delay: retry.delay,
+            ..retry
         }],
         ..Topology::default()
     };
@@ -237,4 +239,46 @@ pub(super) async fn binding_to_nothing_is_an_error(world: &mut World) {
             "{result:?}"
         );
     }
+}
+
+/// Only what is named is unbound, and twice is as good as once.
+pub(super) async fn unbind(world: &mut World) {
+    let exchange = world.exchange("x", ExchangeKind::Topic).await;
+    let (first, second) = (world.queue("q1").await, world.queue("q2").await);
+    for key in ["a", "b.*"] {
+        world.bind(&first, &exchange, key).await;
+    }
+    world.bind(&second, &exchange, "a").await;
+    let binding = |queue: &Arc<str>, key: &str| Binding {
+        queue: queue.clone(),
+        exchange: exchange.clone(),
+        routing_key: key.into(),
+    };
+    let missing = [
+        binding(&world.name("missing"), "a"),
+        Binding {
+            exchange: world.name("missing"),
+            ..binding(&first, "a")
+        },
+    ];
+    world.publish(&exchange, "a", "before").await.unwrap();
+    for _ in 0..2 {
+        let mut gone = missing.to_vec();
+        gone.push(binding(&first, "a"));
+        world.broker.unbind(&gone).await.unwrap();
+    }
+    world.publish(&exchange, "a", "after").await.unwrap();
+    world.publish(&exchange, "b.1", "other").await.unwrap();
+    assert_eq!(world.drain(&first).await, ["before", "other"]);
+    assert_eq!(world.drain(&second).await, ["before", "after"]);
+    world.broker.unbind(&[binding(&second, "a")]).await.unwrap();
+    let result = world.publish(&exchange, "a", "lost").await;
+    assert!(
+        matches!(result, Err(BrokerError::Unroutable { .. })),
+        "{result:?}"
+    );
+    // Bound again, it takes messages again.
+    world.bind(&first, &exchange, "a").await;
+    world.publish(&exchange, "a", "again").await.unwrap();
+    assert_eq!(world.drain(&first).await, ["again"]);
 }

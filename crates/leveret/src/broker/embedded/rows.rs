@@ -3,7 +3,7 @@
 //! A message's key is its queue's number and its number in the queue: one tree holds all queues, each in one piece and
 //! in order, and appending, reading ahead and removing need no further index.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use leveret_core::time::Timestamp;
 use rusqlite::Row;
@@ -21,7 +21,8 @@ use crate::{
 type Result<T> = std::result::Result<T, DatabaseError>;
 
 /// Tables by version. What is released never changes.
-pub(super) const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE broker_exchanges (
         name TEXT PRIMARY KEY,
         kind TEXT NOT NULL
@@ -47,7 +48,13 @@ pub(super) const MIGRATIONS: &[&str] = &["
         properties TEXT,
         body BLOB NOT NULL
     );
-"];
+",
+    "
+    ALTER TABLE broker_queues ADD COLUMN single_active INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE broker_queues ADD COLUMN expires_after_ms INTEGER;
+    ALTER TABLE broker_queues ADD COLUMN length_max INTEGER;
+",
+];
 
 /// The low bits of a key: numbers within a queue, enough for a year at 100,000 messages a second. They begin anew when the
 /// broker is opened with the queue empty.
@@ -297,11 +304,15 @@ pub(super) fn add_exchange(session: &Session<'_>, exchange: &Exchange) -> Result
 pub(super) fn add_queue(session: &Session<'_>, queue: &Queue) -> Result<QueueId> {
     let delay = queue.delay.as_ref();
     session.execute(
-        "INSERT INTO broker_queues (name, delay_ms, delay_to) VALUES (?1, ?2, ?3)",
+        "INSERT INTO broker_queues (name, delay_ms, delay_to, single_active, expires_after_ms, length_max)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         (
             &*queue.name,
             delay.map(|delay| delay.after.as_millis() as i64),
             delay.map(|delay| &*delay.to),
+            queue.single_active,
+            queue.expires_after.map(|after| after.as_millis() as i64),
+            queue.length_max.map(|length| i64::try_from(length).unwrap_or(i64::MAX)),
         ),
     )?;
     let id = session.last_insert_rowid();
@@ -316,6 +327,14 @@ pub(super) fn add_queue(session: &Session<'_>, queue: &Queue) -> Result<QueueId>
 pub(super) fn add_binding(session: &Session<'_>, binding: &Binding) -> Result<()> {
     session.execute(
         "INSERT INTO broker_bindings (exchange, queue, routing_key) VALUES (?1, ?2, ?3)",
+        (&*binding.exchange, &*binding.queue, &*binding.routing_key),
+    )?;
+    Ok(())
+}
+
+pub(super) fn remove_binding(session: &Session<'_>, binding: &Binding) -> Result<()> {
+    session.execute(
+        "DELETE FROM broker_bindings WHERE exchange = ?1 AND queue = ?2 AND routing_key = ?3",
         (&*binding.exchange, &*binding.queue, &*binding.routing_key),
     )?;
     Ok(())
@@ -398,19 +417,27 @@ pub(super) fn load(session: &Session<'_>) -> Result<Loaded> {
 
 fn load_queues(session: &Session<'_>) -> Result<Vec<QueueRow>> {
     let mut statement = session
-        .prepare("SELECT id, name, delay_ms, delay_to, delivered_up_to FROM broker_queues")?;
+        .prepare(
+        "SELECT id, name, delay_ms, delay_to, delivered_up_to, single_active, expires_after_ms, length_max
+         FROM broker_queues",
+    )?;
     let mut queues = statement
         .query_map((), |row| {
             let after: Option<i64> = row.get(2)?;
             let to: Option<Arc<str>> = row.get(3)?;
+            let expires_after: Option<i64> = row.get(6)?;
+            let length_max: Option<i64> = row.get(7)?;
             Ok(QueueRow {
                 id: QueueId(row.get(0)?),
                 queue: Queue {
                     name: row.get(1)?,
                     delay: after.zip(to).map(|(after, to)| Delay {
-                        after: std::time::Duration::from_millis(after as u64),
+                        after: Duration::from_millis(after as u64),
                         to,
                     }),
+                    single_active: row.get(5)?,
+                    expires_after: expires_after.map(|ms| Duration::from_millis(ms as u64)),
+                    length_max: length_max.map(|length| length as u64),
                 },
                 count: 0,
                 tail: 0,

@@ -11,6 +11,7 @@ use leveret_core::time::Timestamp;
 use tokio::{
     runtime::Handle,
     sync::{OwnedMutexGuard, oneshot},
+    time::Instant,
 };
 
 use super::{
@@ -19,8 +20,8 @@ use super::{
 };
 use crate::{
     broker::{
-        BrokerError, Delivery, Receipt, Settlement,
-        local::{self, Channel, Due, Home, Hub, Target},
+        BrokerError, Delivery, Queue, Receipt, Settlement,
+        local::{self, Channel, Due, Home, Hub, Place, Target},
         queues::{Bounds, ConsumerId, Need, Stored, Waiting},
         routes::QueueId,
     },
@@ -74,6 +75,8 @@ struct Acks {
 /// A message and its queues.
 pub(super) struct Routed {
     pub(super) targets: Vec<Target>,
+    /// What it takes of queues of bounded length until it arrives there.
+    pub(super) places: Vec<Place>,
     pub(super) stored: Arc<Stored>,
     pub(super) properties: Option<String>,
 }
@@ -113,11 +116,12 @@ impl Shared {
 
     /// Writes messages and deletes rows in one job; after the commit the messages are in their queues and sent, and then
     /// `then` runs.
-    pub(super) fn put<F>(&self, routed: Vec<Routed>, remove: Vec<i64>, then: F)
+    pub(super) fn put<F>(&self, mut routed: Vec<Routed>, remove: Vec<i64>, then: F)
     where
         F: FnOnce(&Shared, Result<(), BrokerError>) + Send + 'static,
     {
         let me = self.me();
+        let places = take_places(&mut routed);
         let job = move |session: &Session<'_>| {
             let arrived = insert_all(session, &routed, now())?;
             rows::delete(session, remove.iter().copied())?;
@@ -125,19 +129,23 @@ impl Shared {
         };
         self.database.write_then(job, move |result| {
             let result = result.map_err(error);
-            then(&me, result.map(|arrived| drop(me.arrive(arrived, false))));
+            then(
+                &me,
+                result.map(|arrived| drop(me.arrive(arrived, places, false))),
+            );
         });
     }
 
     /// Runs a job, and writes messages if it says so, in one transaction; after the commit the messages are in their queues and
     /// sent, or with `hold` where possible given to `then`, which runs last.
-    pub(super) fn put_with<T, J, F>(&self, routed: Vec<Routed>, mut job: J, hold: bool, then: F)
+    pub(super) fn put_with<T, J, F>(&self, mut routed: Vec<Routed>, mut job: J, hold: bool, then: F)
     where
         T: Send + 'static,
         J: FnMut(&Session<'_>) -> Result<(T, bool), DatabaseError> + Send + 'static,
         F: FnOnce(Result<(T, Vec<Delivery>), DatabaseError>) + Send + 'static,
     {
         let me = self.me();
+        let places = take_places(&mut routed);
         let job = move |session: &Session<'_>| {
             let (value, publish) = job(session)?;
             let arrived = if publish {
@@ -148,7 +156,7 @@ impl Shared {
             Ok((value, arrived))
         };
         let after = move |result: Result<(T, Arrived), DatabaseError>| {
-            then(result.map(|(value, arrived)| (value, me.arrive(arrived, hold))));
+            then(result.map(|(value, arrived)| (value, me.arrive(arrived, places, hold))));
         };
         if hold {
             self.database.write_soon(job, after);
@@ -201,7 +209,7 @@ impl Shared {
 
     /// After the commit: messages enter their queues and go out, or with `hold` are returned if nothing is in front of them. Those whose
     /// queue was deleted meanwhile go with it.
-    fn arrive(&self, arrived: Arrived, hold: bool) -> Vec<Delivery> {
+    fn arrive(&self, arrived: Arrived, places: Vec<Place>, hold: bool) -> Vec<Delivery> {
         let mut queues = Vec::new();
         let mut orphans = Vec::new();
         let mut deliveries = Vec::new();
@@ -228,6 +236,7 @@ impl Shared {
             .into_iter()
             .flat_map(|queue| hub.dispatch(queue))
             .collect();
+        drop(places);
         drop(hub);
         self.provide(needs);
         for orphan in orphans {
@@ -380,6 +389,37 @@ impl Shared {
         done.await.unwrap_or(Err(BrokerError::Closed))
     }
 
+    /// Deletes a queue with its messages and bindings.
+    pub(super) async fn delete_queue(
+        &self,
+        turn: OwnedMutexGuard<()>,
+        queue: QueueId,
+        name: Arc<str>,
+    ) -> Result<(), BrokerError> {
+        let removed = name.clone();
+        let job = move |session: &Session<'_>| rows::remove_queue(session, queue, &name);
+        let apply = move |hub: &mut Hub, ()| hub.remove_queue(&removed);
+        self.change(turn, job, apply).await
+    }
+
+    /// Deletes queues that expired, unless somebody uses them by now.
+    fn expire(&self, expired: Vec<(QueueId, Arc<str>)>) {
+        let me = self.me();
+        self.runtime.spawn(async move {
+            for (queue, name) in expired {
+                let turn = me.topology.clone().lock_owned().await;
+                if !me.hub().is_expired(queue) {
+                    continue;
+                }
+                if let Err(error) = me.delete_queue(turn, queue, name.clone()).await {
+                    tracing::warn!(%error, queue = &*name, "cannot delete a queue that expired");
+                    // It expires again later.
+                    me.hub().touch(&[Queue::plain(name)]);
+                }
+            }
+        });
+    }
+
     /// Ends consumers, then writes the acks that wait and how far each queue has delivered.
     pub(super) async fn close(&self) {
         let marks = {
@@ -422,7 +462,7 @@ impl Shared {
         self.database.write_then(job, move |result| {
             let arrived = logged(result, "cannot move messages out of their delay queue");
             if let Some(arrived) = arrived {
-                me.arrive(arrived, false);
+                me.arrive(arrived, Vec::new(), false);
             } else {
                 let mut hub = me.hub();
                 for due in &*due {
@@ -457,7 +497,13 @@ impl Home for Shared {
         let next = hub
             .next_due()
             .map(|next| Duration::from_millis(next.ms_since(now)));
+        let expired = hub.take_expired(Instant::now());
+        let expiry = local::until(hub.next_expiry());
+        let next = next.into_iter().chain(expiry).min();
         drop(hub);
+        if !expired.is_empty() {
+            self.expire(expired);
+        }
         if due.is_empty() {
             return next;
         }
@@ -472,6 +518,13 @@ impl Drop for Shared {
         let hub = self.hub.get_mut().unwrap_or_else(PoisonError::into_inner);
         hub.timer.notify_one();
     }
+}
+
+fn take_places(routed: &mut [Routed]) -> Vec<Place> {
+    let messages = routed.iter_mut();
+    messages
+        .flat_map(|message| mem::take(&mut message.places))
+        .collect()
 }
 
 fn insert_all(

@@ -9,7 +9,8 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::broker::{
-    Capabilities, ConsumeOptions, Consumer, Message, Queue, QueueStats, memory::MemoryBroker,
+    Binding, Capabilities, ConsumeOptions, Consumer, Message, Queue, QueueStats,
+    memory::MemoryBroker,
 };
 
 /// Refuses what goes to queues that are full. Not atomic.
@@ -58,6 +59,9 @@ impl Broker for Filling {
     }
     async fn declare(&self, topology: &Topology) -> Result<(), BrokerError> {
         self.inner.declare(topology).await
+    }
+    async fn unbind(&self, bindings: &[Binding]) -> Result<(), BrokerError> {
+        self.inner.unbind(bindings).await
     }
     async fn publish(&self, batch: Vec<Publication>) -> Vec<Result<(), BrokerError>> {
         let mut results = Vec::new();

@@ -1,7 +1,7 @@
 //! Declaring, deleting and counting, each on a channel of its own: a request that the broker refuses closes its channel, and
 //! nobody else's.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lapin::{
     Channel,
@@ -59,12 +59,34 @@ impl Remembered {
         link: &Link,
         topology: &Topology,
     ) -> Result<(), BrokerError> {
+        topology.check(&self.lock().queues)?;
         let mut channel = link.channel().await?;
         for object in objects(topology) {
             declare(link, &mut channel, &object, self.form).await?;
             self.remember(&object);
         }
         self.declared.send_replace(());
+        close(link, &channel).await;
+        Ok(())
+    }
+
+    /// Removes bindings and forgets them, so that a reconnect does not bring them back.
+    pub(super) async fn unbind(
+        &self,
+        link: &Link,
+        bindings: &[Binding],
+    ) -> Result<(), BrokerError> {
+        self.lock()
+            .bindings
+            .retain(|binding| !bindings.contains(binding));
+        let mut channel = link.channel().await?;
+        for binding in bindings {
+            ignore_missing(unbind(link, &channel, binding).await)?;
+            // One that is missing may have cost the channel.
+            if !channel.status().connected() {
+                channel = link.channel().await?;
+            }
+        }
         close(link, &channel).await;
         Ok(())
     }
@@ -91,6 +113,15 @@ impl Remembered {
         }
         close(link, &channel).await;
         Ok(())
+    }
+
+    pub(super) fn queue_names(&self) -> Vec<Arc<str>> {
+        let topology = self.lock();
+        topology
+            .queues
+            .iter()
+            .map(|queue| queue.name.clone())
+            .collect()
     }
 
     fn remember(&self, object: &Object<'_>) {
@@ -291,11 +322,17 @@ async fn bind(link: &Link, channel: &Channel, binding: &Binding) -> Result<(), B
         QueueBindOptions::default(),
         FieldTable::default(),
     );
-    let what = format!(
-        "queue '{}' or exchange '{}'",
-        binding.queue, binding.exchange
+    link.request(&what_binding(binding), request).await
+}
+
+async fn unbind(link: &Link, channel: &Channel, binding: &Binding) -> Result<(), BrokerError> {
+    let request = channel.queue_unbind(
+        short(&binding.queue)?,
+        short(&binding.exchange)?,
+        short(&binding.routing_key)?,
+        FieldTable::default(),
     );
-    link.request(&what, request).await
+    link.request(&what_binding(binding), request).await
 }
 
 /// A plain classic queue has none, so that other clients can declare it too.
@@ -307,6 +344,18 @@ fn arguments(queue: &Queue, form: QueueForm) -> FieldTable {
     }
     if form == QueueForm::UnlimitedQuorum && queue.delay.is_none() {
         arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(-1));
+    }
+    if queue.single_active {
+        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    }
+    if let Some(after) = queue.expires_after {
+        let ms = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
+        arguments.insert("x-expires".into(), AMQPValue::LongLongInt(ms));
+    }
+    if let Some(length) = queue.length_max {
+        let length = i64::try_from(length).unwrap_or(i64::MAX);
+        arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(length));
+        arguments.insert("x-overflow".into(), text("reject-publish"));
     }
     if let Some(delay) = &queue.delay {
         let ms = i64::try_from(delay.after.as_millis()).unwrap_or(i64::MAX);
@@ -324,6 +373,13 @@ fn arguments(queue: &Queue, form: QueueForm) -> FieldTable {
 
 fn what_queue(name: &str) -> String {
     format!("queue '{name}'")
+}
+
+fn what_binding(binding: &Binding) -> String {
+    format!(
+        "queue '{}' or exchange '{}'",
+        binding.queue, binding.exchange
+    )
 }
 
 fn what_exchange(name: &str) -> String {
@@ -356,6 +412,30 @@ mod tests {
         assert!(
             shown[2].contains("x-message-ttl=LongLongInt(1500)"),
             "{shown:?}"
+        );
+    }
+
+    /// A full queue says so to publishers; it never drops what it has.
+    #[test]
+    fn bounds_are_arguments() {
+        let queue = Queue::plain("q")
+            .single_active()
+            .expires_after(Duration::from_secs(2))
+            .length_max(7);
+        let arguments = arguments(&queue, QueueForm::Classic);
+        let expect = [
+            ("x-expires", AMQPValue::LongLongInt(2000)),
+            ("x-max-length", AMQPValue::LongLongInt(7)),
+            (
+                "x-overflow",
+                AMQPValue::LongString("reject-publish".as_bytes().into()),
+            ),
+            ("x-single-active-consumer", AMQPValue::Boolean(true)),
+        ];
+        let expect = expect.map(|(name, value)| (name.into(), value));
+        assert_eq!(
+            arguments,
+            FieldTable::from(std::collections::BTreeMap::from(expect))
         );
     }
 

@@ -9,8 +9,8 @@ use std::{
 use async_trait::async_trait;
 use leveret::{
     broker::{
-        Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Publication, QueueStats,
-        Receipt, Topology, Unfinished,
+        Binding, Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Publication,
+        QueueStats, Receipt, Topology, Unfinished,
     },
     core::{
         ids::{RunId, StepKey, WorkflowId},
@@ -404,6 +404,9 @@ impl Broker for ChaosBroker {
     }
     async fn declare(&self, topology: &Topology) -> Result<(), BrokerError> {
         self.inner.declare(topology).await
+    }
+    async fn unbind(&self, bindings: &[Binding]) -> Result<(), BrokerError> {
+        self.inner.unbind(bindings).await
     }
     async fn publish(&self, batch: Vec<Publication>) -> Vec<Result<(), BrokerError>> {
         let count = batch.len();
