@@ -3,11 +3,12 @@
 //! The heart's log gives each write its [`Position`]; a replica applies the writes in that order, each exactly once, and what comes of a write
 //! is an [`Outcome`] that is equal on all replicas.
 
+mod form;
 mod value;
 
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
 
-pub use self::value::Value;
+pub use self::{form::misformed, value::Value};
 use crate::time::Timestamp;
 
 /// Where a write stands. `seq` counts the writes of a cluster from 1, without gaps, across epochs; `epoch` counts the hearts that had the

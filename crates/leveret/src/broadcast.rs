@@ -15,8 +15,9 @@
 //! A crash of the heart between log and exchange leaves a gap, which nodes see and fetch from the log. A crash of a node before its commit
 //! brings the delivery again; after it, the delivery is known by its position and skipped.
 
+pub mod heart;
 mod link;
-mod log;
+pub mod log;
 pub mod node;
 mod replica;
 pub mod wire;
@@ -26,7 +27,7 @@ pub use self::{
         CONTENTS_MAX, Fetched, HeartLink, Joined, LinkError, NodeLink, NodeState, Order,
         Registration,
     },
-    log::{Appended, Key, LogError, NewWrite, WriteLog},
+    log::{Appended, Key, LOG_LEASE, LogError, NewWrite, WriteLog},
     replica::{
         Applied, Query, ReadError, ReadLimits, Replica, ReplicaError, Rows, Snapshot, Standing,
     },

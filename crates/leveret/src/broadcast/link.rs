@@ -138,7 +138,8 @@ pub trait HeartLink: Send + Sync + 'static {
     /// The writes behind `after`.
     async fn fetch(&self, after: u64) -> Result<Fetched, LinkError>;
 
-    /// A snapshot from another node, for a node of this kind, streamed to a file in the directory.
+    /// A snapshot from another node, for a node of this kind, streamed to a file in the directory. With an empty name it is for no node, and
+    /// of a SQLite database.
     async fn snapshot(&self, node_id: &str, into: PathBuf) -> Result<Snapshot, LinkError>;
 }
 

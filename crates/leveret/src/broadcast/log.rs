@@ -1,12 +1,19 @@
 //! The seam of the heart's log.
 
-use std::sync::Arc;
+pub mod conformance;
+pub mod memory;
+pub mod sqlite;
+
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use leveret_core::{
     broadcast::{Logged, Outcome, Position, Write},
     time::Timestamp,
 };
+
+/// How long a heart has the log without keeping it. Another one waits at most this long for it.
+pub const LOG_LEASE: Duration = Duration::from_secs(8);
 
 /// A client's key for a write: the same again is the same write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +55,18 @@ pub trait WriteLog: Send + Sync + 'static {
     /// at once. Returns the epoch and the last position.
     async fn open_epoch(&self, owner: &str, now: Timestamp) -> Result<(u64, Position), LogError>;
 
-    /// Keeps the lease until the log's lease time from `now` on. [`LogError::Fenced`] when another heart has the log.
+    /// Puts this position in the place of the log's end, and this cluster in the place of its own: for a log that is lost, or older than what
+    /// nodes have applied. All writes are forgotten, so that nodes which are not there restore a snapshot; keys and facts stay. Opens an epoch
+    /// above that of the position, and returns it.
+    async fn recover(
+        &self,
+        owner: &str,
+        cluster: &str,
+        end: Position,
+        now: Timestamp,
+    ) -> Result<u64, LogError>;
+
+    /// Keeps the lease until [`LOG_LEASE`] from `now` on. [`LogError::Fenced`] when another heart has the log.
     async fn keep(&self, epoch: u64, now: Timestamp) -> Result<(), LogError>;
 
     /// Logs a batch in its order, in one commit: seqs without gaps. `Ok` means durable, and that `epoch` was still the last one at the commit.

@@ -163,14 +163,16 @@ async fn fetch(
 
 #[derive(Deserialize)]
 struct Who {
-    node_id: String,
+    /// None for a snapshot that is for no node.
+    node_id: Option<String>,
 }
 
 async fn heart_snapshot(
     State(heart): State<Heart>,
     Params(who): Params<Who>,
 ) -> Result<Response, Refusal> {
-    let snapshot = heart.link.snapshot(&who.node_id, heart.dir.clone());
+    let node_id = who.node_id.unwrap_or_default();
+    let snapshot = heart.link.snapshot(&node_id, heart.dir.clone());
     send_snapshot(snapshot.await?).await
 }
 
@@ -238,15 +240,8 @@ impl IntoResponse for Refusal {
         let detail = self.0.to_string();
         match self.0 {
             LinkError::NameTaken { node_id, advertise } => {
-                let body = json!({
-                    "type": "urn:leveret:problem:name-taken",
-                    "title": "Conflict",
-                    "status": 409,
-                    "detail": detail,
-                    "node_id": node_id,
-                    "advertise": advertise,
-                });
-                answer(StatusCode::CONFLICT, &body)
+                let members = json!({ "node_id": node_id, "advertise": advertise });
+                problem_with(StatusCode::CONFLICT, "name-taken", &detail, members)
             }
             LinkError::Unavailable { detail } => {
                 problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &detail)
@@ -258,14 +253,23 @@ impl IntoResponse for Refusal {
     }
 }
 
-fn problem(status: StatusCode, kind: &str, detail: &str) -> Response {
-    let body = json!({
-        "type": format!("urn:leveret:problem:{kind}"),
-        "title": status.canonical_reason().unwrap_or_default(),
-        "status": status.as_u16(),
-        "detail": detail,
-    });
-    answer(status, &body)
+/// A problem of RFC 9457.
+pub(crate) fn problem(status: StatusCode, kind: &str, detail: &str) -> Response {
+    problem_with(status, kind, detail, json!({}))
+}
+
+/// The same with further members, an object.
+pub(crate) fn problem_with(
+    status: StatusCode,
+    kind: &str,
+    detail: &str,
+    mut members: serde_json::Value,
+) -> Response {
+    members["type"] = format!("urn:leveret:problem:{kind}").into();
+    members["title"] = status.canonical_reason().unwrap_or_default().into();
+    members["status"] = status.as_u16().into();
+    members["detail"] = detail.into();
+    answer(status, &members)
 }
 
 fn answer(status: StatusCode, body: &serde_json::Value) -> Response {

@@ -1,0 +1,264 @@
+//! Questions: to which node they go, and what is fresh enough.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    Answer, Heart, QuestionError, Shared,
+    request::{Level, ReadRequest},
+    state::Phase,
+};
+use crate::broadcast::{
+    link::{LinkError, NodeLink},
+    log::LOG_LEASE,
+    replica::{Query, ReadError, ReadLimits, Rows},
+};
+
+/// When a node has not answered, another one is asked beside it: one that hangs costs this much.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// How long a node that did not answer is asked last.
+const SLOW: Duration = Duration::from_secs(10);
+
+/// The pause before nodes that could not answer are asked again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The most nodes that are asked the same at once.
+const BESIDE_MAX: usize = 3;
+
+/// How much earlier than the log's lease ends this heart stops to count on it, for clocks that differ in speed.
+pub(super) const LEASE_MARGIN: Duration = Duration::from_secs(1);
+
+type Asked = (Arc<str>, Result<Result<Rows, ReadError>, LinkError>);
+
+impl Heart {
+    /// Asks a node that is healthy and fresh enough; others in its place while there is time. Rows older than asked for are never given.
+    pub async fn read(&self, request: ReadRequest) -> Result<Answer, QuestionError> {
+        let deadline = Instant::now() + request.timeout;
+        let shared = &self.0;
+        let min_seq = match request.level {
+            Level::Latest => shared.latest().await?,
+            Level::Any | Level::Session | Level::Bounded => 0,
+        };
+        let lagging = request.max_lag.map_or(0, |lag| {
+            let state = shared.state();
+            state.recent.before(lag, Instant::now(), state.last.seq)
+        });
+        let min_seq = min_seq.max(request.min_seq).max(lagging);
+        let answer = shared.ask(&request, min_seq, deadline).await?;
+        shared.metrics.reads.inc();
+        if request.level == Level::Latest {
+            // What one such question has seen, a later one sees.
+            let mut state = shared.state();
+            state.seen = state.seen.max(answer.rows.seq);
+        }
+        Ok(answer)
+    }
+}
+
+impl Shared {
+    /// The last write that may have been acknowledged. Nobody else acknowledges one while this heart's lease lasts.
+    async fn latest(&self) -> Result<u64, QuestionError> {
+        let refused = |detail: String| QuestionError::NotLatest { detail };
+        let (epoch, is_uncertain) = {
+            let state = self.state();
+            let epoch = state.phase.held();
+            let epoch = epoch.ok_or_else(|| refused(state.phase.refusal()))?;
+            (epoch, state.is_uncertain)
+        };
+        if is_uncertain {
+            // A write may be in the log of which this heart does not know.
+            let last = self.parts.log.last().await;
+            let last = last.map_err(|error| refused(error.to_string()))?;
+            let mut state = self.state();
+            state.last = state.last.max(last);
+            state.is_uncertain = false;
+        }
+        let last = {
+            let state = self.state();
+            state.last.seq.max(state.seen)
+        };
+        if !self.has_lease() {
+            let renewed = self.renew(epoch).await;
+            renewed.map_err(|error| refused(error.to_string()))?;
+        }
+        if self.has_lease() {
+            Ok(last)
+        } else {
+            Err(refused(
+                "this heart's lease of the log has run out".to_owned(),
+            ))
+        }
+    }
+
+    fn has_lease(&self) -> bool {
+        match self.state().phase {
+            Phase::Active { until, .. } | Phase::Behind { until, .. } => Instant::now() < until,
+            _ => false,
+        }
+    }
+
+    /// Keeps the log for another lease.
+    pub(super) async fn renew(&self, epoch: u64) -> Result<(), crate::broadcast::LogError> {
+        let started = Instant::now();
+        self.parts.log.keep(epoch, self.now()).await?;
+        if let Phase::Active {
+            epoch: held, until, ..
+        }
+        | Phase::Behind {
+            epoch: held, until, ..
+        } = &mut self.state().phase
+            && *held == epoch
+        {
+            *until = (*until).max(started + LOG_LEASE - LEASE_MARGIN);
+        }
+        Ok(())
+    }
+
+    async fn ask(
+        &self,
+        request: &ReadRequest,
+        min_seq: u64,
+        deadline: Instant,
+    ) -> Result<Answer, QuestionError> {
+        let mut running: FuturesUnordered<BoxFuture<'_, Asked>> = FuturesUnordered::new();
+        let mut asked = BTreeSet::new();
+        let mut next_at = Instant::now();
+        let mut failure: Option<LinkError> = None;
+        let mut is_behind = false;
+        loop {
+            let changed = self.changed.notified();
+            if Instant::now() >= next_at && running.len() < BESIDE_MAX {
+                next_at = Instant::now() + PATIENCE;
+                if let Some((node_id, link, in_flight)) = self.pick(&asked, min_seq) {
+                    asked.insert(node_id.clone());
+                    let query = query(request, min_seq, deadline);
+                    running.push(ask_one(node_id, link, in_flight, query).boxed());
+                } else if running.is_empty() {
+                    // All were asked, or there are none: again in a while, or when something changes.
+                    asked.clear();
+                    next_at = Instant::now() + PAUSE;
+                }
+            }
+            tokio::select! {
+                biased;
+                Some((node_id, answered)) = running.next() => match answered {
+                    Ok(Ok(rows)) if rows.seq >= min_seq => return Ok(Answer { rows, node_id }),
+                    Ok(Err(error)) if is_final(&error) => return Err(error.into()),
+                    Ok(Err(ReadError::Behind { .. })) | Ok(Ok(_)) => {
+                        is_behind = true;
+                        next_at = Instant::now();
+                    }
+                    Ok(Err(error)) => {
+                        failure = Some(LinkError::Unavailable { detail: error.to_string() });
+                        self.slow(&node_id);
+                        next_at = Instant::now();
+                    }
+                    Err(error) => {
+                        failure = Some(error);
+                        self.slow(&node_id);
+                        next_at = Instant::now();
+                    }
+                },
+                () = sleep_until(deadline) => break,
+                () = sleep_until(next_at) => {
+                    // Who has not answered by now is asked last for a while.
+                    asked.iter().for_each(|node_id| self.slow(node_id));
+                }
+                () = changed, if running.is_empty() => next_at = Instant::now().max(next_at - PAUSE),
+            }
+        }
+        if is_behind || min_seq > self.state().members.furthest() {
+            return Err(QuestionError::NotYet { min_seq });
+        }
+        Err(QuestionError::NoNode {
+            detail: failure.map_or_else(
+                || "there is none that is healthy".to_owned(),
+                |error| error.to_string(),
+            ),
+        })
+    }
+
+    /// The best node that was not asked: fresh enough, not slow, with the fewest questions.
+    fn pick(
+        &self,
+        asked: &BTreeSet<Arc<str>>,
+        min_seq: u64,
+    ) -> Option<(Arc<str>, Arc<dyn NodeLink>, Arc<AtomicUsize>)> {
+        let now = Instant::now();
+        let turn = self.metrics.reads.get() as usize;
+        let state = self.state();
+        let count = state.members.by_id.len().max(1);
+        let members = state.members.by_id.iter().enumerate();
+        let able = members.filter(|(_, (id, member))| {
+            !asked.contains(*id) && member.serves(now, self.options.node_lease)
+        });
+        let best = able.min_by_key(|(at, (_, member))| {
+            let is_slow = member.slow_until.is_some_and(|until| now < until);
+            let in_flight = member.in_flight.load(Ordering::Relaxed);
+            let is_behind = member.position.seq < min_seq;
+            (is_slow, is_behind, in_flight, (at + turn) % count)
+        });
+        let (_, (node_id, member)) = best?;
+        let link = member.link.clone()?;
+        Some((node_id.clone(), link, member.in_flight.clone()))
+    }
+
+    fn slow(&self, node_id: &str) {
+        self.metrics.read_failures.inc();
+        let mut state = self.state();
+        if let Some(member) = state.members.by_id.get_mut(node_id) {
+            member.slow_until = Some(Instant::now() + SLOW);
+        }
+    }
+}
+
+fn query(request: &ReadRequest, min_seq: u64, deadline: Instant) -> Query {
+    let left = deadline.saturating_duration_since(Instant::now());
+    Query {
+        statement: request.statement.clone(),
+        min_seq,
+        limits: ReadLimits {
+            time: left.max(Duration::from_millis(1)),
+            ..ReadLimits::default()
+        },
+    }
+}
+
+/// Whether every node would say the same.
+fn is_final(error: &ReadError) -> bool {
+    matches!(
+        error,
+        ReadError::NotReadOnly { .. } | ReadError::Sql { .. } | ReadError::Limit { .. }
+    )
+}
+
+/// Counts a question while it is asked, also when nobody waits for its end.
+struct InFlight(Arc<AtomicUsize>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn ask_one(
+    node_id: Arc<str>,
+    link: Arc<dyn NodeLink>,
+    in_flight: Arc<AtomicUsize>,
+    query: Query,
+) -> Asked {
+    in_flight.fetch_add(1, Ordering::Relaxed);
+    let _counted = InFlight(in_flight);
+    let answered = link.query(query).await;
+    (node_id, answered)
+}
