@@ -12,7 +12,7 @@ use leveret_core::{
     time::Timestamp,
     workflow::WorkflowHash,
 };
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     batcher::{Batcher, Gone},
@@ -288,7 +288,7 @@ impl Engine {
             hub.clone(),
             Publisher {
                 broker: broker.clone(),
-                topology: names.topology(publish),
+                topology: topology.clone(),
                 metrics: metrics.clone(),
                 health: health.clone(),
                 losing: Arc::default(),
@@ -468,17 +468,20 @@ impl Engine {
         &self.inner.metrics
     }
 
+    /// Waits until what was under way to the broker has arrived: status messages, and first jobs. What follows from a job is published before its
+    /// delivery is acknowledged.
+    pub async fn flush(&self) {
+        tokio::join!(self.inner.observer.flush(), self.inner.starter.at_rest());
+    }
+
     /// Closes broker and store, in this order. What is under way to the broker has 10 s to arrive. First jobs that did not are published by
     /// another process, or the next one.
     pub async fn close(&self) {
         let inner = &self.inner;
-        let deadline = Instant::now() + CLOSE_TIME_MAX;
-        let published =
-            async { tokio::join!(inner.observer.flush(), inner.starter.rest(deadline)) };
-        drop(tokio::time::timeout_at(deadline, published).await);
+        drop(tokio::time::timeout(CLOSE_TIME_MAX, self.flush()).await);
         inner.broker.close().await;
-        // Those of which it is known by now that they are not published.
-        inner.starter.rest(Instant::now() + CLOSE_TIME_MAX).await;
+        // Runs of which it is known by now that their first jobs are not published are being marked.
+        drop(tokio::time::timeout(CLOSE_TIME_MAX, inner.starter.at_rest()).await);
         inner.store.close().await;
     }
 }
@@ -612,8 +615,7 @@ impl Inner {
         if !is_missing {
             return;
         }
-        let topology = self.names.topology(self.publish);
-        if let Err(error) = self.broker.declare(&topology).await {
+        if let Err(error) = self.broker.declare(&self.topology).await {
             tracing::warn!(%error, "the exchange and the queues cannot be declared");
         }
     }

@@ -3,12 +3,13 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use leveret::{
+    broker::{BrokerError, ConsumeOptions},
     core::{json::Json, parse::workflow_from_json, workflow::Workflow},
     nodes::{NodeContext, Registry},
     redact_url,
@@ -47,6 +48,8 @@ struct Report {
     max_ms: f64,
     step_us: f64,
     elapsed_ms: f64,
+    /// Status and completion messages that were consumed, of the warm-up too.
+    messages: u64,
 }
 
 /// The node type of the chain: no effect, and not pure.
@@ -120,13 +123,25 @@ async fn chain(args: &ChainArgs, settings: &Settings) -> anyhow::Result<Report> 
     let input = Json::from(json!({ "payload": "x".repeat(args.input_bytes) }));
     let (runs, concurrency) = (args.runs as usize, args.concurrency as usize);
     let warm_up = (runs / 10).clamp(1, 2000);
+    let messages = Arc::<AtomicU64>::default();
     let measured = async {
+        let completes = observe(&engine, &messages).await?;
         let warming = Arc::new(Progress::new(warm_up as u64, "warm-up"));
         load(&engine, &workflow, &input, warm_up, concurrency, warming).await?;
         let progress = Arc::new(Progress::new(runs as u64, "runs"));
         let begun = Instant::now();
         let latencies = load(&engine, &workflow, &input, runs, concurrency, progress).await?;
-        Ok((latencies, begun.elapsed()))
+        // What was done is not told before it is published.
+        engine.flush().await;
+        let elapsed = begun.elapsed();
+        let of_a_step = match settings.status() {
+            Status::All => 2,
+            Status::Final => 1,
+            Status::Off => 0,
+        };
+        let of_a_run = u64::from(args.nodes) * of_a_step + u64::from(completes);
+        observed(&messages, (warm_up + runs) as u64 * of_a_run).await;
+        Ok((latencies, elapsed))
     };
     let measured = tokio::select! {
         measured = measured => measured,
@@ -158,6 +173,7 @@ async fn chain(args: &ChainArgs, settings: &Settings) -> anyhow::Result<Report> 
         max_ms: at(1.0),
         step_us: 1e6 / steps_per_s,
         elapsed_ms: elapsed.as_secs_f64() * 1e3,
+        messages: messages.load(Relaxed),
     })
 }
 
@@ -232,7 +248,58 @@ fn reason(error: Option<&StepError>) -> String {
     })
 }
 
+/// How many messages an observer is handed at once.
+const OBSERVED_AT_ONCE: u16 = 1000;
+
+/// Consumes the status and completion messages, as somebody would for whom they are published, and counts them. Answers whether there are
+/// completion messages.
+async fn observe(engine: &Engine, messages: &Arc<AtomicU64>) -> anyhow::Result<bool> {
+    let names = engine.names();
+    let mut completes = false;
+    for queue in [&names.status, &names.completion] {
+        let options = ConsumeOptions {
+            prefetch: OBSERVED_AT_ONCE,
+            ..ConsumeOptions::queue(queue.clone())
+        };
+        let mut consumer = match engine.broker().consume(options).await {
+            Ok(consumer) => consumer,
+            // None are published.
+            Err(BrokerError::NotFound { .. }) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        completes |= *queue == names.completion;
+        let messages = messages.clone();
+        // It ends with the broker.
+        tokio::spawn(async move {
+            while let Some(delivery) = consumer.next().await {
+                messages.fetch_add(1, Relaxed);
+                delivery.receipt.ack();
+            }
+        });
+    }
+    Ok(completes)
+}
+
+/// How long observers may take for what was published last.
+const OBSERVED_WITHIN: Duration = Duration::from_secs(10);
+/// How often they are looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Waits until so many messages were consumed.
+async fn observed(messages: &AtomicU64, expected: u64) {
+    let all = async {
+        while messages.load(Relaxed) < expected {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    if tokio::time::timeout(OBSERVED_WITHIN, all).await.is_err() {
+        let consumed = messages.load(Relaxed);
+        tracing::warn!("{consumed} status and completion messages of {expected} were consumed");
+    }
+}
+
 async fn clean_up(engine: &Engine) {
+    engine.flush().await;
     if !engine.broker().capabilities().shared {
         return;
     }

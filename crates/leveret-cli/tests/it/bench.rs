@@ -66,3 +66,13 @@ fn the_status_mode_is_told() {
     let told = last(&["--status", "final"]);
     assert_eq!(told, format!("{with}, status messages final"));
 }
+
+/// What is published for others is consumed, all of it: of 20 runs and 2 to warm up, two status messages a node and a completion.
+#[test]
+fn what_is_published_is_consumed() {
+    let more = ["--status", "all", "--completion", "true", "--json"];
+    let ended = leveret(&[&CHAIN[..], &more].concat());
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(ended.json()["messages"], 22 * (3 * 2 + 1), "{ended:?}");
+    assert_eq!(ended.stderr, "");
+}

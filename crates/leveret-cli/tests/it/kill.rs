@@ -13,6 +13,8 @@ mod rig;
 // The servers that a test is given, a database of its own, and servers to break.
 mod servers;
 
+pub(crate) use self::servers::Place;
+
 // Workers are asked to stop.
 mod drain;
 // `leveret up` is killed. Needs nothing installed.

@@ -14,6 +14,8 @@ mod demo;
 mod examples;
 // Processes and servers that are killed in the middle of the work, and other mischief.
 mod kill;
+// The flow of docs/MESSAGES.md, played by a client in Python.
+mod messages;
 // What is given wrongly and what is interrupted: every answer names the mistake, or how to go on.
 mod mistakes;
 // `leveret run`: exit codes, inputs, --each.

@@ -32,7 +32,10 @@ use super::{
     wire::{Completion, Job},
 };
 use crate::{
-    broker::{BrokerError, Publication},
+    broker::{
+        BrokerError, Publication,
+        publish::{self, Persist},
+    },
     one_file::OneFile,
     store::{Load, Loaded, NewRun, RunEnd, RunRecord, RunStatus, Started, StepRecord, StoreError},
 };
@@ -507,30 +510,15 @@ impl Inner {
     /// Publishes, again and again within the timeout of cancelling if the broker is away.
     async fn publish_within(&self, publications: Vec<Publication>) -> Result<(), BrokerError> {
         let deadline = Instant::now() + self.options.cancel_timeout;
-        let mut left = publications;
-        loop {
-            let results = self.broker.publish(left.clone()).await;
-            self.metrics
-                .published
-                .add(results.iter().filter(|result| result.is_ok()).count() as u64);
-            let mut error = None;
-            left = left
-                .into_iter()
-                .zip(results)
-                .filter_map(|(publication, result)| {
-                    error = Some(result.err()?);
-                    Some(publication)
-                })
-                .collect();
-            match error {
-                None => return Ok(()),
-                Some(error) if error.is_retryable() && Instant::now() < deadline => {
-                    self.metrics.broker_errors.inc();
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-                Some(error) => return Err(error),
-            }
-        }
+        let count = publications.len();
+        let on_failure = |_: &BrokerError, _| self.metrics.broker_errors.inc();
+        let persist = Persist::until(&self.topology, deadline).telling(&on_failure);
+        let published = publish::all(&*self.broker, publications, &persist).await;
+        let left = published
+            .as_ref()
+            .map_or_else(|error| error.left.len(), |()| 0);
+        self.metrics.published.add((count - left) as u64);
+        published.map_err(|unfinished| unfinished.error)
     }
 
     async fn plan_or_corrupt(&self, hash: &WorkflowHash) -> Result<Arc<Plan>, StoreError> {

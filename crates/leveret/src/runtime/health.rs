@@ -27,6 +27,8 @@ pub enum Part {
 pub(crate) enum What {
     /// The first jobs of runs.
     FirstJobs,
+    /// What follows from a job: its successors, the run's completion.
+    Successors,
     /// The jobs of timers that are due.
     Timers,
     /// The jobs of stalled runs.
@@ -41,6 +43,7 @@ impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             What::FirstJobs => "first jobs of runs",
+            What::Successors => "messages that follow from jobs",
             What::Timers => "jobs of timers that are due",
             What::StalledRuns => "jobs of stalled runs",
             What::StatusMessages => "status messages",

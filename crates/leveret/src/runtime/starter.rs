@@ -19,7 +19,7 @@ use std::{
 use leveret_core::{ids::RunId, workflow::WorkflowHash};
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep, timeout_at},
+    time::sleep,
 };
 
 use super::{
@@ -96,13 +96,10 @@ impl Starter {
         self.look.notify_one();
     }
 
-    /// Waits until then at most for what is under way.
-    pub(crate) async fn rest(&self, deadline: Instant) {
-        let all = async {
-            let _jobs = self.under_way.acquire_many(UNITS).await;
-            let _ends = self.ends.acquire_many(ENDS_MAX as u32).await;
-        };
-        drop(timeout_at(deadline, all).await);
+    /// Waits for what is under way.
+    pub(crate) async fn at_rest(&self) {
+        let _jobs = self.under_way.acquire_many(UNITS).await;
+        let _ends = self.ends.acquire_many(ENDS_MAX as u32).await;
     }
 
     /// The task that begins unbegun runs. It ends with the engine.

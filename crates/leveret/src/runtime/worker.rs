@@ -1,6 +1,10 @@
 //! The worker: takes jobs from the queue, drives each to its end, drains on shutdown.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use leveret_core::ids::RunId;
 use tokio::{
@@ -12,7 +16,7 @@ use tokio::{
 use super::{
     Inner,
     drive::{Disposal, DriveError, drive},
-    health::Part,
+    health::{Part, What},
     suspects::{Lane, Turn, acquit},
     wire::Job,
 };
@@ -361,10 +365,12 @@ async fn settle(inner: &Arc<Inner>, publications: Vec<Publication>, receipt: Rec
     }
     inner.observer.flush().await;
     let count = publications.len();
+    let held = Mutex::new(None);
     let on_failure = |error: &BrokerError, left| {
         inner.metrics.broker_errors.inc();
-        inner.health.set(Part::Broker, false);
-        tracing::warn!(%error, left, "what follows from a job is not published; trying again");
+        tracing::debug!(%error, left, "what follows from a job is not published; trying again");
+        let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.hold_back(&mut held, What::Successors, error);
     };
     let persist = Persist::new(&inner.topology).telling(&on_failure);
     let receipts = vec![receipt];
@@ -386,7 +392,6 @@ async fn settle(inner: &Arc<Inner>, publications: Vec<Publication>, receipt: Rec
             receipts.into_iter().for_each(Receipt::requeue);
         }
     }
-    inner.health.set(Part::Broker, inner.broker.is_connected());
 }
 
 #[cfg(test)]
