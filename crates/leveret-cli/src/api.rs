@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr};
 
 use anyhow::Context;
 use leveret::{
-    http::{ApiOptions, Router, operations, router, serve},
+    http::{ApiOptions, Guard, Router, operations, router, serve},
     runtime::Engine,
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -36,6 +36,23 @@ pub(crate) async fn bind(address: &str) -> anyhow::Result<TcpListener> {
     })
 }
 
+/// Refuses to serve an API without tokens where others can reach it, unless that is meant.
+pub(crate) fn refuse_open(
+    listener: &TcpListener,
+    guard: &Guard,
+    insecure: bool,
+) -> anyhow::Result<()> {
+    let address = listener.local_addr();
+    let address = address.context("the listener has no address")?;
+    if address.ip().is_loopback() || !guard.tokens.is_empty() || insecure {
+        return Ok(());
+    }
+    Err(BadInput::new(format!(
+        "others can reach {address}: set LEVERET_API_TOKENS=NAME:TOKEN, or say --insecure"
+    ))
+    .into())
+}
+
 impl Api {
     /// Serves the API on a listener until `shutdown` turns true. `works`: this process has a worker, and is ready only while that
     /// consumes.
@@ -43,18 +60,20 @@ impl Api {
         listener: TcpListener,
         engine: Engine,
         works: bool,
+        guard: Guard,
         shutdown: watch::Receiver<bool>,
     ) -> anyhow::Result<Api> {
-        Api::serve(listener, engine, router, works, shutdown)
+        Api::serve(listener, engine, router, works, guard, shutdown)
     }
 
     /// As `start`, with health and metrics alone, for a worker.
     pub(crate) fn start_operations(
         listener: TcpListener,
         engine: Engine,
+        guard: Guard,
         shutdown: watch::Receiver<bool>,
     ) -> anyhow::Result<Api> {
-        Api::serve(listener, engine, operations, true, shutdown)
+        Api::serve(listener, engine, operations, true, guard, shutdown)
     }
 
     fn serve(
@@ -62,6 +81,7 @@ impl Api {
         engine: Engine,
         routes: fn(Engine, ApiOptions) -> Router,
         works: bool,
+        guard: Guard,
         shutdown: watch::Receiver<bool>,
     ) -> anyhow::Result<Api> {
         let address = listener
@@ -70,6 +90,7 @@ impl Api {
         let options = ApiOptions {
             needs_consumer: works,
             shutdown: Some(shutdown.clone()),
+            guard,
             ..ApiOptions::default()
         };
         let serving = tokio::spawn(serve(listener, routes(engine, options), shutdown));

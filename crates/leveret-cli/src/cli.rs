@@ -208,7 +208,7 @@ signal exits at once; nothing is lost either way.
 
 Examples:
   leveret up
-  leveret up --listen 0.0.0.0:7070 --data /var/lib/leveret
+  LEVERET_API_TOKENS=ops:SECRET leveret up --listen 0.0.0.0:7070 --data /var/lib/leveret
   leveret up --broker amqp://localhost --store postgres://localhost/leveret
 ";
 

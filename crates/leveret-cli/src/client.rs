@@ -17,6 +17,7 @@ use crate::{exit::BadInput, proxies, settings::Settings, variables::given_by};
 pub(crate) struct Client {
     base: Url,
     http: reqwest::Client,
+    token: Option<String>,
 }
 
 /// An error as the server tells it (RFC 9457).
@@ -50,6 +51,7 @@ impl Client {
         Ok(Client {
             base,
             http: http.context("cannot make an HTTP client")?,
+            token: settings.token.clone(),
         })
     }
 
@@ -60,7 +62,11 @@ impl Client {
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(["api", "v1"]).extend(segments);
         }
-        self.http.request(method, url)
+        let request = self.http.request(method, url);
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
     }
 
     /// Sends a request and reads the JSON of the answer.
@@ -97,6 +103,10 @@ impl Client {
         let body = response.bytes().await.unwrap_or_default();
         let stranger = || format!("{} (it answered {status})", self.stranger());
         let message = problem(&body).unwrap_or_else(stranger);
+        if status == reqwest::StatusCode::UNAUTHORIZED {
+            let help = "give --token or set LEVERET_TOKEN";
+            bail!(BadInput::new(format!("{message}; {help}")));
+        }
         if status.is_client_error() {
             bail!(BadInput::new(message));
         }
@@ -141,6 +151,17 @@ mod tests {
         check(r#"{"title":"Not found"}"#, Some("Not found"));
         check("<html>", None);
         check("{}", None);
+    }
+
+    #[test]
+    fn the_token_is_sent() {
+        let settings = Settings {
+            token: Some("t-1".to_owned()),
+            ..Settings::default()
+        };
+        let client = Client::new(&settings).unwrap();
+        let request = client.request(Method::GET, &["runs"]).build().unwrap();
+        assert_eq!(request.headers()["authorization"], "Bearer t-1");
     }
 
     #[test]

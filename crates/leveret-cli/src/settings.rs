@@ -16,6 +16,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use leveret::{
+    http::Guard,
     nodes::Reach,
     redact_url,
     runtime::{EngineOptions, StatusMessages, WorkerOptions},
@@ -95,6 +96,55 @@ pub(crate) struct Settings {
         global = true
     )]
     pub(crate) server: Option<String>,
+
+    /// Tokens that the API asks for: NAME:TOKEN or NAME:TOKEN:SCOPE with commas between; scopes are read, run and admin, which is the default
+    /// [default: none]
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        env = "LEVERET_API_TOKENS",
+        hide_env_values = true,
+        hide_short_help = true,
+        global = true
+    )]
+    pub(crate) api_tokens: Option<String>,
+
+    /// Names by which the API may be asked without tokens, with commas between [default: addresses and localhost]
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        env = "LEVERET_API_HOSTS",
+        hide_env_values = true,
+        hide_short_help = true,
+        global = true
+    )]
+    pub(crate) api_hosts: Option<Vec<String>>,
+
+    /// Whether the API may do without tokens where others can reach it [default: false]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        require_equals = true,
+        env = "LEVERET_INSECURE",
+        hide_env_values = true,
+        hide_short_help = true,
+        global = true
+    )]
+    pub(crate) insecure: Option<bool>,
+
+    /// The token that `workflows` and `runs` send to the server
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "LEVERET_TOKEN",
+        hide_env_values = true,
+        hide_short_help = true,
+        global = true
+    )]
+    pub(crate) token: Option<String>,
 
     /// Jobs that a worker executes at once [default: 256]
     #[arg(
@@ -344,6 +394,10 @@ impl Settings {
             data: self.data.or(file.data),
             listen: self.listen.or(file.listen),
             server: self.server.or(file.server),
+            api_tokens: self.api_tokens.or(file.api_tokens),
+            api_hosts: self.api_hosts.or(file.api_hosts),
+            insecure: self.insecure.or(file.insecure),
+            token: self.token.or(file.token),
             worker_concurrency: self.worker_concurrency.or(file.worker_concurrency),
             prefetch: self.prefetch.or(file.prefetch),
             status: self.status.or(file.status),
@@ -430,6 +484,16 @@ impl Settings {
         }
     }
 
+    /// Who may ask the API.
+    pub(crate) fn guard(&self) -> anyhow::Result<Guard> {
+        let tokens = self.api_tokens.as_deref().unwrap_or_default().parse();
+        let hosts = self.api_hosts.clone().unwrap_or_default();
+        Ok(Guard {
+            tokens: tokens.map_err(|error| BadInput::new(format!("api_tokens: {error}")))?,
+            hosts,
+        })
+    }
+
     /// Which hosts `http` nodes may ask.
     pub(crate) fn reach(&self) -> anyhow::Result<Reach> {
         let of = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
@@ -463,6 +527,10 @@ impl Settings {
             data: Some(self.data().to_owned()),
             listen: Some(self.listen().to_owned()),
             server: Some(redact_url(self.server())),
+            api_tokens: self.guard().ok().map(|guard| guard.tokens.to_string()),
+            api_hosts: Some(self.api_hosts.clone().unwrap_or_default()),
+            insecure: Some(self.insecure.unwrap_or(false)),
+            token: self.token.as_ref().map(|_| "***".to_owned()),
             worker_concurrency: NonZeroU16::new(worker.concurrency),
             prefetch: NonZeroU16::new(worker.prefetch),
             status: Some(self.status()),
@@ -522,8 +590,10 @@ fn misfit(text: &str) -> Option<(usize, String)> {
 fn expected(key: &str) -> &'static str {
     match key {
         "worker_concurrency" | "prefetch" => "a whole number from 1 to 65535",
-        "http_allow" | "http_deny" => "a list of texts, as in ['api.example.com', '10.0.0.0/8']",
-        "completion" | "keep_cpus_awake" => "true or false, without quotes",
+        "http_allow" | "http_deny" | "api_hosts" => {
+            "a list of texts, as in ['api.example.com', '10.0.0.0/8']"
+        }
+        "completion" | "keep_cpus_awake" | "insecure" => "true or false, without quotes",
         "status" => "'all', 'final' or 'off'",
         "log_format" => "'text' or 'json'",
         "drain_timeout" | "stalled_after" => "a time in quotes, such as '250ms', '30s' or '5m'",
@@ -625,6 +695,8 @@ mod tests {
             store: Some("postgres://u:hush@h/d".to_owned()),
             broker: Some("amqp://u:hush@h".to_owned()),
             server: Some("http://u:hush@h".to_owned()),
+            api_tokens: Some("ops:hush:run".to_owned()),
+            token: Some("hush".to_owned()),
             ..Settings::default()
         };
         assert!(

@@ -3,6 +3,7 @@
 //! - **Accepted means durable**: an answer that names a run is sent after the run is recorded. A client that goes away
 //!   takes back nothing.
 //! - **Everything is bounded**: bodies, pages, streams, connections, waits; see [`ApiOptions`] and [`serve()`].
+//! - **A [`Guard`] stands in front**: tokens with scopes, and without tokens no web pages of others.
 //! - **Errors are `application/problem+json`**, and one file (`problem`) decides which error is which status.
 //!
 //! [`router`] makes the routes, [`serve()`] listens. Each route comes with its entry in the document, from one macro, so that
@@ -25,6 +26,7 @@ mod answer;
 mod detach;
 mod events;
 mod extract;
+mod guard;
 mod health;
 mod newest;
 mod page;
@@ -32,13 +34,15 @@ mod problem;
 mod runs;
 mod schema;
 mod scrape;
+mod security;
 mod serve;
 #[cfg(test)]
 mod tests;
 mod workflows;
 
-use self::{newest::Newest, problem::Problem, scrape::QueueStatsCache};
+use self::{extract::NoQuery, newest::Newest, problem::Problem, scrape::QueueStatsCache};
 pub use self::{
+    guard::{Guard, Scope, ScopeOf, Tokens, TokensError, guarded},
     page::Page,
     problem::ProblemBody,
     runs::{Cancelled, RunBegun, RunItem, StartBody},
@@ -60,6 +64,8 @@ pub struct ApiOptions {
     pub wait_max: Duration,
     /// How many event streams may be open; more are refused with 503. Default 1024.
     pub streams_max: usize,
+    /// Who may ask. Default: everybody but web pages of others.
+    pub guard: Guard,
     /// Whether this process is ready only while its worker consumes. Default false.
     pub needs_consumer: bool,
     /// Turns true when the process stops: event streams end, and those who wait for runs are told that they still run.
@@ -75,6 +81,7 @@ impl Default for ApiOptions {
             start_timeout: Duration::from_secs(20),
             wait_max: Duration::from_secs(3600),
             streams_max: 1024,
+            guard: Guard::default(),
             needs_consumer: false,
             shutdown: None,
         }
@@ -164,7 +171,9 @@ fn operation_routes() -> OpenApiRouter<Api> {
 
 /// The OpenAPI 3.1 document of the API, as served at `/api/openapi.json`.
 pub fn document() -> utoipa::openapi::OpenApi {
-    routes().into_openapi()
+    let mut document = routes().into_openapi();
+    security::describe(&mut document);
+    document
 }
 
 /// The API's routes over an engine. Serve them with [`serve()`], which also catches panics and bounds connections.
@@ -178,8 +187,10 @@ pub fn operations(engine: Engine, options: ApiOptions) -> Router {
 }
 
 fn over(engine: Engine, options: ApiOptions, routes: OpenApiRouter<Api>) -> Router {
-    let (served, openapi) = routes.split_for_parts();
+    let (served, mut openapi) = routes.split_for_parts();
+    security::describe(&mut openapi);
     let document = openapi.to_json().expect("the document prints");
+    let guard = options.guard.clone();
     let api = Api(Arc::new(Shared {
         streams: Arc::new(Semaphore::new(options.streams_max)),
         engine,
@@ -188,16 +199,18 @@ fn over(engine: Engine, options: ApiOptions, routes: OpenApiRouter<Api>) -> Rout
         queue_stats: QueueStatsCache::default(),
         document: document.into(),
     }));
-    served
+    let served = served
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .fallback(|| async { Problem::no_route() })
-        .with_state(api)
+        .with_state(api);
+    guarded(served, guard, security::scope)
 }
 
 /// This document.
 #[utoipa::path(get, path = "/api/openapi.json", tag = "operations", responses(
     (status = 200, description = "The OpenAPI 3.1 document", body = serde_json::Value),
+    (status = 400, description = "Not a query", body = ProblemBody, content_type = "application/problem+json"),
 ))]
-async fn openapi(State(api): State<Api>) -> Response {
-    (answer::JSON, api.document.clone()).into_response()
+async fn openapi(State(api): State<Api>, _: NoQuery) -> Result<Response, Problem> {
+    Ok((answer::JSON, api.document.clone()).into_response())
 }

@@ -492,6 +492,13 @@ pub trait Store: Send + Sync + 'static {
     /// The newest version of a workflow.
     async fn workflow(&self, id: &WorkflowId) -> Result<Option<WorkflowRecord>, StoreError>;
 
+    /// A version of a workflow.
+    async fn workflow_version(
+        &self,
+        id: &WorkflowId,
+        version: u32,
+    ) -> Result<Option<WorkflowRecord>, StoreError>;
+
     /// A definition by its hash.
     async fn definition(&self, hash: &WorkflowHash) -> Result<Option<Json>, StoreError>;
 

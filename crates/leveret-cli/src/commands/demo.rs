@@ -34,9 +34,11 @@ pub(crate) async fn demo(
     let mut stopped = shutdown::on_signal()?;
     let address = settings.listen.as_deref().unwrap_or("127.0.0.1:0");
     let listener = api::bind(address).await?;
+    let guard = settings.guard()?;
+    api::refuse_open(&listener, &guard, settings.insecure.unwrap_or(false))?;
     let running = Running::start(settings).await?;
     let (stop, stopping) = watch::channel(false);
-    let api = Api::start(listener, running.engine.clone(), true, stopping)?;
+    let api = Api::start(listener, running.engine.clone(), true, guard, stopping)?;
     let payments = Payments::start("127.0.0.1:0", args.seed).await?;
     let demonstrated = demonstrate(args, &running, &payments, &api, &mut stopped).await;
     let report = match demonstrated {
@@ -241,6 +243,8 @@ pub(crate) async fn payments(seed: u64, settings: &Settings) -> anyhow::Result<E
 
 #[cfg(test)]
 mod tests {
+    use leveret::http::Guard;
+
     use super::*;
     use crate::demo::report::Outcome;
 
@@ -257,7 +261,14 @@ mod tests {
         let running = Running::start(&Settings::default()).await.unwrap();
         let payments = Payments::start("127.0.0.1:0", args.seed).await.unwrap();
         let listener = api::bind("127.0.0.1:0").await.unwrap();
-        let api = Api::start(listener, running.engine.clone(), true, stopped.clone()).unwrap();
+        let api = Api::start(
+            listener,
+            running.engine.clone(),
+            true,
+            Guard::default(),
+            stopped.clone(),
+        )
+        .unwrap();
         let report = demonstrate(&args, &running, &payments, &api, &mut stopped)
             .await
             .unwrap()

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use leveret::{
+    http::Guard,
     redact_url,
     runtime::{Engine, Roles},
 };
@@ -56,11 +57,15 @@ pub(crate) async fn up(settings: &Settings, role: Role) -> anyhow::Result<Exit> 
         (Role::Worker, None) => None,
         _ => Some(api::bind(settings.listen()).await?),
     };
+    let guard = settings.guard()?;
+    if let Some(listener) = listener.as_ref().filter(|_| role != Role::Worker) {
+        api::refuse_open(listener, &guard, settings.insecure.unwrap_or(false))?;
+    }
     let engine = engine::open(settings).await?;
     if let Some(warning) = alone(role, &settings.store(), &settings.broker()?) {
         tracing::warn!("{warning}");
     }
-    let served = serve(&engine, role, settings, listener, stopped).await;
+    let served = serve(&engine, role, settings, listener, guard, stopped).await;
     engine.close().await;
     served?;
     tracing::info!("stopped");
@@ -88,15 +93,22 @@ async fn serve(
     role: Role,
     settings: &Settings,
     listener: Option<TcpListener>,
+    guard: Guard,
     mut stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     let roles = role.roles(settings);
     let works = roles.worker.is_some();
     let start = |listener| match role {
-        Role::Worker => Api::start_operations(listener, engine.clone(), stopped.clone()),
-        Role::Everything | Role::Server => {
-            Api::start(listener, engine.clone(), works, stopped.clone())
+        Role::Worker => {
+            Api::start_operations(listener, engine.clone(), guard.clone(), stopped.clone())
         }
+        Role::Everything | Role::Server => Api::start(
+            listener,
+            engine.clone(),
+            works,
+            guard.clone(),
+            stopped.clone(),
+        ),
     };
     let api = listener.map(start).transpose()?;
     // A server has nothing that would keep it: it waits for the signal like the others.

@@ -28,7 +28,7 @@ use utoipa::ToSchema;
 use self::seen::{Order, Position, Seen};
 use super::{
     Api,
-    extract::Id,
+    extract::{Id, NoQuery},
     problem::{Problem, ProblemBody},
     schema::RunInPath,
 };
@@ -115,6 +115,7 @@ struct StreamEvent {
 pub(super) async fn events(
     State(api): State<Api>,
     Id(run_id): Id<RunId>,
+    _: NoQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());

@@ -40,12 +40,32 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     }
 }
 
+/// That there is no query, in the place of [`Params`] where none means anything.
+pub(super) struct NoQuery;
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Params(Nothing {}) = Params::from_request_parts(parts, state).await?;
+        Ok(NoQuery)
+    }
+}
+
 /// Reads a body to its end, within the bounds on size and time.
 pub(super) async fn read_body(
     headers: &HeaderMap,
     body: Body,
     options: &ApiOptions,
 ) -> Result<Bytes, Problem> {
+    let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(Problem::content_encoding());
+    }
     let bytes_max = options.body_bytes_max;
     let announced = headers
         .get(header::CONTENT_LENGTH)

@@ -6,7 +6,7 @@ use axum::{extract::State, http::StatusCode, response::Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Api, Shared, answer};
+use super::{Api, Shared, answer, extract::NoQuery, problem::ProblemBody};
 use crate::runtime::Part;
 
 /// How long the store may take to answer a ping.
@@ -89,8 +89,9 @@ pub(super) struct Liveness {
 /// Answers as long as the process can.
 #[utoipa::path(get, path = "/health/live", operation_id = "live", tag = "operations", responses(
     (status = 200, description = "The process lives", body = Liveness),
+    (status = 400, description = "Not a query", body = ProblemBody, content_type = "application/problem+json"),
 ))]
-pub(super) async fn live() -> Response {
+pub(super) async fn live(_: NoQuery) -> Response {
     answer::json(
         StatusCode::OK,
         &Liveness {
@@ -102,9 +103,10 @@ pub(super) async fn live() -> Response {
 /// Whether the process can do its work: the store answers, the broker is connected and takes what is published, the worker consumes.
 #[utoipa::path(get, path = "/health/ready", operation_id = "ready", tag = "operations", responses(
     (status = 200, description = "Ready", body = Readiness),
+    (status = 400, description = "Not a query", body = ProblemBody, content_type = "application/problem+json"),
     (status = 503, description = "Not ready", body = Readiness),
 ))]
-pub(super) async fn ready(State(api): State<Api>) -> Response {
+pub(super) async fn ready(State(api): State<Api>, _: NoQuery) -> Response {
     let readiness = look(&api).await;
     let status = match readiness.status {
         PartState::Ready => StatusCode::OK,

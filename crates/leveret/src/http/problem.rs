@@ -16,6 +16,7 @@ use leveret_core::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::guard::Scope;
 use crate::{
     broker::BrokerError,
     runtime::{CancelError, StartError},
@@ -24,6 +25,8 @@ use crate::{
 
 /// When a client may try again what is not available now.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
 
 /// A problem, as `application/problem+json`.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
@@ -81,11 +84,62 @@ impl Problem {
         )
     }
 
+    pub(super) fn no_token() -> Problem {
+        Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "token",
+            "this server asks for a token: send 'authorization: Bearer TOKEN'",
+        )
+    }
+
+    pub(super) fn scope(needed: Scope) -> Problem {
+        let detail = format!("this needs a token of scope '{}'", needed.as_str());
+        Problem::new(StatusCode::FORBIDDEN, "scope", detail)
+    }
+
+    pub(super) fn foreign_host() -> Problem {
+        Problem::new(
+            StatusCode::FORBIDDEN,
+            "foreign-host",
+            "without tokens this server is asked by an address, by 'localhost', or by a name that the setting api_hosts has",
+        )
+    }
+
+    pub(super) fn foreign_origin() -> Problem {
+        Problem::new(
+            StatusCode::FORBIDDEN,
+            "foreign-origin",
+            "without tokens this server answers no web page of another origin, unless the setting api_hosts has its name",
+        )
+    }
+
+    pub(super) fn too_many_headers(most: usize) -> Problem {
+        let detail = format!("a request has at most {most} headers");
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Problem::new(status, "too-many-headers", detail)
+    }
+
+    pub(super) fn content_encoding() -> Problem {
+        Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "content-encoding",
+            "the body must not be compressed: leave out Content-Encoding and what it says",
+        )
+    }
+
     pub(super) fn no_route() -> Problem {
         Problem::new(
             StatusCode::NOT_FOUND,
             "not-found",
             "there is nothing at this path; see /api/openapi.json",
+        )
+    }
+
+    pub(super) fn no_version(id: &WorkflowId, version: u32) -> Problem {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "not-found",
+            format!("there is no version {version} of workflow '{id}'"),
         )
     }
 
@@ -202,6 +256,11 @@ impl IntoResponse for Problem {
         };
         let text = serde_json::to_vec(&body).expect("a problem prints");
         let mut response = (status, PROBLEM, text).into_response();
+        if status == StatusCode::UNAUTHORIZED {
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, BEARER);
+        }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response
                 .headers_mut()

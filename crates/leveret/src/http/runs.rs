@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::{
     Api, Shared, answer,
     detach::Detached,
-    extract::{Id, Params, idempotency_key, is_json, media_type, read_body, run_id},
+    extract::{Id, NoQuery, Params, idempotency_key, is_json, media_type, read_body, run_id},
     page::{self, Page},
     problem::{Problem, ProblemBody},
     schema::{self, RunInPath, WorkflowInPath},
@@ -223,10 +223,16 @@ async fn asked(
     headers: &HeaderMap,
     body: axum::body::Body,
 ) -> Result<(Json, Option<RunId>), Problem> {
-    if media_type(headers)?.is_some_and(|media_type| !is_json(&media_type)) {
-        return Err(Problem::content_type("application/json"));
+    let is_json = media_type(headers)?.map(|media_type| is_json(&media_type));
+    let no_json = || Problem::content_type("application/json");
+    if is_json == Some(false) {
+        return Err(no_json());
     }
     let bytes = read_body(headers, body, &api.options).await?;
+    // A body that does not say what it is may be one that a web page of others had sent.
+    if is_json.is_none() && !bytes.is_empty() {
+        return Err(no_json());
+    }
     let body = start_body(&bytes)?;
     let input = body.input.unwrap_or_default();
     // The text was read past, not taken in: what no step could read shows only here. The place is one in the input.
@@ -252,6 +258,14 @@ fn start_body(bytes: &[u8]) -> Result<StartBody, Problem> {
         return Err(Problem::bad_request(
             "the body is a list; it must be an object: line 1 column 1",
         ));
+    }
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        return Err(Problem::bad_request(
+            "the body begins with a byte order mark, which JSON has not",
+        ));
+    }
+    if bytes.starts_with(b"\xfe\xff") || bytes.starts_with(b"\xff\xfe") {
+        return Err(Problem::bad_request("the body is UTF-16; JSON is UTF-8"));
     }
     if bytes.is_empty() {
         return Ok(StartBody::default());
@@ -378,6 +392,7 @@ async fn result_within(
 pub(super) async fn show(
     State(api): State<Api>,
     Id(run_id): Id<RunId>,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
     let result = api
         .engine
@@ -459,6 +474,7 @@ fn item(run: RunRecord) -> RunItem {
 pub(super) async fn cancel(
     State(api): State<Api>,
     Id(run_id): Id<RunId>,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
     let (engine, id) = (api.engine.clone(), run_id.clone());
     // It goes on when the client does not wait for it.

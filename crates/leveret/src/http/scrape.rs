@@ -11,7 +11,9 @@ use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     Api, Shared,
+    extract::NoQuery,
     health::{self, PartState},
+    problem::ProblemBody,
 };
 use crate::{
     broker::{BrokerError, QueueStats},
@@ -72,8 +74,9 @@ async fn ask(engine: &Engine) -> Result<Queues, BrokerError> {
 /// Metrics in the Prometheus text format.
 #[utoipa::path(get, path = "/metrics", operation_id = "metrics", tag = "operations", responses(
     (status = 200, description = "The metrics of this process", body = String, content_type = "text/plain"),
+    (status = 400, description = "Not a query", body = ProblemBody, content_type = "application/problem+json"),
 ))]
-pub(super) async fn metrics(State(api): State<Api>) -> Response {
+pub(super) async fn metrics(State(api): State<Api>, _: NoQuery) -> Response {
     let queues = api.queue_stats.get(&api.engine).await;
     let mut writer = TextWriter::default();
     counted(&mut writer, api.engine.metrics());

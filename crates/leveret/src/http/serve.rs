@@ -37,6 +37,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// The largest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
+/// The most headers of a request. More are read, up to what fits into a head, so that they can be answered.
+const HEADERS_MAX: usize = 100;
+const HEADERS_READ_MAX: usize = 4096;
+
 /// How long requests in progress may take after shutdown began; then their connections are cut.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -109,6 +113,7 @@ async fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_READ_MAX)
         .pipeline_flush(true)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
@@ -132,6 +137,9 @@ async fn answer(
     service: TowerToHyperService<Router>,
     request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
+    if request.headers().len() > HEADERS_MAX {
+        return Ok(Problem::too_many_headers(HEADERS_MAX).into_response());
+    }
     let answer = async move { service.call(request.map(Body::new)).await };
     match std::panic::AssertUnwindSafe(answer).catch_unwind().await {
         Ok(answered) => answered,

@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod events;
+mod guard;
 mod runs;
 mod server;
 mod workflows;

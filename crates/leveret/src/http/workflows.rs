@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Api, answer,
-    extract::{Id, Params, is_json, media_type, read_body},
+    extract::{Id, NoQuery, Params, is_json, media_type, read_body},
     page::{self, Page},
     problem::{Problem, ProblemBody},
     schema::WorkflowInPath,
@@ -122,6 +122,7 @@ struct Detail<'a> {
 pub(super) async fn put(
     State(api): State<Api>,
     Id(id): Id<WorkflowId>,
+    _: NoQuery,
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
@@ -168,25 +169,41 @@ pub(super) async fn put(
     ))
 }
 
-/// Shows the newest version of a workflow.
+/// Which version is shown.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct VersionQuery {
+    /// From 1; without it the newest.
+    #[param(minimum = 1)]
+    version: Option<u32>,
+}
+
+/// Shows a version of a workflow, the newest unless one is named.
 #[utoipa::path(get, path = "/api/v1/workflows/{id}", operation_id = "show_workflow", tag = "workflows",
-    params(WorkflowInPath),
+    params(WorkflowInPath, VersionQuery),
     responses(
-        (status = 200, description = "The newest version", body = WorkflowDetail),
+        (status = 200, description = "The version", body = WorkflowDetail),
         (status = 400, description = "Not an id", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No such workflow", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such workflow, or no such version", body = ProblemBody, content_type = "application/problem+json"),
         (status = 503, description = "Not available now", body = ProblemBody, content_type = "application/problem+json"),
     ))]
 pub(super) async fn show(
     State(api): State<Api>,
     Id(id): Id<WorkflowId>,
+    Params(query): Params<VersionQuery>,
 ) -> Result<Response, Problem> {
-    let record = api
-        .engine
-        .store()
-        .workflow(&id)
-        .await?
-        .ok_or_else(|| Problem::no_workflow(&id))?;
+    let store = api.engine.store();
+    let record = match query.version {
+        None => {
+            let newest = store.workflow(&id).await?;
+            newest.ok_or_else(|| Problem::no_workflow(&id))?
+        }
+        Some(version) => {
+            let named = store.workflow_version(&id, version).await?;
+            named.ok_or_else(|| Problem::no_version(&id, version))?
+        }
+    };
     let detail = Detail {
         item: WorkflowItem::from(&record),
         definition: &record.definition,

@@ -313,6 +313,19 @@ impl Store for MemoryStore {
             .and_then(|versions| versions.last().cloned()))
     }
 
+    async fn workflow_version(
+        &self,
+        id: &WorkflowId,
+        version: u32,
+    ) -> Result<Option<WorkflowRecord>, StoreError> {
+        let state = self.state();
+        let versions = state.workflows.get(id).into_iter().flatten();
+        Ok(versions
+            .into_iter()
+            .find(|record| record.version == version)
+            .cloned())
+    }
+
     async fn definition(&self, hash: &WorkflowHash) -> Result<Option<Json>, StoreError> {
         Ok(self.state().definitions.get(hash).cloned())
     }

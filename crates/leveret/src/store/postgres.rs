@@ -166,6 +166,14 @@ impl Store for PostgresStore {
         Ok(workflows::newest(&self.0.reads, id).await?)
     }
 
+    async fn workflow_version(
+        &self,
+        id: &WorkflowId,
+        version: u32,
+    ) -> Result<Option<WorkflowRecord>, StoreError> {
+        Ok(workflows::version(&self.0.reads, id, version).await?)
+    }
+
     async fn definition(&self, hash: &WorkflowHash) -> Result<Option<Json>, StoreError> {
         Ok(workflows::definition(&self.0.reads, hash).await?)
     }

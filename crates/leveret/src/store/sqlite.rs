@@ -200,6 +200,16 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn workflow_version(
+        &self,
+        id: &WorkflowId,
+        version: u32,
+    ) -> Result<Option<WorkflowRecord>, StoreError> {
+        let id = id.clone();
+        self.read(move |session| workflows::version(session, &id, version))
+            .await
+    }
+
     async fn definition(&self, hash: &WorkflowHash) -> Result<Option<Json>, StoreError> {
         let hash = *hash;
         self.read(move |session| workflows::definition(session, &hash))

@@ -257,18 +257,17 @@ async fn refuses_bad_starts() {
     let key = |request: axum::http::request::Builder| {
         request.body(Body::from(r#"{"run_id":"r"}"#)).unwrap()
     };
+    let json = || Request::post(path).header("content-type", "application/json");
     world
-        .send(key(Request::post(path).header("idempotency-key", "k")))
+        .send(key(json().header("idempotency-key", "k")))
         .await
         .problem(400);
     world
-        .send(key(Request::post(path).header("idempotency-key", "")))
+        .send(key(json().header("idempotency-key", "")))
         .await
         .problem(400);
     world
-        .send(key(
-            Request::post(path).header("idempotency-key", "k".repeat(256))
-        ))
+        .send(key(json().header("idempotency-key", "k".repeat(256))))
         .await
         .problem(400);
     world

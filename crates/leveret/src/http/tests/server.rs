@@ -139,7 +139,9 @@ async fn errors_of_http_are_problems() {
 }
 
 /// A server that listens, and how to stop it.
-async fn listen(router: Router) -> (String, watch::Sender<bool>, JoinHandle<std::io::Result<()>>) {
+pub(super) async fn listen(
+    router: Router,
+) -> (String, watch::Sender<bool>, JoinHandle<std::io::Result<()>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (stop, stopped) = watch::channel(false);
@@ -192,7 +194,7 @@ async fn drains_when_it_stops() {
     world.let_go();
     let result: Value = client
         .post(&url)
-        .body("{}")
+        .json(&json!({}))
         .send()
         .await
         .unwrap()

@@ -19,10 +19,21 @@ pub(super) async fn versions(world: &mut World) {
     assert_eq!((again, new), (first.clone(), false));
     let (second, new) = store.put_workflow(&two, world.at(9)).await.unwrap();
     assert_eq!((second.version, new), (2, true));
-    assert_eq!(store.workflow(&one.id).await.unwrap(), Some(second));
+    assert_eq!(store.workflow(&one.id).await.unwrap(), Some(second.clone()));
+    let named = store.workflow_version(&one.id, 2).await.unwrap();
+    assert_eq!(named, Some(second));
     let (third, new) = store.put_workflow(&one, world.at(10)).await.unwrap();
     assert_eq!((third.version, new, third.hash), (3, true, first.hash));
     assert_eq!(third.definition, one.definition);
+    let version = async |version| store.workflow_version(&one.id, version).await.unwrap();
+    assert_eq!(version(1).await, Some(first));
+    assert_eq!(version(3).await, Some(third));
+    for none in [0, 4, u32::MAX] {
+        assert_eq!(version(none).await, None);
+    }
+    let other = world.workflow_id("other");
+    let store = &world.store;
+    assert_eq!(store.workflow_version(&other, 1).await.unwrap(), None);
 }
 
 pub(super) async fn newest_of_each_by_page(world: &mut World) {

@@ -51,6 +51,11 @@ const NEWEST: &str = "
     FROM workflows w JOIN definitions d ON d.hash = w.hash
     WHERE w.workflow_id = $1 ORDER BY w.version DESC LIMIT 1";
 
+const VERSION: &str = "
+    SELECT w.workflow_id, w.version, w.hash, d.definition, w.created_at_ms
+    FROM workflows w JOIN definitions d ON d.hash = w.hash
+    WHERE w.workflow_id = $1 AND w.version = $2";
+
 const PAGE: &str = "
     SELECT w.workflow_id, w.version, w.hash, d.definition, w.created_at_ms
     FROM (SELECT DISTINCT ON (workflow_id) * FROM workflows WHERE workflow_id > $1
@@ -134,6 +139,19 @@ pub(super) async fn newest(
     id: &WorkflowId,
 ) -> Result<Option<WorkflowRecord>, Failure> {
     let rows = pool.lease().await?.query(NEWEST, &[&id.as_str()]).await?;
+    Ok(rows.first().map(record_at).transpose()?)
+}
+
+pub(super) async fn version(
+    pool: &Pool,
+    id: &WorkflowId,
+    version: u32,
+) -> Result<Option<WorkflowRecord>, Failure> {
+    let rows = pool
+        .lease()
+        .await?
+        .query(VERSION, &[&id.as_str(), &i64::from(version)])
+        .await?;
     Ok(rows.first().map(record_at).transpose()?)
 }
 

@@ -61,6 +61,20 @@ pub(super) fn newest(
     )
 }
 
+pub(super) fn version(
+    session: &Session<'_>,
+    id: &WorkflowId,
+    version: u32,
+) -> Result<Option<WorkflowRecord>, StoreError> {
+    session.row(
+        "SELECT w.workflow_id, w.version, w.hash, d.definition, w.created_at_ms
+         FROM workflows w JOIN definitions d ON d.hash = w.hash
+         WHERE w.workflow_id = ?1 AND w.version = ?2",
+        params![id.as_str(), version],
+        record,
+    )
+}
+
 pub(super) fn list(
     session: &Session<'_>,
     after: Option<&WorkflowId>,

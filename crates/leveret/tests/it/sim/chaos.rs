@@ -235,6 +235,15 @@ impl Store for ChaosStore {
     async fn workflow(&self, id: &WorkflowId) -> Result<Option<WorkflowRecord>, StoreError> {
         self.life.store("workflow", self.inner.workflow(id)).await
     }
+    async fn workflow_version(
+        &self,
+        id: &WorkflowId,
+        version: u32,
+    ) -> Result<Option<WorkflowRecord>, StoreError> {
+        self.life
+            .store("workflow_version", self.inner.workflow_version(id, version))
+            .await
+    }
     async fn definition(&self, hash: &WorkflowHash) -> Result<Option<Json>, StoreError> {
         self.life
             .store("definition", self.inner.definition(hash))

@@ -1,0 +1,94 @@
+//! Which scope each request needs, and what the document says of it.
+
+use axum::http::Method;
+use utoipa::openapi::{
+    Components, ContentBuilder, OpenApi, PathItem, Ref, ResponseBuilder,
+    path::Operation,
+    security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+};
+
+use super::guard::Scope;
+
+/// The scope of a request. Health is open to all: those who ask for it have no tokens.
+pub(super) fn scope(method: &Method, path: &str) -> Option<Scope> {
+    if path.starts_with("/health/") {
+        return None;
+    }
+    if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        return Some(Scope::Read);
+    }
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    let is_of_runs = *method == Method::POST
+        && matches!(
+            segments[..],
+            ["api", "v1", "workflows", _, "runs"] | ["api", "v1", "runs", ..]
+        );
+    Some(if is_of_runs { Scope::Run } else { Scope::Admin })
+}
+
+/// Adds to each guarded operation that it takes a token, and how it is refused.
+pub(super) fn describe(document: &mut OpenApi) {
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+    let components = document.components.get_or_insert_with(Components::new);
+    components.add_security_scheme("token", SecurityScheme::Http(bearer));
+    for (path, item) in &mut document.paths.paths {
+        if scope(&Method::GET, path).is_some() {
+            operations(item).for_each(guard);
+        }
+    }
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    let all = [
+        &mut item.get,
+        &mut item.put,
+        &mut item.post,
+        &mut item.delete,
+        &mut item.patch,
+    ];
+    all.into_iter().filter_map(Option::as_mut)
+}
+
+fn guard(operation: &mut Operation) {
+    // Without tokens none is needed.
+    let either = [
+        SecurityRequirement::default(),
+        SecurityRequirement::new("token", Vec::<String>::new()),
+    ];
+    operation.security = Some(either.into());
+    for (status, description) in [
+        ("401", "There are tokens, and this is none"),
+        (
+            "403",
+            "The token does not let do it; without tokens: a web page of others asked",
+        ),
+    ] {
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("ProblemBody")));
+        let response = ResponseBuilder::new()
+            .description(description)
+            .content("application/problem+json", content.build())
+            .build();
+        let responses = &mut operation.responses.responses;
+        responses.insert(status.to_owned(), response.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_of_requests() {
+        let check =
+            |method: Method, path: &str, expect| assert_eq!(scope(&method, path), expect, "{path}");
+        check(Method::GET, "/health/live", None);
+        check(Method::GET, "/metrics", Some(Scope::Read));
+        check(Method::GET, "/api/v1/runs/a/events", Some(Scope::Read));
+        check(Method::POST, "/api/v1/workflows/w/runs", Some(Scope::Run));
+        check(Method::POST, "/api/v1/runs/a/cancel", Some(Scope::Run));
+        check(Method::PUT, "/api/v1/workflows/w", Some(Scope::Admin));
+        check(Method::DELETE, "/api/v1/runs/a", Some(Scope::Admin));
+        check(Method::POST, "/api/v1/whatever", Some(Scope::Admin));
+        check(Method::POST, "/healthy", Some(Scope::Admin));
+    }
+}
