@@ -36,7 +36,7 @@ use leveret_core::time::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 pub use self::{
-    connect::connect,
+    connect::{connect, connect_late},
     topology::{
         Binding, Delay, EXPIRES_AFTER_MAX, Exchange, ExchangeKind, Queue, Topology,
         dead_letter_queue_name, retry_queue_name,

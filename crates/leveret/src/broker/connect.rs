@@ -17,6 +17,22 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Broker>, ConnectError> {
     Ok(open(url, None).await?.0)
 }
 
+/// The same for a program that may start before its broker: one that nobody can reach now is connected to when it is there, and until then
+/// calls fail with [`BrokerError::Unavailable`].
+///
+/// # Errors
+/// Those of [`connect`] that time does not mend: a URL that cannot be used, a refused login.
+pub async fn connect_late(url: &str) -> Result<Arc<dyn Broker>, ConnectError> {
+    #[cfg(feature = "rabbitmq")]
+    if matches!(connect::scheme(url).0, "amqp" | "amqps") {
+        use super::rabbitmq::{RabbitMq, RabbitMqOptions};
+        let mut options = RabbitMqOptions::new(url);
+        options.late = true;
+        return Ok(Arc::new(RabbitMq::connect(options).await?));
+    }
+    connect(url).await
+}
+
 /// The broker, and itself again if it is embedded. `embedded:` alone is in the shared file.
 pub(crate) async fn open(
     url: &str,

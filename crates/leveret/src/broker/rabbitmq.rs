@@ -105,6 +105,9 @@ pub struct RabbitMqOptions {
     pub queue_type: QueueType,
     /// A PEM file with certificates to trust besides the system's. None.
     pub ca_file: Option<PathBuf>,
+    /// Whether a broker that nobody can reach when the program starts is no error: it is connected to when it is there, and until then calls
+    /// fail with [`BrokerError::Unavailable`]. Not with quorum queues, whose form depends on its version. No.
+    pub late: bool,
 }
 
 impl RabbitMqOptions {
@@ -122,6 +125,7 @@ impl RabbitMqOptions {
             watchdog_interval: Duration::from_secs(15),
             queue_type: QueueType::Classic,
             ca_file: None,
+            late: false,
         }
     }
 
@@ -180,7 +184,12 @@ impl Shared {
     async fn consume_keeper(&self) -> Result<&Arc<Keeper>, BrokerError> {
         self.consuming
             .get_or_try_init(|| async {
-                Keeper::start(self.options.target("consume")?, self.topology.clone()).await
+                Keeper::start(
+                    self.options.target("consume")?,
+                    self.topology.clone(),
+                    false,
+                )
+                .await
             })
             .await
     }
@@ -211,7 +220,8 @@ impl RabbitMq {
         atomic_publish_then_ack: false,
     };
 
-    /// Connects. An error if that fails now, so that a wrong URL or password shows at start; a connection that is lost later is
+    /// Connects. An error if that fails now, so that a wrong URL or password shows at start, but for a broker that may come
+    /// [late](RabbitMqOptions::late); a connection that is lost later is
     /// opened again by itself.
     pub async fn connect(options: RabbitMqOptions) -> Result<RabbitMq, BrokerError> {
         let queue_type = url::queue_type(&options.url)?.unwrap_or(options.queue_type);
@@ -221,7 +231,8 @@ impl RabbitMq {
         };
         let form = QueueForm::new(queue_type, version.as_deref().unwrap_or_default());
         let topology = Arc::new(Remembered::new(form));
-        let publishing = Keeper::start(options.target("publish")?, topology.clone()).await?;
+        let publishing =
+            Keeper::start(options.target("publish")?, topology.clone(), options.late).await?;
         let (alive, all_gone) = mpsc::channel(1);
         let publisher = Publisher::new(&publishing, options.limits(), &alive);
         Ok(RabbitMq {

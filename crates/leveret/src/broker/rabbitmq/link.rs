@@ -378,16 +378,24 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Opens the first link; an error if that fails, for whatever reason.
+    /// Opens the first link; an error if that fails, for whatever reason, unless the link may come `late` and nobody answers now.
     pub(super) async fn start(
         target: Target,
         topology: Arc<Remembered>,
+        late: bool,
     ) -> Result<Arc<Keeper>, BrokerError> {
-        let first = Link::open(&target).await?;
+        let first = match Link::open(&target).await {
+            Ok(first) => Some(first),
+            Err(error) if late && error.is_retryable() => {
+                tracing::warn!(connection = target.name, %error, "the broker is not there yet; connecting when it is");
+                None
+            }
+            Err(error) => return Err(error),
+        };
         let keeper = Arc::new(Keeper {
             target,
             topology,
-            current: watch::Sender::new(Some(first)),
+            current: watch::Sender::new(first),
             stop: watch::Sender::new(false),
         });
         tokio::spawn(keeper.clone().run());
@@ -455,32 +463,34 @@ impl Keeper {
         let mut stop = self.stop.subscribe();
         let mut failed = 0;
         loop {
-            let Some(link) = self.current.borrow().clone() else {
-                return;
-            };
-            let opened = Instant::now();
-            tokio::select! {
-                () = link.lost() => {
-                    self.current.send_replace(None);
-                    failed = backoff::after_loss(failed, opened.elapsed());
-                    tracing::warn!(
-                        connection = self.target.name,
-                        "the connection to the broker was lost, connecting again"
-                    );
+            let link = self.current.borrow().clone();
+            if let Some(link) = link {
+                let opened = Instant::now();
+                tokio::select! {
+                    () = link.lost() => {
+                        self.current.send_replace(None);
+                        failed = backoff::after_loss(failed, opened.elapsed());
+                        tracing::warn!(
+                            connection = self.target.name,
+                            "the connection to the broker was lost, connecting again"
+                        );
+                    }
+                    () = link.worn() => {
+                        failed = 0;
+                        tracing::info!(
+                            connection = self.target.name,
+                            "the broker closed many channels of this connection, opening another one"
+                        );
+                    }
+                    _ = stop.wait_for(|stop| *stop) => return,
                 }
-                () = link.worn() => {
-                    failed = 0;
-                    tracing::info!(
-                        connection = self.target.name,
-                        "the broker closed many channels of this connection, opening another one"
-                    );
-                }
-                _ = stop.wait_for(|stop| *stop) => return,
+            } else {
+                // It never was there.
+                failed = 1;
             }
-            drop(link);
             tokio::select! {
                 link = self.reconnect(&mut failed) => {
-                    tracing::info!(connection = self.target.name, "connected to the broker again");
+                    tracing::info!(connection = self.target.name, "connected to the broker");
                     // One that was worn ends with the last who works with it.
                     self.current.send_replace(Some(link));
                 }
