@@ -4,11 +4,13 @@
 //! is an [`Outcome`] that is equal on all replicas.
 
 mod form;
+mod random;
+mod rolling;
 mod value;
 
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
 
-pub use self::{form::misformed, value::Value};
+pub use self::{form::misformed, random::Random, rolling::rolled, value::Value};
 use crate::time::Timestamp;
 
 /// Where a write stands. `seq` counts the writes of a cluster from 1, without gaps, across epochs; `epoch` counts the hearts that had the

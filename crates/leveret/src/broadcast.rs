@@ -30,5 +30,6 @@ pub use self::{
     log::{Appended, Key, LOG_LEASE, LogError, NewWrite, WriteLog},
     replica::{
         Applied, Query, ReadError, ReadLimits, Replica, ReplicaError, Rows, Snapshot, Standing,
+        sqlite::{SqliteReplica, SqliteReplicaOptions},
     },
 };

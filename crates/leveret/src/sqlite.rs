@@ -24,12 +24,13 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use self::{connection::ProcessLock, reader::Readers, writer::Writer};
+pub(crate) use self::connection::ProcessLock;
 pub use self::{
     error::DatabaseError,
     session::Session,
     writer::{BATCH_JOBS_MAX, LINGER, QUEUED_JOBS_MAX},
 };
+use self::{reader::Readers, writer::Writer};
 
 /// How a database file is opened.
 #[derive(Clone, Debug)]

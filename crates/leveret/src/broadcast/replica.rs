@@ -1,5 +1,7 @@
 //! The seam of a database that applies writes.
 
+pub(super) mod sqlite;
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;

@@ -25,12 +25,12 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Holds `<path>.lock`. The system lets go of it when the process ends, however it ends.
 #[derive(Debug)]
-pub(super) struct ProcessLock {
+pub(crate) struct ProcessLock {
     _file: File,
 }
 
 impl ProcessLock {
-    pub(super) fn take(path: &Path) -> Result<ProcessLock, DatabaseError> {
+    pub(crate) fn take(path: &Path) -> Result<ProcessLock, DatabaseError> {
         let mut lock_path = path.as_os_str().to_owned();
         lock_path.push(".lock");
         let lock_path = PathBuf::from(lock_path);
