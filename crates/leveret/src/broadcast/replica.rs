@@ -104,8 +104,9 @@ pub trait Replica: Send + Sync + 'static {
     /// Makes the database one of this cluster. With `seed` it may have user tables already, else [`ReplicaError::NotEmpty`].
     async fn adopt(&self, cluster: &str, seed: bool) -> Result<(), ReplicaError>;
 
-    /// Applies writes that follow each other and the position, in one transaction with their outcomes and the position: all of them or, after
-    /// an error or a crash, none. A mistake in a write is its outcome.
+    /// Applies writes that follow each other and the position, in one transaction with their outcomes and the position. A mistake in a write is
+    /// its outcome. `Ok` means durable. After an error or a crash none of them is there; or, where one cannot share a transaction with its
+    /// neighbours, those before some write: the position tells.
     async fn apply(&self, writes: Vec<Logged>) -> Result<Vec<Applied>, ReplicaError>;
 
     /// Outcomes that were recorded, as far as they are kept.

@@ -76,8 +76,12 @@ impl Applier {
 
     /// Where the database stands, read again from the file after a fault.
     pub(super) fn standing(&mut self) -> Result<Standing, ReplicaError> {
-        self.session()?;
-        Ok(self.standing.clone())
+        let session = self.session()?;
+        let has_tables = own::has_users_contents(&session.connection);
+        Ok(Standing {
+            has_tables: has_tables.map_err(|error| fault(&error))?,
+            ..self.standing.clone()
+        })
     }
 
     /// Runs a change of one's own in a transaction.

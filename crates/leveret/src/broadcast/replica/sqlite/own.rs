@@ -58,7 +58,7 @@ fn make(connection: &Connection) -> Result<Standing> {
     standing(connection)?.ok_or(rusqlite::Error::QueryReturnedNoRows)
 }
 
-/// Where the database stands; none when it is no replica yet.
+/// Where the database stands; none when it is no replica yet. It does not look whether there are tables of users.
 pub(super) fn standing(connection: &Connection) -> Result<Option<Standing>> {
     let mut select = connection.prepare_cached(
         "SELECT database_id, cluster, epoch, seq, hash FROM _leveret_replica WHERE id = 1",
@@ -72,6 +72,7 @@ pub(super) fn standing(connection: &Connection) -> Result<Option<Standing>> {
                 seq: row.get::<_, i64>(3)? as u64,
             },
             hash: row.get::<_, i64>(4)? as u64,
+            has_tables: false,
         })
     });
     standing.optional()
