@@ -184,7 +184,9 @@ fn decide(
     let begins_anew = member.take(registration, now);
     let position = registration.position.seq;
     let is_seed = seed.as_deref() == Some(&registration.database_id);
-    let is_beyond_log = position + 1 < oldest || position == 0 && seed.is_some() && !is_seed;
+    // Contents from before the first write leave a node at seq 0: that it has them is known by the order that it carried out.
+    let lacks_seed = seed.is_some() && !is_seed && registration.restored.is_none();
+    let is_beyond_log = position + 1 < oldest || position == 0 && lacks_seed;
     if is_beyond_log && member.record.ticket.is_none() && member.told != NodeState::Restoring {
         member.record.ticket = Some(ticket);
         member.is_dirty = true;
