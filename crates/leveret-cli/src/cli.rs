@@ -6,7 +6,13 @@ use clap::{Arg, Args, Parser, Subcommand};
 use clap_complete::Shell;
 use leveret_core::ids::{IdError, RunId, WorkflowId};
 
-use crate::settings::{Settings, Status};
+use crate::{
+    broadcast::args::{
+        BENCH_BROADCAST_EXAMPLES, BroadcastArgs, CLUSTER_EXAMPLES, ClusterArgs, HEART_EXAMPLES,
+        HeartArgs, NODE_EXAMPLES, NodeArgs,
+    },
+    settings::{Settings, Status},
+};
 
 /// Runs workflows durably: in one process on a SQLite file, or across machines on RabbitMQ and PostgreSQL.
 #[derive(Parser, Debug)]
@@ -59,6 +65,18 @@ pub(crate) enum Command {
     #[command(after_help = WORKER_EXAMPLES)]
     Worker,
 
+    /// Start a broadcast heart: it orders writes, and every node applies them
+    #[command(after_help = HEART_EXAMPLES)]
+    Heart(HeartArgs),
+
+    /// Start a broadcast node: a database that applies every write of its heart
+    #[command(after_help = NODE_EXAMPLES)]
+    Node(NodeArgs),
+
+    /// Look after a broadcast cluster: status, verify, snapshot, rebuild, remove, recover
+    #[command(after_help = CLUSTER_EXAMPLES)]
+    Cluster(ClusterArgs),
+
     /// Put, list and show workflows of a server
     #[command(subcommand, after_help = WORKFLOWS_EXAMPLES)]
     Workflows(WorkflowsCommand),
@@ -103,6 +121,9 @@ pub(crate) enum BenchCommand {
     /// Runs of a chain of nodes that are not pure: each step is committed before the next starts
     #[command(after_help = BENCH_EXAMPLES)]
     Chain(ChainArgs),
+    /// Writes through a heart, a broker and nodes, beside the same statements in bare SQLite files
+    #[command(after_help = BENCH_BROADCAST_EXAMPLES)]
+    Broadcast(BroadcastArgs),
 }
 
 /// A chain.
@@ -366,6 +387,7 @@ Examples:
   leveret demo --orders 50 --seed 8 --json
   leveret demo --keep --listen 127.0.0.1:7070     then look at http://127.0.0.1:7070/api/v1/runs
   leveret demo payments                           only the payment service, for the examples that need it
+  leveret demo broadcast                          three databases kept equal under load
 ";
 
 #[derive(Args, Debug)]
@@ -385,6 +407,11 @@ pub(crate) struct DemoArgs {
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum DemoCommand {
+    /// Three databases under load: one is stopped and back, a fourth added; in the end all are equal
+    #[command(
+        after_help = "Exit codes: 0 all contents are equal, 1 not.\n\nExamples:\n  leveret demo broadcast"
+    )]
+    Broadcast,
     /// Only the payment service, until Ctrl-C; listens on 127.0.0.1:7171 unless --listen says otherwise
     #[command(after_help = "Examples:\n  leveret demo payments --listen 127.0.0.1:7171")]
     Payments {

@@ -17,6 +17,7 @@ use std::future::Future;
 use anyhow::Context;
 
 use crate::{
+    broadcast::{cluster, process},
     cli::{Cli, Command, DemoCommand},
     exit::Exit,
     logging::{self, Chatter},
@@ -29,9 +30,13 @@ pub(crate) fn execute(cli: Cli) -> anyhow::Result<Exit> {
     let output = Output { json: cli.json };
     let settings = match &cli.command {
         // What reads no file but its own does not fail because of one.
-        Command::Check(_) | Command::Graph(_) | Command::Version | Command::Completions { .. } => {
-            cli.settings
-        }
+        Command::Check(_)
+        | Command::Graph(_)
+        | Command::Version
+        | Command::Completions { .. }
+        | Command::Heart(_)
+        | Command::Node(_)
+        | Command::Cluster(_) => cli.settings,
         _ => cli.settings.load()?,
     };
     logging::init(&settings, chatter(&cli.command))?;
@@ -45,6 +50,9 @@ pub(crate) fn execute(cli: Cli) -> anyhow::Result<Exit> {
         Command::Up => block_on(up::up(&settings, up::Role::Everything)),
         Command::Serve => block_on(up::up(&settings, up::Role::Server)),
         Command::Worker => block_on(up::up(&settings, up::Role::Worker)),
+        Command::Heart(args) => block_on(process::heart(&args, &settings)),
+        Command::Node(args) => block_on(process::node(&args, &settings)),
+        Command::Cluster(args) => block_on(cluster::cluster(args, &settings, output)),
         Command::Workflows(command) => block_on(workflows::workflows(command, &settings, output)),
         Command::Runs(command) => block_on(runs::runs(command, &settings, output)),
         Command::Demo(args) => block_on(demo(args, &settings, output)),
@@ -60,6 +68,7 @@ async fn demo(
 ) -> anyhow::Result<Exit> {
     match args.command {
         Some(DemoCommand::Payments { seed }) => demo::payments(seed, settings).await,
+        Some(DemoCommand::Broadcast) => crate::demo::broadcast::demo(output).await,
         None => demo::demo(&args, settings, output).await,
     }
 }
@@ -67,7 +76,9 @@ async fn demo(
 fn chatter(command: &Command) -> Chatter {
     match command {
         Command::Run(args) if args.each.is_none() => Chatter::NodesAndWarnings,
-        Command::Up | Command::Serve | Command::Worker => Chatter::Everything,
+        Command::Up | Command::Serve | Command::Worker | Command::Heart(_) | Command::Node(_) => {
+            Chatter::Everything
+        }
         _ => Chatter::Warnings,
     }
 }

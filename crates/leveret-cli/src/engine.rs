@@ -1,9 +1,6 @@
 //! From settings to an engine that runs.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use anyhow::Context;
 use leveret::{
@@ -18,6 +15,7 @@ use leveret::{
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
+    directory::PrivateDirectory,
     exit::BadInput,
     proxies,
     settings::{Settings, refuse_memory},
@@ -127,7 +125,7 @@ impl Running {
         let engine = match &directory {
             None => open_at(settings, registry, &settings.store(), &settings.broker()?).await?,
             Some(directory) => {
-                let store = format!("sqlite:{}", directory.0.join("leveret.db").display());
+                let store = format!("sqlite:{}", directory.path().join("leveret.db").display());
                 open_at(settings, registry, &store, "embedded:").await?
             }
         };
@@ -169,36 +167,5 @@ impl Running {
             Ok(Err(error)) => anyhow::Error::from(error).context("the engine could not work"),
             Err(error) => anyhow::Error::from(error).context("the engine panicked"),
         }
-    }
-}
-
-/// A directory that only this user can read, removed when dropped.
-struct PrivateDirectory(PathBuf);
-
-impl PrivateDirectory {
-    fn new() -> anyhow::Result<PrivateDirectory> {
-        let name = format!("leveret-{}-{:016x}", std::process::id(), fastrand::u64(..));
-        let path = std::env::temp_dir().join(name);
-        make(&path)
-            .with_context(|| format!("cannot make the temporary directory {}", path.display()))?;
-        Ok(PrivateDirectory(path))
-    }
-}
-
-#[cfg(unix)]
-fn make(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().mode(0o700).create(path)
-}
-
-#[cfg(not(unix))]
-fn make(path: &Path) -> std::io::Result<()> {
-    std::fs::create_dir(path)
-}
-
-impl Drop for PrivateDirectory {
-    fn drop(&mut self) {
-        // Left behind at worst, and then the system's to clean up.
-        drop(std::fs::remove_dir_all(&self.0));
     }
 }

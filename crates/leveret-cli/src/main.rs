@@ -1,10 +1,13 @@
 //! The binary `leveret`.
 
 mod api;
+mod bench;
+mod broadcast;
 mod cli;
 mod client;
 mod commands;
 mod demo;
+mod directory;
 mod engine;
 mod exit;
 mod input;

@@ -68,7 +68,7 @@ fn named(mut error: Error, command: &Command) -> Error {
 
 /// Warns of variables that look like misspelt ones.
 fn warn_of_unknown(command: &Command) {
-    let known: BTreeSet<&str> = known(command).collect();
+    let known: BTreeSet<&str> = known(command).into_iter().collect();
     for (name, _) in env::vars_os() {
         if let Some(near) = name.to_str().and_then(|name| meant(name, &known)) {
             let line = format!(
@@ -80,10 +80,12 @@ fn warn_of_unknown(command: &Command) {
     }
 }
 
-/// The variables of a command.
-fn known(command: &Command) -> impl Iterator<Item = &str> {
+/// The variables of a command and those below it.
+fn known(command: &Command) -> Vec<&str> {
     let variables = command.get_arguments().filter_map(Arg::get_env);
-    variables.filter_map(OsStr::to_str)
+    let own = variables.filter_map(OsStr::to_str);
+    own.chain(command.get_subcommands().flat_map(known))
+        .collect()
 }
 
 /// What a variable that is not known probably means, without the prefix that all have.
@@ -104,7 +106,7 @@ mod tests {
     #[test]
     fn misspelt_variables_are_told() {
         let command = Cli::command();
-        let known: BTreeSet<&str> = known(&command).collect();
+        let known: BTreeSet<&str> = known(&command).into_iter().collect();
         let check = |name: &str, expect: Option<&str>| {
             assert_eq!(meant(name, &known), expect, "{name}");
         };

@@ -16,12 +16,16 @@ mod keys;
 mod place;
 mod read;
 mod reads;
+mod settings;
 mod yaml_text;
 
 use serde_json::Value;
 
-pub use self::diagnostics::{DIAGNOSTICS_MAX, Diagnostic, Diagnostics, Severity};
 use self::{diagnostics::Report, place::Places};
+pub use self::{
+    diagnostics::{DIAGNOSTICS_MAX, Diagnostic, Diagnostics, Severity},
+    settings::{Setting, parse_settings},
+};
 use crate::{ids::WorkflowId, workflow::Workflow};
 
 /// The longest text of a definition, in bytes.

@@ -16,8 +16,6 @@
 pub mod conformance;
 pub(crate) mod connect;
 pub mod embedded;
-#[cfg(feature = "rabbitmq")]
-pub mod late;
 mod local;
 pub mod memory;
 pub mod publish;

@@ -60,7 +60,12 @@ pub(crate) async fn bench(
     settings: &Settings,
     output: Output,
 ) -> anyhow::Result<Exit> {
-    let BenchCommand::Chain(args) = command;
+    let args = match command {
+        BenchCommand::Chain(args) => args,
+        BenchCommand::Broadcast(args) => {
+            return crate::bench::broadcast::bench(&args, settings, output).await;
+        }
+    };
     let report = chain(&args, settings).await?;
     if output.json {
         output::json(&report)?;

@@ -11,7 +11,7 @@ mod load;
 // An engine in this process, and workers in processes of their own.
 mod rig;
 // The servers that a test is given, a database of its own, and servers to break.
-mod servers;
+pub(crate) mod servers;
 
 pub(crate) use self::servers::Place;
 

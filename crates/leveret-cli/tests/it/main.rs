@@ -6,6 +6,8 @@ mod support;
 
 // `leveret bench`: what it reports.
 mod bench;
+// A heart and its nodes, as processes.
+mod broadcast;
 // `leveret check`, `graph`, `config`, `migrate`, `version`: without a server.
 mod check;
 // `leveret demo`: the outcomes of orders, and that none is charged twice.
@@ -23,14 +25,16 @@ mod run;
 // `leveret up`, `workflows`, `runs`: a server, its clients, and how it drains.
 mod up;
 
-/// Every file beside this one is listed above, and every file below `kill` in `kill.rs`.
+/// Every file beside this one is listed above, and every file below `kill` and `broadcast` in `kill.rs` and `broadcast.rs`.
 #[test]
 fn no_file_is_forgotten() {
     let here = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it");
     let below = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/kill");
+    let cluster = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/broadcast");
     let lists = [
         (here, include_str!("main.rs")),
         (below, include_str!("kill.rs")),
+        (cluster, include_str!("broadcast.rs")),
     ];
     for (directory, listed) in lists {
         for entry in std::fs::read_dir(directory).unwrap() {

@@ -95,7 +95,12 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(args: &[&str]) -> Server {
-        let mut child = command(args)
+        Server::of(command(args))
+    }
+
+    /// As [`start`](Self::start), by a command of one's own.
+    pub(crate) fn of(mut command: Command) -> Server {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()

@@ -8,7 +8,7 @@ use super::{
     Source,
     place::{Mark, position},
 };
-use crate::{expr::ExpressionError, workflow::Workflow};
+use crate::expr::ExpressionError;
 
 /// The most errors, and the most warnings, told of one definition. Where there are more, a last one says so.
 pub const DIAGNOSTICS_MAX: usize = 100;
@@ -223,8 +223,8 @@ impl<'a> Report<'a> {
         });
     }
 
-    /// The workflow if there was no error, and the problems by place.
-    pub(super) fn finish(mut self, workflow: Option<Workflow>) -> (Option<Workflow>, Diagnostics) {
+    /// What was read, if there was no error, and the problems by place.
+    pub(super) fn finish<T>(mut self, read: Option<T>) -> (Option<T>, Diagnostics) {
         self.diagnostics
             .sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
         let kinds = [
@@ -245,8 +245,8 @@ impl<'a> Report<'a> {
                 });
             }
         }
-        let workflow = workflow.filter(|_| self.errors == 0);
-        debug_assert!(workflow.is_some() || self.errors > 0);
-        (workflow, Diagnostics(self.diagnostics))
+        let read = read.filter(|_| self.errors == 0);
+        debug_assert!(read.is_some() || self.errors > 0);
+        (read, Diagnostics(self.diagnostics))
     }
 }

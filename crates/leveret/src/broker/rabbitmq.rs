@@ -214,12 +214,6 @@ pub struct RabbitMq {
 }
 
 impl RabbitMq {
-    pub(super) const CAPABILITIES: Capabilities = Capabilities {
-        durable: true,
-        shared: true,
-        atomic_publish_then_ack: false,
-    };
-
     /// Connects. An error if that fails now, so that a wrong URL or password shows at start, but for a broker that may come
     /// [late](RabbitMqOptions::late); a connection that is lost later is
     /// opened again by itself.
@@ -295,7 +289,11 @@ impl fmt::Debug for RabbitMq {
 #[async_trait]
 impl Broker for RabbitMq {
     fn capabilities(&self) -> Capabilities {
-        RabbitMq::CAPABILITIES
+        Capabilities {
+            durable: true,
+            shared: true,
+            atomic_publish_then_ack: false,
+        }
     }
 
     async fn declare(&self, topology: &Topology) -> Result<(), BrokerError> {

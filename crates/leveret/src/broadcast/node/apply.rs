@@ -194,7 +194,7 @@ impl Session {
 
     /// What the heart is told after writes were applied. Outcomes that are wanted of writes from before are read again.
     async fn report(
-        &self,
+        &mut self,
         done: Vec<Applied>,
         wanted: &BTreeSet<u64>,
         before: Position,

@@ -1,0 +1,3 @@
+//! Benchmarks of their own.
+
+pub(crate) mod broadcast;

@@ -1,0 +1,255 @@
+//! What heart and node are told: flags and variables over their file.
+
+use std::path::{Path, PathBuf};
+
+use leveret::{
+    broadcast::wire::{EXCHANGE_DEFAULT, Names, QUEUE_NAME_DEFAULT, is_node_id},
+    redact_url,
+};
+
+use super::{
+    args::{HeartArgs, NodeArgs, SharedArgs},
+    file::SettingsFile,
+};
+use crate::{
+    exit::BadInput,
+    settings::{Settings, Span, refuse_memory},
+};
+
+/// Where a heart listens when nothing else is said.
+pub(crate) const HEART_LISTEN: &str = "127.0.0.1:7090";
+/// Where a node listens when nothing else is said: a free port, which it tells its heart.
+const NODE_LISTEN: &str = "127.0.0.1:0";
+
+/// A heart's settings.
+#[derive(Clone, Debug)]
+pub(crate) struct HeartConfig {
+    pub(crate) broker: String,
+    pub(crate) names: Names,
+    pub(crate) listen: String,
+    pub(crate) write_log: String,
+    pub(crate) directory: PathBuf,
+    pub(crate) token: Option<String>,
+    pub(crate) log_bytes_max: Option<u64>,
+    pub(crate) log_age_max: Option<Span>,
+}
+
+impl HeartConfig {
+    pub(crate) fn load(args: &HeartArgs, settings: &Settings) -> anyhow::Result<HeartConfig> {
+        let mut file = SettingsFile::read(settings.config.as_deref())?;
+        let broker = settings.broker.clone().or(file.text("broker")?);
+        let listen = settings.listen.clone().or(file.text("listen")?);
+        let write_log = args.write_log.clone().or(file.text("write_log")?);
+        let data = settings
+            .data
+            .clone()
+            .or(file.text("data")?.map(PathBuf::from));
+        let names = names(&args.shared, &mut file)?;
+        let token = settings.token.clone().or(file.text("token")?);
+        let log_bytes_max = file.parsed::<Bytes>("log_bytes_max")?;
+        let log_age_max = file.parsed::<Span>("log_age_max")?;
+        file.finish()?;
+        let write_log = write_log.unwrap_or_else(|| "sqlite:heart.db".to_owned());
+        check_database("write_log", &write_log, "heart.db")?;
+        let broker = required("broker", "--broker amqp://localhost", broker)?;
+        refuse_memory("broker", &broker, "amqp://localhost")?;
+        Ok(HeartConfig {
+            broker,
+            names,
+            listen: listen.unwrap_or_else(|| HEART_LISTEN.to_owned()),
+            directory: data.unwrap_or_else(|| beside(&write_log)),
+            write_log,
+            token,
+            log_bytes_max: log_bytes_max.map(|bytes| bytes.0),
+            log_age_max,
+        })
+    }
+}
+
+/// A node's settings.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeConfig {
+    pub(crate) node_id: String,
+    pub(crate) database: String,
+    pub(crate) hearts: Vec<String>,
+    pub(crate) broker: String,
+    pub(crate) names: Names,
+    pub(crate) listen: String,
+    pub(crate) advertise: Option<String>,
+    pub(crate) directory: PathBuf,
+    pub(crate) token: Option<String>,
+    pub(crate) seed: bool,
+}
+
+impl NodeConfig {
+    pub(crate) fn load(args: &NodeArgs, settings: &Settings) -> anyhow::Result<NodeConfig> {
+        let mut file = SettingsFile::read(settings.config.as_deref())?;
+        let node_id = args.node_id.clone().or(file.text("node_id")?);
+        let database = args.database.clone().or(file.text("database")?);
+        let hearts = file.texts("heart")?;
+        let hearts = if args.heart.is_empty() {
+            hearts
+        } else {
+            Some(args.heart.clone())
+        };
+        let broker = settings.broker.clone().or(file.text("broker")?);
+        let listen = settings.listen.clone().or(file.text("listen")?);
+        let advertise = args.advertise.clone().or(file.text("advertise")?);
+        let data = settings
+            .data
+            .clone()
+            .or(file.text("data")?.map(PathBuf::from));
+        let names = names(&args.shared, &mut file)?;
+        let token = settings.token.clone().or(file.text("token")?);
+        let seed = file.flag("seed")?;
+        file.finish()?;
+        let node_id = required("node_id", "--node-id 1", node_id)?;
+        if !is_node_id(&node_id) {
+            let message = format!("node_id '{node_id}': say 1 to 100 of A-Z a-z 0-9 . _ -");
+            return Err(BadInput::new(message).into());
+        }
+        let database = required("database", "--database sqlite:node.db", database)?;
+        check_database("database", &database, "node.db")?;
+        let broker = required("broker", "--broker amqp://localhost", broker)?;
+        refuse_memory("broker", &broker, "amqp://localhost")?;
+        Ok(NodeConfig {
+            node_id,
+            hearts: required("heart", "--heart http://127.0.0.1:7090", hearts)?,
+            broker,
+            names,
+            listen: listen.unwrap_or_else(|| NODE_LISTEN.to_owned()),
+            advertise,
+            directory: data.unwrap_or_else(|| beside(&database)),
+            database,
+            token,
+            seed: args.seed || seed.unwrap_or(false),
+        })
+    }
+}
+
+fn names(args: &SharedArgs, file: &mut SettingsFile) -> anyhow::Result<Names> {
+    let exchange = args.exchange.clone().or(file.text("exchange")?);
+    let queue_name = args.queue_name.clone().or(file.text("queue_name")?);
+    Ok(Names {
+        exchange: exchange.as_deref().unwrap_or(EXCHANGE_DEFAULT).into(),
+        queue_name: queue_name.as_deref().unwrap_or(QUEUE_NAME_DEFAULT).into(),
+    })
+}
+
+fn required<T>(key: &str, example: &str, value: Option<T>) -> anyhow::Result<T> {
+    value.ok_or_else(|| {
+        BadInput::new(format!(
+            "'{key}' is missing: set it in the file of --config, or give {example}"
+        ))
+        .into()
+    })
+}
+
+fn check_database(key: &str, url: &str, example: &str) -> anyhow::Result<()> {
+    let is_file = sqlite_path(url).is_some_and(|path| !path.as_os_str().is_empty());
+    if is_file || url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return Ok(());
+    }
+    let url = redact_url(url);
+    Err(BadInput::new(format!(
+        "{key} '{url}': say sqlite:{example} or postgres://…"
+    ))
+    .into())
+}
+
+/// The file of a `sqlite:PATH`.
+pub(crate) fn sqlite_path(url: &str) -> Option<&Path> {
+    url.strip_prefix("sqlite:").map(Path::new)
+}
+
+/// The directory for snapshots on their way: beside the file, on the same disk.
+fn beside(url: &str) -> PathBuf {
+    match sqlite_path(url) {
+        Some(path) => {
+            let mut name = path.as_os_str().to_owned();
+            name.push(".snapshots");
+            PathBuf::from(name)
+        }
+        None => PathBuf::from(".leveret/snapshots"),
+    }
+}
+
+/// A number of bytes: `1073741824`, `512MiB`, `1GiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bytes(u64);
+
+impl std::str::FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Bytes, String> {
+        let digits = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
+        let unit = match &text[digits..] {
+            "" | "B" => Some(1_u64),
+            "KiB" => Some(1 << 10),
+            "MiB" => Some(1 << 20),
+            "GiB" => Some(1 << 30),
+            _ => None,
+        };
+        let count = text[..digits].parse::<u64>().ok();
+        let bytes = count
+            .zip(unit)
+            .and_then(|(count, unit)| count.checked_mul(unit));
+        let bytes = bytes.filter(|bytes| *bytes > 0).map(Bytes);
+        bytes.ok_or_else(|| format!("'{text}' is no size: say 512MiB or 1GiB"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, expect) in [
+            ("1", Some(1)),
+            ("2KiB", Some(2048)),
+            ("1GiB", Some(1 << 30)),
+            ("0", None),
+            ("1GB", None),
+            ("x", None),
+        ] {
+            assert_eq!(
+                text.parse::<Bytes>().ok().map(|bytes| bytes.0),
+                expect,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn flags_are_enough() {
+        let args = NodeArgs {
+            node_id: Some("1".to_owned()),
+            database: Some("sqlite:/d/n.db".to_owned()),
+            heart: vec!["http://h:1".to_owned()],
+            ..NodeArgs::default()
+        };
+        let settings = Settings {
+            broker: Some("amqp://b".to_owned()),
+            ..Settings::default()
+        };
+        let config = NodeConfig::load(&args, &settings).unwrap();
+        assert_eq!(&*config.names.exchange, "write_requests_fanout");
+        assert_eq!(config.directory, Path::new("/d/n.db.snapshots"));
+        let error = NodeConfig::load(&NodeArgs::default(), &settings)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("'node_id' is missing"), "{error}");
+        let args = NodeArgs {
+            database: Some("mysql://u:hush@h".to_owned()),
+            ..args
+        };
+        let error = NodeConfig::load(&args, &settings).unwrap_err().to_string();
+        assert!(
+            error.contains("say sqlite:node.db") && !error.contains("hush"),
+            "{error}"
+        );
+    }
+}

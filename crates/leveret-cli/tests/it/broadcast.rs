@@ -1,0 +1,22 @@
+//! A heart and its nodes as real processes, over RabbitMQ: killed, cut off, filled up and joined under load. In the end the contents of all
+//! nodes are equal, and the recorded history holds: no acknowledged write is lost or doubled, reads keep their levels.
+//!
+//! What needs RabbitMQ finds it by `LEVERET_TEST_AMQP_URL`; what breaks it starts its own with the program in `LEVERET_TEST_XTASK`.
+
+// What clients did and heard, and what must hold of it.
+mod history;
+// Clients that write and read.
+mod load;
+// Processes of one cluster, in a directory of their own.
+mod rig;
+
+// Everything in one process: needs nothing installed.
+mod embedded;
+// A node's disk is full, its contents are changed behind its back, its queue takes what is no write.
+mod faults;
+// Nodes come, go, and take another's name.
+mod joining;
+// Heart and nodes are killed, the broker is restarted, a queue is deleted.
+mod killed;
+// `heart.yaml` and `node.yaml` with mistakes.
+mod settings;

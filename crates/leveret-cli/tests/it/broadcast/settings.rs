@@ -1,0 +1,69 @@
+//! `heart.yaml` and `node.yaml` with mistakes: `FILE:LINE: …`, exit code 2.
+
+use crate::support::{Directory, leveret};
+
+#[test]
+fn mistakes_name_their_line() {
+    let directory = Directory::new();
+    let check = |command: &str, text: &str, expect: &str| {
+        let file = directory.file("given.yaml", text);
+        let ended = leveret(&[command, "--config", &file]);
+        assert_eq!(ended.code, Some(2), "{text}: {ended:?}");
+        assert!(ended.stderr.contains(expect), "{text}: {ended:?}");
+        assert!(!ended.stderr.contains("hush"), "{ended:?}");
+    };
+    check(
+        "heart",
+        "broker: amqp://h\nbrokr: amqp://u:hush@h",
+        "given.yaml:2: unknown setting 'brokr': did you mean 'broker'?",
+    );
+    check("heart", "listen: [", "given.yaml:2: ");
+    check("heart", "listen: 127.0.0.1:0", "'broker' is missing");
+    check(
+        "heart",
+        "broker: amqp://h\nwrite_log: mysql://u:hush@h/d",
+        "say sqlite:heart.db or postgres://",
+    );
+    check(
+        "heart",
+        "broker: amqp://h\nlog_bytes_max: much",
+        "given.yaml:2: 'log_bytes_max': 'much' is no size",
+    );
+    check(
+        "node",
+        "node_id: 1\nnode_id: 2",
+        "given.yaml:2: the key `node_id` comes twice",
+    );
+    check("node", "node_id: a b\nbroker: amqp://h", "node_id 'a b'");
+    check(
+        "node",
+        "node_id: 1\nseed: maybe",
+        "given.yaml:2: 'seed' must be true or false",
+    );
+    check(
+        "node",
+        "node_id: 1\nqueue-name: x",
+        "given.yaml:2: unknown setting 'queue-name': did you mean 'queue_name'?",
+    );
+}
+
+/// The files under examples/ are without mistakes: what is wrong is only that nobody listens.
+#[test]
+fn the_examples_are_read() {
+    let ended = leveret(&[
+        "node",
+        "--config",
+        "examples/broadcast/node.yaml",
+        "--node-id",
+        "a b",
+    ]);
+    assert!(ended.stderr.contains("node_id 'a b'"), "{ended:?}");
+    let ended = leveret(&[
+        "heart",
+        "--config",
+        "examples/broadcast/heart.yaml",
+        "--write-log",
+        "none",
+    ]);
+    assert!(ended.stderr.contains("write_log 'none'"), "{ended:?}");
+}
