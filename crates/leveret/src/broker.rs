@@ -18,6 +18,7 @@ pub(crate) mod connect;
 pub mod embedded;
 mod local;
 pub mod memory;
+pub(crate) mod properties;
 pub mod publish;
 mod queues;
 #[cfg(feature = "rabbitmq")]

@@ -20,6 +20,8 @@ pub mod decider;
 mod desk;
 pub mod documents;
 mod effects;
+pub mod inbox;
+pub mod outbox;
 mod relay;
 mod requests;
 mod scrape;

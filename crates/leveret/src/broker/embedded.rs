@@ -27,7 +27,7 @@ use self::{
 };
 use super::{
     Binding, Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Delivery, Publication,
-    QueueStats, Receipt, Topology, Unfinished, local, routes::QueueId,
+    QueueStats, Receipt, Topology, Unfinished, local, properties, routes::QueueId,
 };
 use crate::sqlite::{Database, DatabaseError, Session};
 
@@ -97,7 +97,7 @@ impl EmbeddedBroker {
             Ok(Routed {
                 targets: routed.targets,
                 places: routed.places,
-                properties: rows::properties(&publication.message),
+                properties: properties::to_text(&publication.message),
                 stored: local::stored(publication),
             })
         };

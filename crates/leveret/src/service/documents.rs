@@ -16,15 +16,22 @@
 
 mod check;
 pub mod conformance;
+mod connect;
 mod cursor;
 mod lanes;
+mod lists;
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+pub mod sqlite;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use leveret_core::{json::Json, time::Timestamp};
 
+pub(super) use self::check::{check_handled, check_outgoing};
+pub use self::connect::connect;
 use crate::broker::{Message, Publication};
 
 /// What a document is called: a kind, declared when the documents are opened, and an id within it.
@@ -174,6 +181,14 @@ pub enum DeadlineChange {
         /// Its name.
         name: Arc<str>,
     },
+}
+
+impl DeadlineChange {
+    /// Whose deadline it changes, and its name.
+    pub fn whose(&self) -> (&Key, &Arc<str>) {
+        let (DeadlineChange::Set { key, name, .. } | DeadlineChange::Cancel { key, name }) = self;
+        (key, name)
+    }
 }
 
 /// A deadline that is due, claimed until the lease is over. The commit that handles it cancels it.

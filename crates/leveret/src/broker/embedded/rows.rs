@@ -3,15 +3,14 @@
 //! A message's key is its queue's number and its number in the queue: one tree holds all queues, each in one piece and
 //! in order, and appending, reading ahead and removing need no further index.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use leveret_core::time::Timestamp;
 use rusqlite::Row;
-use serde::{Deserialize, Serialize};
 
 use crate::{
     broker::{
-        Binding, Delay, Exchange, ExchangeKind, Header, Message, Queue,
+        Binding, Delay, Exchange, ExchangeKind, Queue, properties,
         queues::{Stored, Waiting},
         routes::QueueId,
     },
@@ -185,10 +184,8 @@ pub(super) fn page(
 fn decode(row: &Row<'_>, delivered: u64) -> Result<Waiting> {
     let text = |column| -> Result<Arc<str>> { Ok(row.get_ref(column)?.as_str()?.into()) };
     let seq = seq_of(row.get(0)?);
-    let mut message = match row.get_ref(4)?.as_str_or_null()? {
-        Some(properties) => Properties::parse(properties)?,
-        None => Message::default(),
-    };
+    let mut message =
+        properties::from_text(row.get_ref(4)?.as_str_or_null()?).map_err(DatabaseError::refused)?;
     message.body = row.get::<_, Vec<u8>>(5)?.into();
     Ok(Waiting {
         seq,
@@ -200,89 +197,6 @@ fn decode(row: &Row<'_>, delivered: u64) -> Result<Waiting> {
             routing_key: text(3)?,
         }),
     })
-}
-
-/// All of a message but its body, as JSON; nothing for a message without any.
-pub(super) fn properties(message: &Message) -> Option<String> {
-    let properties = Properties {
-        content_type: message.content_type.as_deref().map(Into::into),
-        message_id: message.message_id.as_deref().map(Into::into),
-        correlation_id: message.correlation_id.as_deref().map(Into::into),
-        reply_to: message.reply_to.as_deref().map(Into::into),
-        kind: message.kind.as_deref().map(Into::into),
-        timestamp_ms: message.timestamp.map(|timestamp| timestamp.0),
-        headers: message
-            .headers
-            .iter()
-            .map(|(name, header)| (name.as_str().into(), StoredHeader::from(header)))
-            .collect(),
-    };
-    let text = serde_json::to_string(&properties).expect("properties print");
-    (text != "{}").then_some(text)
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(default)]
-#[derive(Default)]
-struct Properties<'a> {
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
-    content_type: Text<'a>,
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
-    message_id: Text<'a>,
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
-    correlation_id: Text<'a>,
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
-    reply_to: Text<'a>,
-    #[serde(borrow, skip_serializing_if = "Option::is_none")]
-    kind: Text<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timestamp_ms: Option<i64>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    headers: BTreeMap<std::borrow::Cow<'a, str>, StoredHeader>,
-}
-
-type Text<'a> = Option<std::borrow::Cow<'a, str>>;
-
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum StoredHeader {
-    Text(String),
-    Int(i64),
-    Bool(bool),
-}
-
-impl From<&Header> for StoredHeader {
-    fn from(header: &Header) -> StoredHeader {
-        match header {
-            Header::Text(text) => StoredHeader::Text(text.clone()),
-            Header::Int(int) => StoredHeader::Int(*int),
-            Header::Bool(truth) => StoredHeader::Bool(*truth),
-        }
-    }
-}
-
-impl Properties<'_> {
-    fn parse(text: &str) -> Result<Message> {
-        let stored: Properties<'_> = serde_json::from_str(text).map_err(DatabaseError::refused)?;
-        let header = |header| match header {
-            StoredHeader::Text(text) => Header::Text(text),
-            StoredHeader::Int(int) => Header::Int(int),
-            StoredHeader::Bool(truth) => Header::Bool(truth),
-        };
-        let headers = stored.headers.into_iter();
-        Ok(Message {
-            body: bytes::Bytes::new(),
-            content_type: stored.content_type.as_deref().map(Into::into),
-            message_id: stored.message_id.as_deref().map(Into::into),
-            correlation_id: stored.correlation_id.as_deref().map(Into::into),
-            reply_to: stored.reply_to.as_deref().map(Into::into),
-            kind: stored.kind.as_deref().map(Into::into),
-            timestamp: stored.timestamp_ms.map(Timestamp),
-            headers: headers
-                .map(|(name, value)| (name.into_owned(), header(value)))
-                .collect(),
-        })
-    }
 }
 
 /// Persisted.

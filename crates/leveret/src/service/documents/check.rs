@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    Commit, DeadlineChange, DocumentsError, FIELD_BYTES_MAX, Fields, Handled, KEY_BYTES_MAX,
-    KIND_BYTES_MAX, Key, Kind, NAME_BYTES_MAX, NewState, Outgoing, PAGE_MAX, Parked, Put, Query,
+    Commit, DocumentsError, FIELD_BYTES_MAX, Fields, Handled, KEY_BYTES_MAX, KIND_BYTES_MAX, Key,
+    Kind, NAME_BYTES_MAX, NewState, Outgoing, PAGE_MAX, Parked, Put, Query,
 };
 
 type Checked = Result<(), DocumentsError>;
@@ -156,7 +156,7 @@ fn check_value(field: &str, value: &str) -> Checked {
 fn check_rest(commit: &Commit) -> Checked {
     commit.publish.iter().try_for_each(check_outgoing)?;
     for change in &commit.deadlines {
-        let (DeadlineChange::Set { key, name, .. } | DeadlineChange::Cancel { key, name }) = change;
+        let (key, name) = change.whose();
         check_is_put(commit, key)?;
         check_name("a deadline", name)?;
     }
@@ -181,7 +181,7 @@ fn check_is_put(commit: &Commit, key: &Key) -> Checked {
     ))
 }
 
-pub(super) fn check_handled(handled: &Handled) -> Checked {
+pub(in crate::service) fn check_handled(handled: &Handled) -> Checked {
     check_name("a consumer", &handled.consumer)?;
     check_name("a message", &handled.message_id)
 }
@@ -195,7 +195,7 @@ fn check_parked(parked: &Parked) -> Checked {
     Ok(())
 }
 
-pub(super) fn check_outgoing(outgoing: &Outgoing) -> Checked {
+pub(in crate::service) fn check_outgoing(outgoing: &Outgoing) -> Checked {
     check_name("a lane", &outgoing.lane)?;
     check_text("an exchange", &outgoing.publication.exchange)?;
     check_text("a routing key", &outgoing.publication.routing_key)

@@ -26,6 +26,9 @@ impl OutgoingId {
     }
 }
 
+/// A message that somebody holds: number and lane.
+pub(super) type Held = (u64, Arc<str>);
+
 /// The lanes that have messages.
 #[derive(Debug)]
 pub(super) struct Lanes {
@@ -107,8 +110,17 @@ impl Lanes {
         held
     }
 
+    /// Adds a message that an earlier process left.
+    pub(super) fn add_left(&mut self, lane: &Arc<str>, number: u64, created_at: Timestamp) {
+        if !self.lanes.contains_key(lane) {
+            let place = self.free_place(lane.clone());
+            self.insert(lane.clone(), place);
+        }
+        self.push(lane, number, created_at, false);
+    }
+
     /// Takes the first messages of lanes whose turn it is.
-    pub(super) fn claim(&mut self, limit: usize, now: Timestamp) -> Vec<u64> {
+    pub(super) fn claim(&mut self, limit: usize, now: Timestamp) -> Vec<Held> {
         self.end_leases(now);
         let mut claimed = Vec::new();
         while claimed.len() < limit {
@@ -125,7 +137,7 @@ impl Lanes {
         &mut self,
         ids: impl IntoIterator<Item = (u64, &'a str)>,
         now: Timestamp,
-    ) -> (Vec<u64>, Vec<u64>) {
+    ) -> (Vec<u64>, Vec<Held>) {
         let (mut gone, mut touched) = (Vec::new(), Vec::new());
         for (number, name) in ids {
             let Some((name, lane)) = self.lanes.get_key_value(name) else {
@@ -221,10 +233,11 @@ impl Lanes {
     }
 
     /// Holds the first messages of a lane that stands nowhere.
-    fn hold(&mut self, name: &Arc<str>, max: usize, now: Timestamp) -> Vec<u64> {
+    fn hold(&mut self, name: &Arc<str>, max: usize, now: Timestamp) -> Vec<Held> {
         let place = self.held_place(name.clone(), now);
-        self.place_at(place)
-            .map_or_else(Vec::new, |lane| lane.hold(max))
+        let held = self.place_at(place).map(|lane| lane.hold(max));
+        let held = held.into_iter().flatten();
+        held.map(|number| (number, name.clone())).collect()
     }
 
     /// Tells a lane its new place.

@@ -162,10 +162,10 @@ impl State {
         let outgoing = publish.iter().map(|outgoing| (outgoing.clone(), now));
         self.outbox.extend(numbers().zip(outgoing));
         let held = numbers().zip(held).filter(|(_, held)| *held);
-        self.claimed(held.map(|(number, _)| number).collect())
+        self.claimed(held.map(|(number, _)| number))
     }
 
-    fn claimed(&self, numbers: Vec<u64>) -> Vec<Claimed> {
+    fn claimed(&self, numbers: impl IntoIterator<Item = u64>) -> Vec<Claimed> {
         let claimed = |number| {
             let (outgoing, created_at) = self.outbox.get(&number)?;
             Some(Claimed {
@@ -219,7 +219,7 @@ impl Stored {
 
 impl Deadlines {
     fn change(&mut self, change: &DeadlineChange) {
-        let (DeadlineChange::Set { key, name, .. } | DeadlineChange::Cancel { key, name }) = change;
+        let (key, name) = change.whose();
         let (key, name) = (key.clone(), name.clone());
         if let Some(old) = self.all.remove(&(key.clone(), name.clone())) {
             self.order
@@ -313,8 +313,8 @@ impl Documents for MemoryDocuments {
         now: Timestamp,
     ) -> Result<Vec<Claimed>, DocumentsError> {
         let mut state = self.state()?;
-        let numbers = state.lanes.claim(limit as usize, now);
-        Ok(state.claimed(numbers))
+        let held = state.lanes.claim(limit as usize, now);
+        Ok(state.claimed(held.into_iter().map(|held| held.0)))
     }
 
     async fn sent(
@@ -329,7 +329,7 @@ impl Documents for MemoryDocuments {
         for number in gone {
             state.outbox.remove(&number);
         }
-        Ok(state.claimed(next))
+        Ok(state.claimed(next.into_iter().map(|held| held.0)))
     }
 
     async fn release(&self, ids: &[OutgoingId]) -> Result<(), DocumentsError> {
