@@ -15,7 +15,9 @@ pub fn rolled(hash: u64, position: Position, outcome: &Outcome) -> u64 {
                 roll.number(result.rows_affected);
                 roll.number(result.last_insert_id.map_or(0, |id| mix(id as u64) | 1));
                 for row in result.rows.iter().flatten() {
-                    row.iter().for_each(|value| roll.value(value));
+                    for value in row {
+                        roll.value(value);
+                    }
                 }
             }
         }

@@ -180,7 +180,7 @@ impl Replica for SqliteReplica {
     }
 
     async fn standing(&self) -> Result<Standing, ReplicaError> {
-        self.write(|applier| applier.standing()).await
+        self.write(Applier::standing).await
     }
 
     async fn adopt(&self, cluster: &str, seed: bool) -> Result<(), ReplicaError> {

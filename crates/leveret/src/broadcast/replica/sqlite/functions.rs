@@ -235,7 +235,7 @@ fn lossless(argument: ValueRef<'_>) -> Value {
         ValueRef::Integer(number) => Value::Integer(number),
         ValueRef::Real(number) => Value::Real(number),
         ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
-        _ => Value::Null,
+        ValueRef::Null => Value::Null,
     }
 }
 

@@ -330,7 +330,8 @@ fn pragma_function(table: &str) -> Option<String> {
 fn name(action: &AuthAction<'_>) -> &'static str {
     match action {
         AuthAction::Pragma { .. } => "PRAGMA",
-        AuthAction::Attach { .. } => "ATTACH",
+        // ATTACH whose file name is no literal comes without it.
+        AuthAction::Attach { .. } | AuthAction::Unknown { .. } => "ATTACH",
         AuthAction::Detach { .. } => "DETACH",
         AuthAction::Transaction { .. } => "BEGIN, COMMIT, END or ROLLBACK",
         AuthAction::Savepoint { .. } => "SAVEPOINT, RELEASE or ROLLBACK TO",
@@ -358,8 +359,6 @@ fn name(action: &AuthAction<'_>) -> &'static str {
         | AuthAction::DropTrigger { .. }
         | AuthAction::DropView { .. }
         | AuthAction::DropVtable { .. } => "DROP",
-        // ATTACH whose file name is no literal comes without it.
-        AuthAction::Unknown { .. } => "ATTACH",
         _ => "this",
     }
 }

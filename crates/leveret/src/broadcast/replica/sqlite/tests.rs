@@ -1,4 +1,10 @@
+mod copies;
+mod fuzz;
 mod outcomes;
+mod processes;
+mod questions;
+
+use std::fmt::Write as _;
 
 use leveret_core::{
     broadcast::{Logged, Outcome, Position, Statement, Value, Write},
@@ -90,10 +96,10 @@ pub(super) fn show(outcome: &Outcome) -> String {
     let shown = results.iter().map(|result| {
         let mut text = result.rows_affected.to_string();
         if let Some(id) = result.last_insert_id {
-            text += &format!(" #{id}");
+            write!(text, " #{id}").unwrap();
         }
         for row in result.rows.iter().flatten() {
-            text += &format!(" {}", serde_json::to_string(row).unwrap());
+            write!(text, " {}", serde_json::to_string(row).unwrap()).unwrap();
         }
         text
     });
@@ -139,7 +145,7 @@ pub(super) fn dump(path: &Path) -> String {
         while let Some(row) = rows.next().unwrap() {
             text += &table;
             for column in 0..columns {
-                text += &format!("|{:?}", row.get_ref(column).unwrap());
+                write!(text, "|{:?}", row.get_ref(column).unwrap()).unwrap();
             }
             text.push('\n');
         }

@@ -1,5 +1,7 @@
 //! Statements and what comes of them, on three replicas: `outcomes.txt` has both. A group of lines is a cluster of its own.
 
+use std::fmt::Write as _;
+
 use super::*;
 
 const TABLE: &str = include_str!("outcomes.txt");
@@ -18,7 +20,7 @@ async fn statements_have_these_outcomes_on_all_replicas() {
         }
         let writes: Vec<_> = lines.iter().map(|line| write(line)).collect();
         for (line, outcome) in lines.iter().zip(three(&writes).await) {
-            actual += &format!("{line}\n    -> {outcome}\n");
+            writeln!(actual, "{line}\n    -> {outcome}").unwrap();
         }
         actual.push('\n');
     }
