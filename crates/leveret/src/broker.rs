@@ -16,10 +16,12 @@
 pub mod conformance;
 pub(crate) mod connect;
 pub mod embedded;
+mod header;
 mod local;
 pub mod memory;
 pub(crate) mod properties;
 pub mod publish;
+pub mod pump;
 mod queues;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
@@ -41,6 +43,8 @@ pub use self::{
         dead_letter_queue_name, retry_queue_name,
     },
 };
+
+pub use self::header::{HEADER_DEPTH_MAX, Header};
 
 /// The default exchange: routes to the queue that the routing key names.
 pub const DEFAULT_EXCHANGE: &str = "";
@@ -64,27 +68,6 @@ pub struct Message {
     pub timestamp: Option<Timestamp>,
     /// Further headers.
     pub headers: BTreeMap<String, Header>,
-}
-
-/// A header's value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Header {
-    /// Text.
-    Text(String),
-    /// A whole number.
-    Int(i64),
-    /// A truth value.
-    Bool(bool),
-}
-
-/// What a header takes of a frame, about.
-fn header_bytes(name: &str, header: &Header) -> usize {
-    let value = match header {
-        Header::Text(text) => text.len() + 5,
-        Header::Int(_) => 9,
-        Header::Bool(_) => 2,
-    };
-    name.len() + 1 + value
 }
 
 impl Message {

@@ -16,6 +16,7 @@ use crate::{
     store::{Outcome, RunEnd, RunStatus},
 };
 
+pub mod queues;
 pub mod text;
 
 /// A number that only grows.

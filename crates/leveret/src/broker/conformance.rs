@@ -74,6 +74,7 @@ pub const CASES: &[Case] = cases![
     routing::binding_to_nothing_is_an_error,
     routing::unbind,
     messages::properties_and_headers_round_trip,
+    messages::headers_that_cannot_be_kept_are_refused,
     messages::bodies_round_trip,
     messages::thousand_messages_in_order,
     messages::publishers_overlap,

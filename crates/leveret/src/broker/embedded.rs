@@ -27,7 +27,8 @@ use self::{
 };
 use super::{
     Binding, Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Delivery, Publication,
-    QueueStats, Receipt, Topology, Unfinished, local, properties, routes::QueueId,
+    QueueStats, Receipt, Topology, Unfinished, header::check_headers, local, properties,
+    routes::QueueId,
 };
 use crate::sqlite::{Database, DatabaseError, Session};
 
@@ -93,6 +94,7 @@ impl EmbeddedBroker {
         let route = |publication: Publication| {
             hub.check_open()?;
             check_size(&publication)?;
+            check_headers(&publication.message)?;
             let routed = hub.route(&publication.exchange, &publication.routing_key)?;
             Ok(Routed {
                 targets: routed.targets,

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::{
     Binding, Broker, BrokerError, Capabilities, ConsumeOptions, Consumer, Publication, QueueStats,
     Receipt, Settlement, Topology, Unfinished,
+    header::check_headers,
     local::{self, Home, Hub, Target},
     queues::{Bounds, ConsumerId, Stored, Waiting},
     routes::QueueId,
@@ -67,6 +68,7 @@ impl Shared {
     }
 
     fn publish_one(&self, hub: &mut Hub, publication: Publication) -> Result<(), BrokerError> {
+        check_headers(&publication.message)?;
         let routed = hub.route(&publication.exchange, &publication.routing_key)?;
         self.put(hub, &routed.targets, &local::stored(publication));
         Ok(())
@@ -188,6 +190,7 @@ impl Broker for MemoryBroker {
             let mut hub = self.0.hub();
             hub.check_open()?;
             let routed = batch.iter().map(|publication| {
+                check_headers(&publication.message)?;
                 let routed = hub.route(&publication.exchange, &publication.routing_key)?;
                 Ok((routed, local::stored(publication.clone())))
             });

@@ -52,20 +52,91 @@ struct Properties<'a> {
 
 type Text<'a> = Option<std::borrow::Cow<'a, str>>;
 
+/// The first three kinds are stored as what they are in JSON, the others by name.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum StoredHeader {
     Text(String),
     Int(i64),
     Bool(bool),
+    Named(NamedHeader),
+}
+
+/// Persisted. Floating-point numbers are stored as their bits, since JSON has neither infinity nor NaN.
+#[derive(Serialize, Deserialize)]
+enum NamedHeader {
+    #[serde(rename = "octets")]
+    Octets(Vec<u8>),
+    #[serde(rename = "bytes")]
+    Bytes(Vec<u8>),
+    #[serde(rename = "float_bits")]
+    Float(u32),
+    #[serde(rename = "double_bits")]
+    Double(u64),
+    /// Scale and value.
+    #[serde(rename = "decimal")]
+    Decimal(u8, u32),
+    #[serde(rename = "seconds")]
+    Seconds(u64),
+    #[serde(rename = "list")]
+    List(Vec<StoredHeader>),
+    #[serde(rename = "table")]
+    Table(BTreeMap<String, StoredHeader>),
+    #[serde(rename = "void")]
+    Void(()),
 }
 
 impl From<&Header> for StoredHeader {
     fn from(header: &Header) -> StoredHeader {
-        match header {
-            Header::Text(text) => StoredHeader::Text(text.clone()),
-            Header::Int(int) => StoredHeader::Int(*int),
-            Header::Bool(truth) => StoredHeader::Bool(*truth),
+        StoredHeader::Named(match header {
+            Header::Text(text) => return StoredHeader::Text(text.clone()),
+            Header::Int(int) => return StoredHeader::Int(*int),
+            Header::Bool(truth) => return StoredHeader::Bool(*truth),
+            Header::Octets(bytes) => NamedHeader::Octets(bytes.clone()),
+            Header::Bytes(bytes) => NamedHeader::Bytes(bytes.clone()),
+            Header::Float(number) => NamedHeader::Float(number.to_bits()),
+            Header::Double(number) => NamedHeader::Double(number.to_bits()),
+            Header::Decimal { scale, value } => NamedHeader::Decimal(*scale, *value),
+            Header::Seconds(seconds) => NamedHeader::Seconds(*seconds),
+            Header::List(list) => NamedHeader::List(list.iter().map(StoredHeader::from).collect()),
+            Header::Table(table) => {
+                let entries = table.iter();
+                NamedHeader::Table(
+                    entries
+                        .map(|(name, header)| (name.clone(), header.into()))
+                        .collect(),
+                )
+            }
+            Header::Void => NamedHeader::Void(()),
+        })
+    }
+}
+
+impl From<StoredHeader> for Header {
+    fn from(stored: StoredHeader) -> Header {
+        let named = match stored {
+            StoredHeader::Text(text) => return Header::Text(text),
+            StoredHeader::Int(int) => return Header::Int(int),
+            StoredHeader::Bool(truth) => return Header::Bool(truth),
+            StoredHeader::Named(named) => named,
+        };
+        match named {
+            NamedHeader::Octets(bytes) => Header::Octets(bytes),
+            NamedHeader::Bytes(bytes) => Header::Bytes(bytes),
+            NamedHeader::Float(bits) => Header::Float(f32::from_bits(bits)),
+            NamedHeader::Double(bits) => Header::Double(f64::from_bits(bits)),
+            NamedHeader::Decimal(scale, value) => Header::Decimal { scale, value },
+            NamedHeader::Seconds(seconds) => Header::Seconds(seconds),
+            NamedHeader::List(list) => Header::List(list.into_iter().map(Header::from).collect()),
+            NamedHeader::Table(table) => {
+                let entries = table.into_iter();
+                Header::Table(
+                    entries
+                        .map(|(name, header)| (name, header.into()))
+                        .collect(),
+                )
+            }
+            NamedHeader::Void(()) => Header::Void,
         }
     }
 }
@@ -73,11 +144,6 @@ impl From<&Header> for StoredHeader {
 impl Properties<'_> {
     fn parse(text: &str) -> Result<Message, serde_json::Error> {
         let stored: Properties<'_> = serde_json::from_str(text)?;
-        let header = |header| match header {
-            StoredHeader::Text(text) => Header::Text(text),
-            StoredHeader::Int(int) => Header::Int(int),
-            StoredHeader::Bool(truth) => Header::Bool(truth),
-        };
         let headers = stored.headers.into_iter();
         Ok(Message {
             body: bytes::Bytes::new(),
@@ -88,7 +154,7 @@ impl Properties<'_> {
             kind: stored.kind.as_deref().map(Into::into),
             timestamp: stored.timestamp_ms.map(Timestamp),
             headers: headers
-                .map(|(name, value)| (name.into_owned(), header(value)))
+                .map(|(name, value)| (name.into_owned(), value.into()))
                 .collect(),
         })
     }

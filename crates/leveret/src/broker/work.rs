@@ -1,42 +1,65 @@
 //! A work queue: deliveries go to a handler, and what it says decides what becomes of them. Over any broker.
 //!
 //! ```text
-//! queue --> handler --Done---------------------------> acked
+//! queue --> handler --Done, Repeated--> what follows is published, then acked
 //!   ^          |------Retry, attempts left --> queue.retry.<delay> --after the delay--> queue
 //!   |          |------Retry, none left; DeadLetter --> queue.dlq
-//!   '----------'------Requeue (this machine's own fault), after a pause
+//!   |          '------Requeue (this machine's own fault): kept here; the consumer pauses, then tries again
+//!   '--- redelivered: counted, before its handler sees it --> queue, or queue.suspects; at the bound queue.dlq
 //! ```
 //!
-//! A retry or dead letter is published with confirm, then the delivery is acked: a crash in between leaves a second copy (with the
-//! same `message_id`), never none. If publishing fails, the delivery returns to its queue. A handler that panics has failed like
-//! one that says [`Verdict::Retry`].
+//! Whatever follows from a delivery is published with confirm, then the delivery is acked: a crash in between leaves a second copy (with
+//! the same `message_id`), never none. A handler that panics has failed like one that says [`Verdict::Retry`].
+//!
+//! # What ends its process
+//!
+//! A message that ends its process (memory runs out, a library aborts) comes again, marked redelivered, and so do those that the process had
+//! beside it, most of them unread. A redelivery is therefore not handled: a copy that says how often this happened takes its place, and is
+//! handled when it comes. So the count survives the process, with any broker and any kind of queue, and it is there before the handler.
+//!
+//! The first time the copy goes to the end of the queue itself, so that a broker's restart, or a process that was stopped, costs a message
+//! no more than its place. From the second time on it goes to `queue.suspects`, from which each process takes one at a time: only the one
+//! that is in its handler can be counted again. The innocent beside a message that kills are counted twice at most, and then once more only
+//! if their own process dies while they are in their handlers; the one that kills reaches [`WorkOptions::deaths_max`] alone. A process that
+//! merely lost its connection recognises by its `message_id` what it was handling, and counts nothing. Any verdict of its handler ends the
+//! suspicion.
+//!
+//! # Faults of this machine
+//!
+//! A delivery of which the handler says [`Verdict::Requeue`] is kept here, so that the broker counts no redelivery, and nothing is handled
+//! for a while: pauses grow from one failure to the next. Then those that are kept are handled first. Meanwhile [`QueueMetrics::is_ready`]
+//! is false. Other processes go on with what is in the queue; when this one ends, theirs is also what it kept.
+//!
+//! Where a queue that takes what follows is full, the delivery waits without holding a place, and others are handled; at most `prefetch` wait.
 
 mod letters;
+mod station;
 
 use std::{
-    any::Any,
     fmt,
-    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use async_trait::async_trait;
-use futures_util::FutureExt;
 use leveret_core::time::Timestamp;
 use tokio::{
-    task::JoinSet,
-    time::{sleep, timeout},
+    sync::Semaphore,
+    time::{Instant, sleep},
 };
 
 pub use self::letters::{
-    HEADER_ATTEMPTS, HEADER_DEAD_AT, HEADER_EXCHANGE, HEADER_LEFT_OUT, HEADER_QUEUE, HEADER_REASON,
-    HEADER_ROUTING_KEY, attempts, dead_letter, retry,
+    HEADER_ATTEMPTS, HEADER_DEAD_AT, HEADER_DEATHS, HEADER_EXCHANGE, HEADER_KEPT, HEADER_LEFT_OUT,
+    HEADER_QUEUE, HEADER_REASON, HEADER_ROUTING_KEY, attempts, dead_letter, deaths, retry,
 };
+use self::station::{Left, Source, Station};
 use super::{
-    Broker, BrokerError, ConsumeOptions, Consumer, Delivery, Publication, Queue, Topology,
-    Unfinished, dead_letter_queue_name,
+    Broker, BrokerError, ConsumeOptions, ConsumerState, Delivery, Publication, Queue, Topology,
+    dead_letter_queue_name,
+    publish::Pauses,
+    pump::{Event, Pump},
 };
+use crate::metrics::queues::QueueMetrics;
 
 /// The delays between attempts; as many retries as delays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,9 +93,16 @@ pub struct WorkOptions {
     pub message_bytes_max: usize,
     /// How long handlers that run at shutdown may go on; then their deliveries return to the queue. 30 s.
     pub drain_timeout: Duration,
-    /// The pause before a delivery returns to its queue because publishing failed or the handler said [`Verdict::Requeue`], so
-    /// that it does not spin. 1 s.
-    pub requeue_pause: Duration,
+    /// How long nothing is handled after a handler said [`Verdict::Requeue`]. 1 s, doubled from one failure to the next up to 30 s.
+    pub requeue_pauses: Pauses,
+    /// Between tries to publish what follows from a delivery. 100 ms to 5 s.
+    pub publish_pauses: Pauses,
+    /// A message that was delivered and not settled so often is dead-lettered, and its handler not asked again. At least 3; 5.
+    pub deaths_max: u32,
+    /// Declared with the queues, and again when a part of it is gone: where that goes which handlers publish. Nothing.
+    pub publishes_to: Topology,
+    /// Where is counted. Counters of its own; keep a clone to read them.
+    pub metrics: Arc<QueueMetrics>,
     /// What time it is, for the headers of dead letters. The system's clock.
     pub clock: fn() -> Timestamp,
 }
@@ -87,12 +117,24 @@ impl WorkOptions {
             retry: RetryPolicy::default(),
             message_bytes_max: 16 * 1024 * 1024,
             drain_timeout: Duration::from_secs(30),
-            requeue_pause: Duration::from_secs(1),
+            requeue_pauses: Pauses {
+                first: Duration::from_secs(1),
+                longest: Duration::from_secs(30),
+            },
+            publish_pauses: Pauses::default(),
+            deaths_max: 5,
+            publishes_to: Topology::default(),
+            metrics: Arc::default(),
             clock: system_clock,
         }
     }
 
-    /// What [`serve`] declares: the queue, its delay queues, its dead letter queue.
+    /// The queue of those that may have ended their process more than once.
+    pub fn suspects(&self) -> String {
+        format!("{}.suspects", self.queue)
+    }
+
+    /// What [`serve`] declares: the queue, its delay queues, that of suspects, its dead letter queue, and what handlers publish to.
     pub fn topology(&self) -> Topology {
         let delays = self.retry.delays.iter();
         let mut queues = vec![Queue::plain(self.queue.clone())];
@@ -101,10 +143,18 @@ impl WorkOptions {
                 queues.push(queue);
             }
         }
+        queues.push(Queue::plain(self.suspects()));
         queues.push(Queue::plain(dead_letter_queue_name(&self.queue)));
+        let Topology {
+            exchanges,
+            queues: further,
+            bindings,
+        } = self.publishes_to.clone();
+        queues.extend(further);
         Topology {
+            exchanges,
             queues,
-            ..Topology::default()
+            bindings,
         }
     }
 }
@@ -127,10 +177,19 @@ fn system_clock() -> Timestamp {
 }
 
 /// What a handler says of a delivery.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
-    /// Handled, a business failure that was recorded included.
-    Done,
+    /// Handled, a business failure that was recorded included. What follows from it is published and confirmed before the delivery is acked;
+    /// what can never be published (too large, to a queue that does not exist) makes the delivery a dead letter that says so.
+    Done {
+        /// What follows.
+        publish: Vec<Publication>,
+    },
+    /// Handled before: a copy, or a delivery that came again. Like `Done`, and counted as a duplicate.
+    Repeated {
+        /// What follows, once more.
+        publish: Vec<Publication>,
+    },
     /// A passing fault: again after the next delay; a dead letter when the retries are used up.
     Retry {
         /// Why, for the dead letter.
@@ -148,8 +207,17 @@ pub enum Verdict {
         /// Why.
         reason: String,
     },
-    /// This machine's own fault (its database is gone): back to the queue, and no attempt is counted.
+    /// This machine's own fault (its database is gone): the consumer pauses, and the delivery is handled again. No attempt is counted.
     Requeue,
+}
+
+impl Verdict {
+    /// Handled, and nothing follows.
+    pub const fn done() -> Verdict {
+        Verdict::Done {
+            publish: Vec::new(),
+        }
+    }
 }
 
 /// Handles deliveries.
@@ -172,70 +240,153 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), BrokerError> {
     tokio::pin!(shutdown);
-    let mut consumer = tokio::select! {
-        consumer = subscribe(&*broker, &options) => consumer?,
+    let (mut queue, mut suspects) = tokio::select! {
+        pumps = subscribe(&broker, &options) => pumps?,
         () = &mut shutdown => return Ok(()),
     };
-    let concurrency = usize::from(options.concurrency.max(1));
+    let metrics = options.metrics.clone();
     let drain_timeout = options.drain_timeout;
-    let station = Arc::new(Station {
-        broker,
-        options,
-        handler,
-    });
-    let mut running = JoinSet::new();
+    let station = Arc::new(Station::new(broker, options, handler));
+    let mut outage = Outage::default();
     loop {
-        // Cancel-safe: the shutdown future is kept, a set's `join_next` and a consumer's `next` lose nothing.
-        tokio::select! {
+        // Cancel-safe: the shutdown future is kept, and pumps lose nothing.
+        let (source, event) = tokio::select! {
             biased;
             () = &mut shutdown => break,
-            Some(_) = running.join_next(), if !running.is_empty() => {}
-            delivery = consumer.next(), if running.len() < concurrency => match delivery {
-                Some(delivery) => {
-                    let station = station.clone();
-                    running.spawn(async move { station.process(delivery).await });
-                }
-                None => break,
-            },
+            event = suspects.next() => (Source::Suspects, event),
+            event = queue.next() => (Source::Queue, event),
+        };
+        let pump = match source {
+            Source::Queue => &mut queue,
+            Source::Suspects => &mut suspects,
+        };
+        match event {
+            Event::Arrived(delivery, place) => {
+                let station = station.clone();
+                pump.spawn(async move { station.process(delivery, source, place).await });
+            }
+            Event::State(state) if source == Source::Queue => metrics.consumer.set(state),
+            Event::State(_) | Event::Resumed | Event::Ended(Ok(Left::Nothing)) => {}
+            Event::Ended(Ok(Left::Handled)) => outage.over(&metrics, pump.is_paused()),
+            Event::Ended(Ok(Left::Kept(delivery))) => {
+                pump.hold(*delivery);
+                let until = outage.failed(&metrics, &station.options.requeue_pauses);
+                queue.pause_until(until);
+                suspects.pause_until(until);
+            }
+            Event::Ended(Err(error)) => {
+                // Its delivery was dropped with it, and so returned.
+                tracing::error!(queue = &*station.options.queue, %error, "the task of a delivery ended");
+            }
+            Event::Closed => break,
         }
     }
-    consumer.cancel();
-    let finish = async { while running.join_next().await.is_some() {} };
-    if timeout(drain_timeout, finish).await.is_err() {
-        // What they hold is dropped, and so returns to the queue.
-        running.shutdown().await;
-    }
+    metrics.consumer.set(ConsumerState::Draining);
+    drain([queue, suspects], drain_timeout).await;
+    metrics.consumer.clear();
     Ok(())
 }
 
-async fn subscribe(broker: &dyn Broker, options: &WorkOptions) -> Result<Consumer, BrokerError> {
-    let consume = ConsumeOptions {
-        prefetch: options.prefetch.max(options.concurrency),
-        ..ConsumeOptions::queue(options.queue.clone())
-    };
-    loop {
-        let declared = broker.declare(&options.topology()).await;
-        let subscribed = match declared {
-            Ok(()) => broker.consume(consume.clone()).await,
-            Err(error) => Err(error),
+/// Lets what runs finish in time; what does not is dropped, and so returns to the queue.
+async fn drain(mut pumps: [Pump<Left>; 2], timeout: Duration) {
+    let deadline = Instant::now() + timeout;
+    for pump in &mut pumps {
+        pump.stop();
+    }
+    for pump in &mut pumps {
+        // Those that are kept are dropped, and so returned.
+        pump.finish(deadline, drop).await;
+        pump.abort().await;
+    }
+}
+
+/// A fault of this machine, while it lasts.
+#[derive(Default)]
+struct Outage {
+    /// Pauses so far.
+    failed: u32,
+    until: Option<Instant>,
+}
+
+impl Outage {
+    /// A delivery could not be handled. Several at once make one pause.
+    fn failed(&mut self, metrics: &QueueMetrics, pauses: &Pauses) -> Instant {
+        let now = Instant::now();
+        if let Some(until) = self.until.filter(|until| *until > now) {
+            return until;
+        }
+        let until = now + pauses.after(self.failed);
+        self.failed = self.failed.saturating_add(1);
+        self.until = Some(until);
+        metrics.set_paused(true);
+        until
+    }
+
+    /// A delivery was handled: the fault is over, unless this one began before the pause.
+    fn over(&mut self, metrics: &QueueMetrics, paused: bool) {
+        if self.failed > 0 && !paused {
+            *self = Outage::default();
+            metrics.set_paused(false);
+        }
+    }
+}
+
+/// The pumps of the queue and of its suspects, of which there is one at a time. They share the places.
+async fn subscribe(
+    broker: &Arc<dyn Broker>,
+    options: &WorkOptions,
+) -> Result<(Pump<Left>, Pump<Left>), BrokerError> {
+    let places = Arc::new(Semaphore::new(usize::from(options.concurrency.max(1))));
+    let topology = options.topology();
+    let start = |queue: Arc<str>, prefetch| {
+        let consume = ConsumeOptions {
+            prefetch,
+            ..ConsumeOptions::queue(queue)
         };
-        match subscribed {
+        Pump::start(&**broker, consume, places.clone())
+    };
+    let prefetch = options.prefetch.max(options.concurrency);
+    let mut failed = 0;
+    loop {
+        let subscribed = async {
+            broker.declare(&topology).await?;
+            let queue = start(options.queue.clone(), prefetch).await?;
+            Ok((queue, start(options.suspects().into(), 1).await?))
+        };
+        match subscribed.await {
+            Ok((mut queue, mut suspects)) => {
+                queue.mend(broker.clone(), topology.clone());
+                suspects.mend(broker.clone(), topology);
+                return Ok((queue, suspects));
+            }
+            Err(error @ BrokerError::NotFound { .. }) => {
+                // Somebody deletes it while we declare it.
+                tracing::warn!(queue = &*options.queue, %error, "not consuming yet");
+            }
             Err(error) if error.is_retryable() => {
                 tracing::warn!(queue = &*options.queue, %error, "not consuming yet");
-                sleep(options.requeue_pause).await;
             }
-            other => return other,
+            Err(error) => return Err(error),
         }
+        sleep(Pauses::default().after(failed)).await;
+        failed += 1;
     }
 }
 
 /// What becomes of a delivery.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 enum Action {
-    Ack,
+    Done {
+        publish: Vec<Publication>,
+        repeated: bool,
+    },
     Requeue,
-    Retry { delay: Duration },
-    DeadLetter { reason: String },
+    Retry {
+        delay: Duration,
+    },
+    DeadLetter {
+        reason: String,
+    },
 }
 
 /// The decision, pure: `attempt` attempts were made, the one just finished included.
@@ -245,7 +396,14 @@ fn decide(verdict: Verdict, attempt: u32, policy: &RetryPolicy) -> Action {
         None => Action::DeadLetter { reason },
     };
     match verdict {
-        Verdict::Done => Action::Ack,
+        Verdict::Done { publish } => Action::Done {
+            publish,
+            repeated: false,
+        },
+        Verdict::Repeated { publish } => Action::Done {
+            publish,
+            repeated: true,
+        },
         Verdict::Requeue => Action::Requeue,
         Verdict::DeadLetter { reason } => Action::DeadLetter { reason },
         Verdict::Retry { reason } => next(reason),
@@ -262,84 +420,6 @@ fn decide(verdict: Verdict, attempt: u32, policy: &RetryPolicy) -> Action {
             other => other,
         },
     }
-}
-
-/// What the handlers of one queue share.
-struct Station<H> {
-    broker: Arc<dyn Broker>,
-    options: WorkOptions,
-    handler: H,
-}
-
-impl<H: Handler> Station<H> {
-    async fn process(&self, delivery: Delivery) {
-        let queue = &*self.options.queue;
-        let made = attempts(&delivery.message);
-        let size = delivery.message.body.len();
-        let limit = self.options.message_bytes_max;
-        let refused = match &delivery.flaw {
-            Some(flaw) => Some(flaw.to_string()),
-            None if size > limit => {
-                Some(format!("the body has {size} bytes, the limit is {limit}"))
-            }
-            None => None,
-        };
-        let (attempt, action) = if let Some(reason) = refused {
-            (made, Action::DeadLetter { reason })
-        } else {
-            let attempt = made.saturating_add(1);
-            let handling = AssertUnwindSafe(self.handler.handle(&delivery, attempt)).catch_unwind();
-            let verdict = handling.await.unwrap_or_else(|panic| Verdict::Retry {
-                reason: format!("the handler panicked: {}", panic_text(&*panic)),
-            });
-            (attempt, decide(verdict, attempt, &self.options.retry))
-        };
-        match action {
-            Action::Ack => delivery.receipt.ack(),
-            Action::Requeue => self.requeue(delivery).await,
-            Action::Retry { delay } => {
-                let copy = retry(&delivery, queue, delay, attempt);
-                self.move_on(copy, delivery).await;
-            }
-            Action::DeadLetter { reason } => {
-                tracing::warn!(queue, reason, attempt, "dead letter");
-                let letter =
-                    dead_letter(&delivery, queue, &reason, attempt, (self.options.clock)());
-                self.move_on(letter, delivery).await;
-            }
-        }
-    }
-
-    /// Publishes, then acks; when that fails the delivery returns to the queue after a pause.
-    async fn move_on(&self, publication: Publication, delivery: Delivery) {
-        let Delivery { receipt, .. } = delivery;
-        let moved = self
-            .broker
-            .publish_then_ack(vec![publication], vec![receipt]);
-        if let Err(Unfinished {
-            error, receipts, ..
-        }) = moved.await
-        {
-            tracing::warn!(queue = &*self.options.queue, %error, "cannot move a delivery on, it returns to its queue");
-            if !error.is_retryable() {
-                // Somebody may have deleted the queue it goes to.
-                let _ = self.broker.declare(&self.options.topology()).await;
-            }
-            sleep(self.options.requeue_pause).await;
-            receipts.into_iter().for_each(super::Receipt::requeue);
-        }
-    }
-
-    async fn requeue(&self, delivery: Delivery) {
-        sleep(self.options.requeue_pause).await;
-        delivery.receipt.requeue();
-    }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("without a text")
 }
 
 #[cfg(test)]

@@ -142,6 +142,6 @@ pub(crate) async fn drive_here(
         None
     };
     if let Some(delivery) = delivery {
-        worker::finish(&inner, delivery, driven).await;
+        worker::finish(&inner, delivery, driven, None).await;
     }
 }

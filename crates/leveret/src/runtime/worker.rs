@@ -1,15 +1,14 @@
 //! The worker: takes jobs from the queue, drives each to its end, drains on shutdown.
 
 use std::{
-    collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use leveret_core::ids::RunId;
 use tokio::{
-    sync::watch,
-    task::{JoinError, JoinSet},
+    sync::{Semaphore, watch},
+    task::JoinError,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
@@ -21,9 +20,9 @@ use super::{
     wire::Job,
 };
 use crate::broker::{
-    BrokerError, ConsumeOptions, Consumer, ConsumerState, Delivery, Publication, Receipt,
-    Unfinished,
+    BrokerError, ConsumeOptions, ConsumerState, Delivery, Publication, Receipt, Unfinished,
     publish::{self, Persist},
+    pump::{Event, Place, Pump},
     work::dead_letter,
 };
 
@@ -62,140 +61,107 @@ pub(crate) async fn work(
     options: WorkerOptions,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), BrokerError> {
-    let consumer = inner
-        .broker
-        .consume(ConsumeOptions {
-            queue: inner.names.execution.clone(),
-            prefetch: options.prefetch.max(options.concurrency),
-            tag: Arc::from("leveret-worker"),
-        })
-        .await?;
-    let mut state = consumer.state();
-    let mut arrivals = Arrivals {
-        consumer,
-        waiting: VecDeque::new(),
-        suspects: Lane::default(),
+    let places = usize::from(options.concurrency);
+    let consume = ConsumeOptions {
+        queue: inner.names.execution.clone(),
+        prefetch: options.prefetch.max(options.concurrency),
+        tag: Arc::from("leveret-worker"),
     };
+    let semaphore = Arc::new(Semaphore::new(places));
+    let mut pump = Pump::start(&*inner.broker, consume, semaphore).await?;
+    pump.mend(inner.broker.clone(), inner.topology.clone());
+    let mut suspects = Lane::default();
     let mut looks = interval((inner.options.quiet / 4).max(PAUSE));
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    tell(&inner, *state.borrow_and_update());
-    let mut lost = false;
-    let mut jobs = JoinSet::new();
-    let places = usize::from(options.concurrency);
+    let mut before = None;
     inner.local.open(places);
     loop {
-        let room = jobs.len() < places;
-        let turn_at = arrivals.suspects.next_at().filter(|_| room);
-        tokio::select! {
+        let room = !pump.is_full();
+        let turn_at = suspects.next_at().filter(|_| room);
+        let event = tokio::select! {
             biased;
             _ = shutdown.wait_for(|stop| *stop) => break,
-            Ok(()) = state.changed() => {
-                let now = *state.borrow_and_update();
+            _ = looks.tick(), if !room || !suspects.is_empty() => {
+                attend(&inner, &mut pump, &suspects);
+                None
+            }
+            () = sleep_until(turn_at.unwrap_or_else(Instant::now)), if turn_at.is_some() => None,
+            event = pump.next() => Some(event),
+        };
+        match event {
+            None | Some(Event::Resumed) => {}
+            Some(Event::Closed) => break,
+            Some(Event::State(now)) => {
                 tell(&inner, now);
                 // Live once more: it was lost in between, unseen.
-                if now == ConsumerState::Lost || (now == ConsumerState::Live && !lost) {
+                if now == ConsumerState::Lost
+                    || (now == ConsumerState::Live && before == Some(ConsumerState::Live))
+                {
                     tokio::spawn(acquit(&inner));
                     // They come again with the others.
-                    arrivals.suspects.clear();
+                    suspects.clear();
                 }
-                lost = now == ConsumerState::Lost;
+                before = Some(now);
             }
-            Some(ended) = jobs.join_next(), if !jobs.is_empty() => arrivals.ended(ended),
-            _ = looks.tick(), if !room || !arrivals.suspects.is_empty() => arrivals.attend(&inner),
-            () = sleep_until(turn_at.unwrap_or_else(Instant::now)), if turn_at.is_some() => {}
-            delivery = arrivals.next(), if room => match delivery {
-                Some(delivery) => take(&inner, &mut jobs, delivery),
-                None => break,
-            },
+            Some(Event::Ended(ended)) => look_at(&mut suspects, ended),
+            Some(Event::Arrived(delivery, place)) => take(&inner, &mut pump, delivery, place),
         }
-        while let Some(ended) = jobs.try_join_next() {
-            arrivals.ended(ended);
+        while let Some(ended) = pump.try_ended() {
+            look_at(&mut suspects, ended);
         }
-        take_more(&inner, &mut jobs, &mut arrivals, places);
+        take_more(&inner, &mut pump, &mut suspects);
     }
     tell(&inner, ConsumerState::Draining);
     let deadline = Instant::now() + options.drain_timeout;
-    arrivals.suspects.clear();
+    suspects.clear();
     // Runs that are driven here may still wait for the deliveries of their first jobs.
     tokio::select! {
         () = inner.local.drain(places, deadline) => {}
-        () = hand_over_all(&inner, &mut arrivals) => {}
+        () = hand_over_all(&inner, &mut pump) => {}
     }
-    arrivals.stop();
-    drain(&inner, jobs, deadline).await;
+    pump.stop();
+    drain(&inner, pump, deadline).await;
     inner.metrics.consumer.clear();
     Ok(())
 }
 
-/// Deliveries that have no place yet.
-struct Arrivals {
-    consumer: Consumer,
-    /// Found waiting at the last look, oldest first.
-    waiting: VecDeque<Delivery>,
-    /// Were driven as far as it takes to find that they are suspected.
-    suspects: Lane<Delivery>,
+/// What became of a job: one that turns out to be suspected waits here.
+fn look_at(suspects: &mut Lane<Delivery>, ended: Result<Handled, JoinError>) {
+    match ended {
+        Ok(Handled::Settled) => {}
+        Ok(Handled::SettledInTurn) => suspects.ended_well(),
+        Ok(Handled::Suspected(delivery, counted)) => {
+            suspects.wait(*delivery, counted, Instant::now());
+        }
+        Err(error) => report(&error),
+    }
 }
 
-impl Arrivals {
-    /// The next delivery; `None` when the broker was closed. Cancel-safe.
-    async fn next(&mut self) -> Option<Delivery> {
-        match self.waiting.pop_front() {
-            Some(delivery) => Some(delivery),
-            None => self.consumer.next().await,
+/// Tells the reconciler that the runs of those which waited since the last look, and of the suspects, are not stalled.
+fn attend(inner: &Arc<Inner>, pump: &mut Pump<Handled>, suspects: &Lane<Delivery>) {
+    let bytes_max = inner.options.message_bytes_max;
+    let jobs = pump.ahead().chain(suspects.waiting());
+    let runs: Vec<RunId> = jobs
+        .filter_map(|job| Job::decode(&job.message.body, bytes_max).ok())
+        .map(|job| job.execution_id)
+        .collect();
+    pump.read_ahead();
+    if runs.is_empty() {
+        return;
+    }
+    let inner = inner.clone();
+    tokio::spawn(async move {
+        let until = inner.clock.now() + inner.options.quiet;
+        if let Err(error) = inner.store.put_off(&runs, until).await {
+            tracing::warn!(%error, "jobs that wait for a place may be taken for lost");
         }
-    }
-
-    fn try_next(&mut self) -> Option<Delivery> {
-        let waiting = self.waiting.pop_front();
-        waiting.or_else(|| self.consumer.try_next())
-    }
-
-    /// Takes no more deliveries; those that wait return to the queue.
-    fn stop(&mut self) {
-        self.consumer.cancel();
-        self.waiting.clear();
-    }
-
-    /// What became of a job: one that turns out to be suspected waits here.
-    fn ended(&mut self, ended: Result<Handled, JoinError>) {
-        match ended {
-            Ok(Handled::Settled) => {}
-            Ok(Handled::SettledInTurn) => self.suspects.ended_well(),
-            Ok(Handled::Suspected(delivery, counted)) => {
-                self.suspects.wait(*delivery, counted, Instant::now());
-            }
-            Err(error) => report(&error),
-        }
-    }
-
-    /// Tells the reconciler that the runs of those which waited since the last look, and of the suspects, are not stalled.
-    fn attend(&mut self, inner: &Arc<Inner>) {
-        let bytes_max = inner.options.message_bytes_max;
-        let jobs = self.waiting.iter().chain(self.suspects.waiting());
-        let runs: Vec<RunId> = jobs
-            .filter_map(|job| Job::decode(&job.message.body, bytes_max).ok())
-            .map(|job| job.execution_id)
-            .collect();
-        while let Some(delivery) = self.consumer.try_next() {
-            self.waiting.push_back(delivery);
-        }
-        if runs.is_empty() {
-            return;
-        }
-        let inner = inner.clone();
-        tokio::spawn(async move {
-            let until = inner.clock.now() + inner.options.quiet;
-            if let Err(error) = inner.store.put_off(&runs, until).await {
-                tracing::warn!(%error, "jobs that wait for a place may be taken for lost");
-            }
-        });
-    }
+    });
 }
 
 /// Gives deliveries to the runs that wait for them here; the others return to the queue with the rest.
-async fn hand_over_all(inner: &Arc<Inner>, arrivals: &mut Arrivals) {
+async fn hand_over_all(inner: &Arc<Inner>, pump: &mut Pump<Handled>) {
     let mut others = Vec::new();
-    while let Some(delivery) = arrivals.next().await {
+    while let Some(delivery) = pump.next_delivery().await {
         others.extend(claim(inner, delivery).map(|(delivery, _)| delivery));
     }
 }
@@ -227,28 +193,23 @@ fn tell(inner: &Inner, state: ConsumerState) {
 }
 
 /// Takes the suspects whose turn it is, and what has arrived in the meantime, without a turn of the loop for each.
-fn take_more(
-    inner: &Arc<Inner>,
-    jobs: &mut JoinSet<Handled>,
-    arrivals: &mut Arrivals,
-    places: usize,
-) {
-    while jobs.len() < places {
-        if !arrivals.suspects.is_empty()
-            && let Some((delivery, turn)) = arrivals.suspects.next(Instant::now())
+fn take_more(inner: &Arc<Inner>, pump: &mut Pump<Handled>, suspects: &mut Lane<Delivery>) {
+    while let Some(place) = pump.try_place() {
+        if !suspects.is_empty()
+            && let Some((delivery, turn)) = suspects.next(Instant::now())
         {
-            jobs.spawn(handle_in_turn(inner.clone(), delivery, turn));
-        } else if let Some(delivery) = arrivals.try_next() {
-            take(inner, jobs, delivery);
+            pump.spawn(handle_in_turn(inner.clone(), delivery, turn, place));
+        } else if let Some(delivery) = pump.take_more() {
+            take(inner, pump, delivery, place);
         } else {
             return;
         }
     }
 }
 
-fn take(inner: &Arc<Inner>, jobs: &mut JoinSet<Handled>, delivery: Delivery) {
+fn take(inner: &Arc<Inner>, pump: &mut Pump<Handled>, delivery: Delivery, place: Place) {
     inner.metrics.consumed.inc();
-    jobs.spawn(handle(inner.clone(), delivery));
+    pump.spawn(handle(inner.clone(), delivery, place));
 }
 
 fn report(error: &JoinError) {
@@ -259,22 +220,21 @@ fn report(error: &JoinError) {
 }
 
 /// Waits for what runs; what is not done in time is dropped, which returns its deliveries.
-async fn drain(inner: &Arc<Inner>, mut jobs: JoinSet<Handled>, deadline: Instant) {
-    let finished = tokio::time::timeout_at(deadline, async {
-        while let Some(ended) = jobs.join_next().await {
-            // One that turns out to be suspected is dropped, and so returned.
-            if let Err(error) = &ended {
-                report(error);
-            }
+async fn drain(inner: &Arc<Inner>, mut pump: Pump<Handled>, deadline: Instant) {
+    let left = pump.finish(deadline, |ended| {
+        // One that turns out to be suspected is dropped, and so returned.
+        if let Err(error) = &ended {
+            report(error);
         }
     });
-    if finished.await.is_err() {
+    let left = left.await;
+    if left > 0 {
         tracing::warn!(
-            jobs = jobs.len(),
+            jobs = left,
             "jobs did not finish within the drain timeout and return to their queue"
         );
         let acquitted = acquit(inner);
-        jobs.shutdown().await;
+        pump.abort().await;
         drop(tokio::time::timeout(ACQUIT_TIME_MAX, acquitted).await);
     }
 }
@@ -290,7 +250,7 @@ enum Handled {
 }
 
 /// Brings one delivery to its end, unless it is suspected.
-async fn handle(inner: Arc<Inner>, delivery: Delivery) -> Handled {
+async fn handle(inner: Arc<Inner>, delivery: Delivery, place: Place) -> Handled {
     let Some((delivery, redelivered)) = claim(&inner, delivery) else {
         return Handled::Settled;
     };
@@ -302,19 +262,24 @@ async fn handle(inner: Arc<Inner>, delivery: Delivery) -> Handled {
     if let Err(DriveError::Suspected(counted)) = driven {
         return Handled::Suspected(Box::new(delivery), counted);
     }
-    finish(&inner, delivery, driven).await;
+    finish(&inner, delivery, driven, Some(&place)).await;
     Handled::Settled
 }
 
 /// Brings the delivery of a suspect to its end, unless another process counted it again in the meantime.
-async fn handle_in_turn(inner: Arc<Inner>, delivery: Delivery, turn: Turn) -> Handled {
+async fn handle_in_turn(
+    inner: Arc<Inner>,
+    delivery: Delivery,
+    turn: Turn,
+    place: Place,
+) -> Handled {
     inner.observer.room().await;
     let driven = drive(&inner, &delivery.message.body, true, Some(&turn)).await;
     if let Err(DriveError::Suspected(counted)) = driven {
         return Handled::Suspected(Box::new(delivery), counted);
     }
     let well = driven.is_ok();
-    finish(&inner, delivery, driven).await;
+    finish(&inner, delivery, driven, Some(&place)).await;
     if well {
         Handled::SettledInTurn
     } else {
@@ -322,11 +287,12 @@ async fn handle_in_turn(inner: Arc<Inner>, delivery: Delivery, turn: Turn) -> Ha
     }
 }
 
-/// Settles a delivery by what came of driving it.
+/// Settles a delivery by what came of driving it. Leaves its place to another job if it must wait for the broker.
 pub(crate) async fn finish(
     inner: &Arc<Inner>,
     delivery: Delivery,
     driven: Result<Disposal, DriveError>,
+    place: Option<&Place>,
 ) {
     let (mut publications, reason) = match driven {
         Ok(Disposal::Done(publications)) => (publications, None),
@@ -354,11 +320,16 @@ pub(crate) async fn finish(
             now,
         ));
     }
-    settle(inner, publications, delivery.receipt).await;
+    settle(inner, publications, delivery.receipt, place).await;
 }
 
 /// Publishes, then acks; until that works, or the connection that the delivery came by is gone and the job with it.
-async fn settle(inner: &Arc<Inner>, publications: Vec<Publication>, receipt: Receipt) {
+async fn settle(
+    inner: &Arc<Inner>,
+    publications: Vec<Publication>,
+    receipt: Receipt,
+    place: Option<&Place>,
+) {
     if publications.is_empty() {
         inner.metrics.acked.inc();
         return receipt.ack();
@@ -371,6 +342,10 @@ async fn settle(inner: &Arc<Inner>, publications: Vec<Publication>, receipt: Rec
         tracing::debug!(%error, left, "what follows from a job is not published; trying again");
         let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
         inner.hold_back(&mut held, What::Successors, error);
+        // A queue that is full holds up only what must go there. The prefetch bounds how many wait.
+        if let Some(place) = place {
+            place.give_up();
+        }
     };
     let persist = Persist::new(&inner.topology).telling(&on_failure);
     let receipts = vec![receipt];

@@ -136,11 +136,11 @@ impl<E: Effect> Performer<E> {
         match executed {
             Ok(Executed::Done { claimed, .. }) => {
                 self.relay.publish(claimed).await;
-                Verdict::Done
+                Verdict::done()
             }
             Ok(
                 Executed::Repeated | Executed::Parked | Executed::Refused(Refusal::Stale { .. }),
-            ) => Verdict::Done,
+            ) => Verdict::done(),
             Ok(Executed::Refused(refusal)) => Verdict::DeadLetter {
                 reason: refusal.to_string(),
             },

@@ -177,7 +177,7 @@ impl Handler for Answers {
             .and_then(|id| self.0.lock().remove(id));
         if waiting.is_some_and(|waiting| waiting.send(message.clone()).is_ok()) {
             self.0.counts.answered.inc();
-            return Verdict::Done;
+            return Verdict::done();
         }
         self.0.counts.unexpected.inc();
         Verdict::DeadLetter {

@@ -163,20 +163,20 @@ impl<D: Decider> Station<D> {
             Ok(Executed::Done { claimed, .. }) => {
                 self.relay.publish(claimed).await;
                 self.counts.done.inc();
-                Verdict::Done
+                Verdict::done()
             }
             Ok(Executed::Repeated) => {
                 self.counts.duplicates.inc();
-                Verdict::Done
+                Verdict::done()
             }
             Ok(Executed::Parked) => {
                 self.counts.parked.inc();
-                Verdict::Done
+                Verdict::done()
             }
             Ok(Executed::Refused(Refusal::Stale { reason })) => {
                 tracing::debug!(queue = &*self.queue, reason, "a message changes nothing");
                 self.counts.stale.inc();
-                Verdict::Done
+                Verdict::done()
             }
             Ok(Executed::Refused(refusal @ Refusal::Unreadable { .. })) => {
                 tracing::error!(queue = &*self.queue, error = %refusal, "a message cannot be decided upon");

@@ -38,6 +38,8 @@ mod suspects;
 #[cfg(all(feature = "postgres", feature = "rabbitmq"))]
 mod tls;
 mod waiting;
+// A work queue's message that ends its process, in real processes. Also over RabbitMQ where `LEVERET_TEST_AMQP_URL` is set.
+mod work;
 
 #[test]
 fn the_example_greets() {

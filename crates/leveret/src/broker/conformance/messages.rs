@@ -4,7 +4,15 @@ use bytes::Bytes;
 use leveret_core::time::Timestamp;
 
 use super::world::{World, ack_all, bodies, next, numbers, take, to};
-use crate::broker::{ExchangeKind, Header, Message, Publication};
+use crate::broker::{BrokerError, ExchangeKind, HEADER_DEPTH_MAX, Header, Message, Publication};
+
+/// Lists and tables inside each other.
+fn deep(depth: u32) -> Header {
+    (0..depth).fold(Header::Int(1), |inner, at| match at % 2 {
+        0 => Header::List(vec![Header::Text("void".to_owned()), inner]),
+        _ => Header::Table([("in".to_owned(), inner)].into()),
+    })
+}
 
 pub(super) async fn properties_and_headers_round_trip(world: &mut World) {
     let exchange = world.exchange("x", ExchangeKind::Direct).await;
@@ -25,6 +33,20 @@ pub(super) async fn properties_and_headers_round_trip(world: &mut World) {
             ("small", Header::Int(-1)),
             ("yes", Header::Bool(true)),
             ("no", Header::Bool(false)),
+            ("octets", Header::Octets(vec![0xff, 0, 0xc3])),
+            ("bytes", Header::Bytes(vec![0, 1, 0xff])),
+            ("float", Header::Float(0.1)),
+            ("double", Header::Double(f64::MIN)),
+            (
+                "decimal",
+                Header::Decimal {
+                    scale: 2,
+                    value: 1999,
+                },
+            ),
+            ("seconds", Header::Seconds(1_795_141_463)),
+            ("void", Header::Void),
+            ("deep", deep(HEADER_DEPTH_MAX)),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into(),
@@ -123,4 +145,31 @@ pub(super) async fn publishers_overlap(world: &mut World) {
         assert_eq!(own.collect::<Vec<_>>(), numbers(0..25));
     }
     ack_all(deliveries);
+}
+
+/// What cannot be given back by each broker is taken by none.
+pub(super) async fn headers_that_cannot_be_kept_are_refused(world: &mut World) {
+    let queue = world.queue("q").await;
+    let headers = [
+        deep(HEADER_DEPTH_MAX + 1),
+        Header::Float(f32::NAN),
+        Header::List(vec![Header::Double(f64::INFINITY)]),
+    ];
+    let mut batch = Vec::from(headers.map(|header| {
+        let message = Message {
+            headers: [("bad".to_owned(), header)].into(),
+            ..Message::default()
+        };
+        Publication::to_queue(queue.clone(), message)
+    }));
+    batch.push(to(&queue, "0"));
+    let mut results = world.broker.publish(batch).await;
+    assert!(results.pop().is_some_and(|result| result.is_ok()));
+    for result in results {
+        assert!(
+            matches!(result, Err(BrokerError::Invalid { .. })),
+            "{result:?}"
+        );
+    }
+    assert_eq!(world.drain(&queue).await, ["0"]);
 }

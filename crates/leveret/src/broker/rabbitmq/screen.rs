@@ -16,13 +16,13 @@ use std::{
 };
 
 use super::FRAME_BYTES_MAX;
-use crate::broker::Header;
+use crate::broker::{HEADER_DEPTH_MAX, Header};
 
 /// The header that stands for properties which could not be read.
 const HEADER_FLAW: &str = "x-leveret-flaw";
 
 /// Tables and lists inside each other: the client library goes down into them on its stack.
-const DEPTH_MAX: u32 = 32;
+const DEPTH_MAX: u32 = HEADER_DEPTH_MAX;
 
 /// A longer frame of properties is not held in memory; as no broker sends one, the client library gets it as it is.
 const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -58,7 +58,7 @@ const CLASS_BASIC: &[u8] = &[0, 60];
 pub(super) fn flaw(headers: &mut BTreeMap<String, Header>) -> Option<Arc<str>> {
     match headers.remove(HEADER_FLAW)? {
         Header::Text(flaw) => Some(flaw.into()),
-        Header::Int(_) | Header::Bool(_) => None,
+        _ => None,
     }
 }
 

@@ -4,12 +4,15 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use lapin::{
     BasicProperties, ErrorKind,
-    types::{AMQPValue, FieldTable, ShortString},
+    types::{AMQPValue, DecimalValue, FieldTable, ShortString},
 };
 use leveret_core::time::Timestamp;
 
 use super::FRAME_BYTES_MAX;
-use crate::broker::{BrokerError, Header, Message, header_bytes};
+use crate::broker::{
+    BrokerError, Header, Message,
+    header::{check_headers, header_bytes},
+};
 
 const PERSISTENT: u8 = 2;
 /// The most that headers may have together, in bytes. They go in one frame; one that is larger ends the connection.
@@ -49,6 +52,7 @@ pub(super) fn properties(message: &Message) -> Result<BasicProperties, BrokerErr
         properties = properties.with_timestamp(seconds);
     }
     if !message.headers.is_empty() {
+        check_headers(message)?;
         let sizes = message.headers.iter();
         let bytes: usize = sizes.map(|(name, header)| header_bytes(name, header)).sum();
         if bytes > HEADERS_BYTES_MAX {
@@ -56,25 +60,43 @@ pub(super) fn properties(message: &Message) -> Result<BasicProperties, BrokerErr
                 detail: format!("its headers have {bytes} bytes, more than {HEADERS_BYTES_MAX}"),
             });
         }
-        let mut table = FieldTable::default();
-        for (name, header) in &message.headers {
-            table.insert(short(name)?, value(header));
-        }
-        properties = properties.with_headers(table);
+        properties = properties.with_headers(table(&message.headers)?);
     }
     Ok(properties)
 }
 
-fn value(header: &Header) -> AMQPValue {
-    match header {
-        Header::Text(text) => AMQPValue::LongString(text.as_bytes().into()),
-        Header::Int(number) => AMQPValue::LongLongInt(*number),
-        Header::Bool(truth) => AMQPValue::Boolean(*truth),
+fn table(headers: &BTreeMap<String, Header>) -> Result<FieldTable, BrokerError> {
+    let mut table = FieldTable::default();
+    for (name, header) in headers {
+        table.insert(short(name)?, value(header)?);
     }
+    Ok(table)
 }
 
-/// A message as it arrived. Headers of other kinds than [`Header`] knows (tables, arrays, floating point: `x-death` is one)
-/// are left out.
+fn value(header: &Header) -> Result<AMQPValue, BrokerError> {
+    Ok(match header {
+        Header::Text(text) => AMQPValue::LongString(text.as_bytes().into()),
+        Header::Octets(bytes) => AMQPValue::LongString(bytes.as_slice().into()),
+        Header::Bytes(bytes) => AMQPValue::ByteArray(bytes.as_slice().into()),
+        Header::Int(number) => AMQPValue::LongLongInt(*number),
+        Header::Bool(truth) => AMQPValue::Boolean(*truth),
+        Header::Float(number) => AMQPValue::Float(*number),
+        Header::Double(number) => AMQPValue::Double(*number),
+        Header::Decimal { scale, value } => AMQPValue::DecimalValue(DecimalValue {
+            scale: *scale,
+            value: *value,
+        }),
+        Header::Seconds(seconds) => AMQPValue::Timestamp(*seconds),
+        Header::List(list) => {
+            let values: Result<Vec<_>, _> = list.iter().map(value).collect();
+            AMQPValue::FieldArray(values?.into())
+        }
+        Header::Table(headers) => AMQPValue::FieldTable(table(headers)?),
+        Header::Void => AMQPValue::Void,
+    })
+}
+
+/// A message as it arrived.
 pub(super) fn message(properties: &BasicProperties, data: Vec<u8>) -> Message {
     let text = |property: &Option<ShortString>| property.as_ref().map(|p| Arc::from(p.as_str()));
     let milliseconds = |seconds: u64| {
@@ -98,18 +120,20 @@ pub(super) fn message(properties: &BasicProperties, data: Vec<u8>) -> Message {
 }
 
 fn headers(table: &FieldTable) -> BTreeMap<String, Header> {
-    let known = table
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.as_str().to_owned(), header(value)?)));
-    known.collect()
+    let headers = table.into_iter();
+    headers
+        .map(|(name, value)| (name.as_str().to_owned(), header(value)))
+        .collect()
 }
 
-fn header(value: &AMQPValue) -> Option<Header> {
-    Some(match value {
-        AMQPValue::LongString(text) => {
-            Header::Text(String::from_utf8_lossy(text.as_bytes()).into_owned())
-        }
+fn header(value: &AMQPValue) -> Header {
+    match value {
+        AMQPValue::LongString(text) => match str::from_utf8(text.as_bytes()) {
+            Ok(text) => Header::Text(text.to_owned()),
+            Err(_) => Header::Octets(text.as_bytes().to_owned()),
+        },
         AMQPValue::ShortString(text) => Header::Text(text.as_str().to_owned()),
+        AMQPValue::ByteArray(bytes) => Header::Bytes(bytes.as_slice().to_owned()),
         AMQPValue::Boolean(truth) => Header::Bool(*truth),
         AMQPValue::ShortShortInt(n) => Header::Int((*n).into()),
         AMQPValue::ShortShortUInt(n) => Header::Int((*n).into()),
@@ -118,9 +142,17 @@ fn header(value: &AMQPValue) -> Option<Header> {
         AMQPValue::LongInt(n) => Header::Int((*n).into()),
         AMQPValue::LongUInt(n) => Header::Int((*n).into()),
         AMQPValue::LongLongInt(n) => Header::Int(*n),
-        AMQPValue::Timestamp(n) => Header::Int(i64::try_from(*n).ok()?),
-        _ => return None,
-    })
+        AMQPValue::Float(number) => Header::Float(*number),
+        AMQPValue::Double(number) => Header::Double(*number),
+        AMQPValue::DecimalValue(DecimalValue { scale, value }) => Header::Decimal {
+            scale: *scale,
+            value: *value,
+        },
+        AMQPValue::Timestamp(seconds) => Header::Seconds(*seconds),
+        AMQPValue::FieldArray(list) => Header::List(list.as_slice().iter().map(header).collect()),
+        AMQPValue::FieldTable(table) => Header::Table(headers(table)),
+        AMQPValue::Void => Header::Void,
+    }
 }
 
 /// An error of the client in the seam's words; `what` names the object that the operation was about.

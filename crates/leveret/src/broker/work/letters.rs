@@ -2,13 +2,18 @@
 //!
 //! A copy keeps the body and all properties, `message_id` among them, and says in headers what happened to it. The header
 //! names are stored in queues: they do not change. Of headers that leave no room for that, the largest are left out.
+//!
+//! Headers by which RabbitMQ itself acts would act on the copy: `CC` and `BCC` route it to further queues, and with some other queue's
+//! `x-death` it may take a copy that comes back for one that goes in circles, and drop it. A copy keeps these under another name, and a handler
+//! sees them as they were.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use leveret_core::time::Timestamp;
 
 use crate::broker::{
-    Delivery, Header, Message, Publication, dead_letter_queue_name, header_bytes, retry_queue_name,
+    Delivery, Header, Message, Publication, dead_letter_queue_name, header::header_bytes,
+    retry_queue_name,
 };
 
 /// How many attempts were made; a whole number.
@@ -24,8 +29,17 @@ pub const HEADER_ROUTING_KEY: &str = "x-leveret-routing-key";
 /// When it became a dead letter; text, RFC 3339.
 pub const HEADER_DEAD_AT: &str = "x-leveret-dead-at";
 
+/// How often the message may have ended its process; a whole number.
+pub const HEADER_DEATHS: &str = "x-leveret-deaths";
+/// What stands before the name of a header by which the broker would act.
+pub const HEADER_KEPT: &str = "x-leveret-kept-";
+
 /// How many headers were left out, if any; a whole number.
 pub const HEADER_LEFT_OUT: &str = "x-leveret-headers-left-out";
+
+/// Headers by which RabbitMQ acts.
+const ACTIVE: [&str; 3] = ["CC", "BCC", DEATHS_OF_BROKER];
+const DEATHS_OF_BROKER: &str = "x-death";
 
 /// The most that the headers of others keep of a frame, which has 128 KiB, in bytes.
 const FOREIGN_HEADERS_BYTES_MAX: usize = 64 * 1024;
@@ -34,15 +48,71 @@ const REASON_BYTES_MAX: usize = 4096;
 
 /// How many attempts were made at a message before this delivery. Zero if it does not say, or nonsense.
 pub fn attempts(message: &Message) -> u32 {
-    match message.headers.get(HEADER_ATTEMPTS) {
+    count(message, HEADER_ATTEMPTS)
+}
+
+/// How often a message may have ended its process before this delivery. Zero if it does not say, or nonsense.
+pub fn deaths(message: &Message) -> u32 {
+    count(message, HEADER_DEATHS)
+}
+
+fn count(message: &Message, header: &str) -> u32 {
+    match message.headers.get(header) {
         Some(Header::Int(count)) => u32::try_from(*count).unwrap_or(0),
         _ => 0,
     }
 }
 
-/// The copy of a delivery that comes back to `queue` after `delay`. `attempts` were made, the last one included.
+/// Gives a delivery from `queue` what it had before it was copied: its origin, and the headers that were kept under another name. What the
+/// broker noted about our delay queues is taken out.
+pub(super) fn restore(delivery: &mut Delivery, queue: &str) {
+    let headers = &mut delivery.message.headers;
+    for (place, name) in [
+        (&mut delivery.exchange, HEADER_EXCHANGE),
+        (&mut delivery.routing_key, HEADER_ROUTING_KEY),
+    ] {
+        if let Some(Header::Text(origin)) = headers.get(name) {
+            *place = Arc::from(origin.as_str());
+        }
+    }
+    if let Some(Header::List(deaths)) = headers.get_mut(DEATHS_OF_BROKER) {
+        let delays = format!("{queue}.retry.");
+        deaths.retain(|death| !is_of(death, &delays));
+        if deaths.is_empty() {
+            headers.remove(DEATHS_OF_BROKER);
+        }
+    }
+    for name in ACTIVE {
+        if let Some(kept) = headers.remove(&format!("{HEADER_KEPT}{name}")) {
+            headers.insert(name.to_owned(), kept);
+        }
+    }
+}
+
+/// Whether this note of the broker is about a queue whose name begins like that.
+fn is_of(death: &Header, begin: &str) -> bool {
+    let Header::Table(death) = death else {
+        return false;
+    };
+    matches!(death.get("queue"), Some(Header::Text(queue)) if queue.starts_with(begin))
+}
+
+/// The copy of a delivery that goes to `queue` at once, and says how often the message may have ended its process.
+pub(super) fn suspected(delivery: &Delivery, queue: &str, deaths: u32) -> Publication {
+    let mut message = copy(delivery, attempts(&delivery.message));
+    let deaths = Header::Int(deaths.into());
+    message.headers.insert(HEADER_DEATHS.to_owned(), deaths);
+    Publication {
+        copied: true,
+        ..Publication::to_queue(queue, message)
+    }
+}
+
+/// The copy of a delivery that comes back to `queue` after `delay`. `attempts` were made, the last one included. Whoever says this of a
+/// message lives, so that no deaths are counted any more.
 pub fn retry(delivery: &Delivery, queue: &str, delay: Duration, attempts: u32) -> Publication {
-    let message = copy(delivery, attempts);
+    let mut message = copy(delivery, attempts);
+    message.headers.remove(HEADER_DEATHS);
     Publication {
         copied: true,
         ..Publication::to_queue(retry_queue_name(queue, delay), message)
@@ -75,6 +145,11 @@ pub fn dead_letter(
 fn copy(delivery: &Delivery, attempts: u32) -> Message {
     let mut message = delivery.message.clone();
     let headers = &mut message.headers;
+    for name in ACTIVE {
+        if let Some(active) = headers.remove(name) {
+            headers.insert(format!("{HEADER_KEPT}{name}"), active);
+        }
+    }
     leave_room(headers);
     headers.insert(HEADER_ATTEMPTS.to_owned(), Header::Int(attempts.into()));
     // A copy that comes through a delay queue arrives through the default exchange: the first origin counts.
@@ -119,6 +194,7 @@ fn is_ours(name: &str, header: &Header) -> bool {
         HEADER_ROUTING_KEY,
         HEADER_DEAD_AT,
         HEADER_LEFT_OUT,
+        HEADER_DEATHS,
     ];
     names.contains(&name) && header_bytes(name, header) <= 2 * REASON_BYTES_MAX
 }
@@ -162,7 +238,7 @@ mod tests {
             let value = match header {
                 Header::Text(text) => text.clone(),
                 Header::Int(number) => number.to_string(),
-                Header::Bool(truth) => truth.to_string(),
+                other => format!("{other:?}"),
             };
             format!("{}={value}", name.trim_start_matches("x-leveret-"))
         });
@@ -192,6 +268,68 @@ mod tests {
         );
         assert_eq!(letter.message.body, second.message.body);
         assert_eq!(letter.message.message_id.as_deref(), Some("m"));
+    }
+
+    /// What RabbitMQ acts by is kept from it, and handed over as it was; its notes about our own delay queues are not.
+    #[test]
+    fn headers_by_which_the_broker_acts_are_put_aside() {
+        let death = |queue: &str| {
+            let queue = ("queue".to_owned(), Header::Text(queue.to_owned()));
+            Header::Table([queue].into())
+        };
+        let theirs = Header::List(vec![death("theirs")]);
+        let copies = Header::List(vec![Header::Text("other".to_owned())]);
+        let mut message = Message::json("{}");
+        message.headers = [
+            ("CC".to_owned(), copies.clone()),
+            ("x-death".to_owned(), theirs.clone()),
+            ("list".to_owned(), copies.clone()),
+        ]
+        .into();
+        let mut first = delivery(message, "orders", "created");
+        restore(&mut first, "q");
+        let copy = retry(&first, "q", Duration::from_secs(1), 1).message;
+        assert!(
+            ["CC", "x-death"]
+                .iter()
+                .all(|name| !copy.headers.contains_key(*name))
+        );
+        assert_eq!(copy.headers["list"], copies);
+
+        let mut again = delivery(copy, "", "q");
+        let ours = Header::List(vec![death("q.retry.1s")]);
+        again.message.headers.insert("x-death".to_owned(), ours);
+        restore(&mut again, "q");
+        assert_eq!(again.message.headers["CC"], copies);
+        assert_eq!(again.message.headers["x-death"], theirs);
+        assert_eq!(
+            (&*again.exchange, &*again.routing_key),
+            ("orders", "created")
+        );
+
+        let mut third = delivery(Message::json("{}"), "", "q");
+        let ours = Header::List(vec![death("q.retry.1s")]);
+        third.message.headers.insert("x-death".to_owned(), ours);
+        restore(&mut third, "q");
+        assert!(third.message.headers.is_empty());
+    }
+
+    #[test]
+    fn deaths_are_counted_until_the_handler_says_something() {
+        let first = delivery(Message::json("{}"), "orders", "created");
+        let copy = suspected(&first, "q.suspects", 2);
+        assert_eq!(
+            shown(&copy),
+            "q.suspects: attempts=0 deaths=2 exchange=orders routing-key=created"
+        );
+        assert_eq!(deaths(&copy.message), 2);
+        let copy = retry(
+            &delivery(copy.message, "", "q"),
+            "q",
+            Duration::from_secs(1),
+            1,
+        );
+        assert_eq!(deaths(&copy.message), 0);
     }
 
     #[test]

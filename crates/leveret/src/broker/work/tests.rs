@@ -5,10 +5,13 @@ mod brokers;
 
 use std::sync::Mutex;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use super::*;
-use crate::broker::{Header, Message, memory::MemoryBroker};
+use crate::broker::{Header, Message, memory::MemoryBroker, pump::Place};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -32,7 +35,10 @@ fn options() -> WorkOptions {
         retry: RetryPolicy {
             delays: [5, 10].map(Duration::from_millis).to_vec(),
         },
-        requeue_pause: Duration::from_millis(1),
+        requeue_pauses: Pauses {
+            first: Duration::from_millis(1),
+            longest: Duration::from_millis(1),
+        },
         clock: || Timestamp(1_795_141_463_755),
         ..WorkOptions::queue("work")
     }
@@ -166,7 +172,7 @@ fn decides() {
         reason: "busy".to_owned(),
         delay: Duration::from_secs(seconds),
     };
-    check(Verdict::Done, 1, "Ack");
+    check(Verdict::done(), 1, "Done { publish: [], repeated: false }");
     check(Verdict::Requeue, 9, "Requeue");
     check(
         Verdict::DeadLetter {
@@ -220,18 +226,17 @@ async fn a_message_with_a_flaw_reaches_no_handler() {
     let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
     broker.declare(&options().topology()).await.unwrap();
     let (sender, mut attempts) = mpsc::unbounded_channel();
-    let station = Station {
-        broker: broker.clone(),
-        options: options(),
-        handler: Scripted {
-            script: |_: &str, _| Verdict::Done,
-            attempts: sender,
-        },
+    let handler = Scripted {
+        script: |_: &str, _| Verdict::done(),
+        attempts: sender,
     };
+    let station = Station::new(broker.clone(), options(), handler);
     publish(&*broker, "work", "a").await;
     let mut delivery = take(&*broker, "work").await;
     delivery.flaw = Some("its message id is not UTF-8".into());
-    station.process(delivery).await;
+    let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+    let left = station.process(delivery, Source::Queue, Place::new(permit));
+    assert!(matches!(left.await, Left::Handled));
     let letter = take(&*broker, "work.dlq").await;
     assert_eq!(text(&letter, HEADER_REASON), "its message id is not UTF-8");
     letter.receipt.ack();
@@ -242,7 +247,7 @@ async fn a_message_with_a_flaw_reaches_no_handler() {
 async fn a_panic_is_a_retry() {
     let mut world = World::new(options(), |body, attempt| {
         assert!(body != "a", "attempt {attempt} went wrong");
-        Verdict::Done
+        Verdict::done()
     })
     .await;
     world.publish("a").await;
@@ -270,7 +275,7 @@ async fn a_requeue_counts_no_attempt() {
         if *asked < 5 {
             Verdict::Requeue
         } else {
-            Verdict::Done
+            Verdict::done()
         }
     })
     .await;
@@ -281,7 +286,7 @@ async fn a_requeue_counts_no_attempt() {
     world.end().await;
 }
 
-/// The dead letter queue is gone: the message stays until it is back.
+/// The dead letter queue is gone: it is declared again, and the message moves on without being handled again.
 #[tokio::test]
 async fn what_cannot_be_moved_on_is_not_lost() {
     let mut world = World::new(options(), |_, _| Verdict::DeadLetter {
@@ -295,11 +300,84 @@ async fn what_cannot_be_moved_on_is_not_lost() {
     world.broker.delete_queue("work.dlq").await.unwrap();
     world.publish("a").await;
     assert_eq!(world.attempt().await, 1);
-    assert_eq!(world.attempt().await, 1);
     let letter = world.dead().await;
     assert_eq!(letter.message.body, "a");
     letter.receipt.ack();
+    assert!(world.attempts.try_recv().is_err(), "it was handled again");
     world.end().await;
+}
+
+/// The delivery is kept, so that the broker marks no redelivery; nothing else is handled meanwhile, and pauses grow.
+#[tokio::test(start_paused = true)]
+async fn a_fault_of_this_machine_pauses_the_consumer() {
+    let begun = Instant::now();
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let options = WorkOptions {
+        requeue_pauses: Pauses {
+            first: Duration::from_secs(1),
+            longest: Duration::from_secs(4),
+        },
+        ..options()
+    };
+    let metrics = options.metrics.clone();
+    let (seen, written) = (metrics.clone(), log.clone());
+    let mut world = World::new(options, move |body, attempt| {
+        let at = begun.elapsed().as_secs();
+        let mut log = written.lock().unwrap();
+        log.push(format!(
+            "{body} {attempt} {at} s paused={}",
+            seen.is_paused()
+        ));
+        if log.len() < 5 {
+            Verdict::Requeue
+        } else {
+            Verdict::done()
+        }
+    })
+    .await;
+    world.publish("a").await;
+    world.publish("b").await;
+    for _ in 0..6 {
+        assert_eq!(world.attempt().await, 1);
+    }
+    assert_eq!(
+        *log.lock().unwrap(),
+        [
+            "a 1 0 s paused=false",
+            "a 1 1 s paused=true",
+            "a 1 3 s paused=true",
+            "a 1 7 s paused=true",
+            "a 1 11 s paused=true",
+            "b 1 11 s paused=false",
+        ]
+    );
+    assert!(metrics.is_ready());
+    assert_eq!((metrics.requeued.get(), metrics.suspected.get()), (4, 0));
+    world.end().await;
+    assert_eq!(metrics.handled.get(), 2);
+    assert_eq!(metrics.consumer.get(), None);
+}
+
+/// It is buried with the reason, instead of coming again for ever.
+#[tokio::test(start_paused = true)]
+async fn what_can_never_be_published_makes_a_dead_letter() {
+    let options = options();
+    let metrics = options.metrics.clone();
+    let world = World::new(options, |_, _| Verdict::Done {
+        publish: vec![Publication::to_queue("nowhere", Message::json("1"))],
+    })
+    .await;
+    world.publish("a").await;
+    let letter = world.dead().await;
+    let reason = text(&letter, HEADER_REASON);
+    assert!(
+        reason.starts_with("what follows from it cannot be published: no queue takes"),
+        "{reason}"
+    );
+    letter.receipt.ack();
+    world.end().await;
+    assert_eq!((metrics.handled.get(), metrics.dead_letters.get()), (0, 1));
+    assert_eq!(metrics.held_back(), 0);
 }
 
 /// Handlers that wait for the test, which sees how many run at once.
@@ -314,7 +392,7 @@ impl Handler for Held {
         let body = String::from_utf8_lossy(&delivery.message.body).into_owned();
         let _ = self.entered.send(body);
         self.gate.acquire().await.unwrap().forget();
-        Verdict::Done
+        Verdict::done()
     }
 }
 
