@@ -20,6 +20,8 @@ mod connect;
 mod cursor;
 mod lanes;
 mod lists;
+#[cfg(test)]
+mod measure;
 pub mod memory;
 #[cfg(feature = "postgres")]
 pub mod postgres;

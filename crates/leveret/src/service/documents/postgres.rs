@@ -252,4 +252,4 @@ impl Documents for PostgresDocuments {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -17,13 +17,13 @@ use crate::{
 const NOW: Timestamp = Timestamp(1_000_000_000_000);
 
 /// A schema that is dropped when it is.
-struct Schema {
+pub(in super::super) struct Schema {
     url: String,
     name: String,
 }
 
 impl Schema {
-    fn new() -> Option<Schema> {
+    pub(in super::super) fn new() -> Option<Schema> {
         let Ok(url) = std::env::var("LEVERET_TEST_POSTGRES_URL") else {
             println!("skipped: LEVERET_TEST_POSTGRES_URL is not set");
             return None;
@@ -32,7 +32,7 @@ impl Schema {
         Some(Schema { url, name })
     }
 
-    async fn open(&self) -> PostgresDocuments {
+    pub(in super::super) async fn open(&self) -> PostgresDocuments {
         let options = PostgresDocumentsOptions {
             lease: Duration::from_millis(1500),
             ..PostgresDocumentsOptions::new(&*self.url, &*self.name, &conformance::kinds())
