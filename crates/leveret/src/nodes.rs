@@ -190,12 +190,14 @@ impl NodeError {
     }
 
     /// With the status of the response that was no result: `nodes.ID.error.status`.
+    #[must_use]
     pub fn with_status(self, status: u16) -> NodeError {
         let status = Some(status);
         NodeError { status, ..self }
     }
 
     /// Another attempt is made after this time at the earliest, and not later than [`RETRY_AFTER_MAX`] for its sake, if there is another attempt.
+    #[must_use]
     pub fn after(self, wait: Duration) -> NodeError {
         let retry_after = Some(wait.min(RETRY_AFTER_MAX));
         NodeError {

@@ -46,7 +46,7 @@ pub(super) fn decode(
 }
 
 fn undo(body: Vec<u8>, name: String, bytes_max: usize) -> Result<Vec<u8>, (Vec<u8>, Fault)> {
-    let mut decoder: Box<dyn Read + '_> = match &*name {
+    let mut undone: Box<dyn Read + '_> = match &*name {
         "gzip" | "x-gzip" => Box::new(MultiGzDecoder::new(&*body)),
         "br" => Box::new(Decompressor::new(&*body, BROTLI_BUFFER_BYTES)),
         // With the header of zlib by the standard, without it by some servers.
@@ -56,7 +56,7 @@ fn undo(body: Vec<u8>, name: String, bytes_max: usize) -> Result<Vec<u8>, (Vec<u
     };
     let mut decoded = Vec::new();
     let limit = bytes_max as u64 + 1;
-    let read = decoder.by_ref().take(limit).read_to_end(&mut decoded);
+    let read = undone.by_ref().take(limit).read_to_end(&mut decoded);
     if read.is_err() {
         return Err((decoded, Fault::Broken(name)));
     }

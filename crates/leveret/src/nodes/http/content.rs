@@ -38,39 +38,36 @@ impl Media {
 
     fn shape(&self) -> Shape {
         let (kind, subtype) = self.essence.split_once('/').unwrap_or_default();
-        let suffix = subtype.rsplit_once('+').map_or("", |(_, suffix)| suffix);
-        match (kind, subtype) {
-            (_, "json") | ("text", "x-json") => Shape::Json,
-            (
-                _,
-                "x-ndjson" | "ndjson" | "jsonl" | "x-jsonl" | "jsonlines" | "x-jsonlines"
-                | "json-lines" | "stream+json" | "x-json-stream",
-            ) => Shape::Lines,
-            (_, "json-seq") => Shape::Sequence,
-            _ if suffix == "json" => Shape::Json,
+        let suffix = subtype
+            .rsplit_once('+')
+            .map_or(subtype, |(_, suffix)| suffix);
+        match subtype {
+            "x-ndjson" | "ndjson" | "jsonl" | "x-jsonl" | "jsonlines" | "x-jsonlines"
+            | "json-lines" | "stream+json" | "x-json-stream" => Shape::Lines,
             _ if suffix == "json-seq" => Shape::Sequence,
-            ("text", _) => Shape::Text,
-            _ if matches!(suffix, "xml" | "yaml") => Shape::Text,
-            (
-                "application",
-                "xml"
-                | "javascript"
-                | "ecmascript"
-                | "x-javascript"
+            _ if suffix == "json" || self.essence == "text/x-json" => Shape::Json,
+            _ if self.is_text(kind, suffix) => Shape::Text,
+            _ => Shape::Bytes,
+        }
+    }
+
+    /// What does not tell what it is, is text if it can be.
+    fn is_text(&self, kind: &str, suffix: &str) -> bool {
+        let is_known = matches!(
+            suffix,
+            "xml"
                 | "yaml"
                 | "x-yaml"
                 | "toml"
+                | "javascript"
+                | "ecmascript"
+                | "x-javascript"
                 | "sql"
                 | "graphql"
                 | "x-www-form-urlencoded"
                 | "x-sh"
-                | "problem",
-            ) => Shape::Text,
-            // What does not tell what it is, is text if it can be.
-            ("", _) => Shape::Text,
-            _ if self.charset.is_some() => Shape::Text,
-            _ => Shape::Bytes,
-        }
+        );
+        self.charset.is_some() || kind == "text" || kind.is_empty() || is_known
     }
 
     /// The text of bytes in the charset that is told, else that of a byte order mark, else UTF-8; `None` if they are no such text.

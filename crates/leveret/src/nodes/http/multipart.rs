@@ -84,17 +84,16 @@ fn part(name: &str, value: &Value) -> Result<Part, String> {
 }
 
 fn write(body: &mut Vec<u8>, part: &Part, boundary: &str) {
-    let mut head = format!(
-        "--{boundary}\r\ncontent-disposition: form-data; name=\"{}\"",
-        quoted(&part.name)
+    let filename = part.filename.as_ref();
+    let filename = filename.map(|name| format!("; filename=\"{}\"", quoted(name)));
+    let content_type = part.content_type.as_ref();
+    let content_type = content_type.map(|text| format!("\r\ncontent-type: {text}"));
+    let head = format!(
+        "--{boundary}\r\ncontent-disposition: form-data; name=\"{}\"{}{}\r\n\r\n",
+        quoted(&part.name),
+        filename.unwrap_or_default(),
+        content_type.unwrap_or_default()
     );
-    if let Some(filename) = &part.filename {
-        head.push_str(&format!("; filename=\"{}\"", quoted(filename)));
-    }
-    if let Some(content_type) = &part.content_type {
-        head.push_str(&format!("\r\ncontent-type: {content_type}"));
-    }
-    head.push_str("\r\n\r\n");
     body.extend_from_slice(head.as_bytes());
     body.extend_from_slice(&part.bytes);
     body.extend_from_slice(b"\r\n");

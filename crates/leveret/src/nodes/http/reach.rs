@@ -54,18 +54,18 @@ const fn v4(address: [u8; 4], bits: u32) -> Range {
     Range { address, bits }
 }
 
-const fn v6(segments: [u16; 8], bits: u32) -> Range {
-    let [a, b, c, d, e, f, g, h] = segments;
-    let address = IpAddr::V6(Ipv6Addr::new(a, b, c, d, e, f, g, h));
+const fn v6(high: [u16; 2], bits: u32) -> Range {
+    let address = Ipv6Addr::new(high[0], high[1], 0, 0, 0, 0, 0, 0);
+    let address = IpAddr::V6(address);
     Range { address, bits }
 }
 
 /// Link-local addresses of both kinds, and what AWS, Google, Azure, Alibaba and Oracle use beside them.
 const METADATA: [Range; 7] = [
     v4([169, 254, 0, 0], 16),
-    v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
-    v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32),
-    v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0], 32),
+    v6([0xfe80, 0], 10),
+    v6([0xfd00, 0xec2], 32),
+    v6([0xfd20, 0xce], 32),
     v4([168, 63, 129, 16], 32),
     v4([100, 100, 100, 200], 32),
     v4([192, 0, 0, 192], 32),
@@ -155,10 +155,8 @@ impl Entry {
             let address: IpAddr = address.parse().map_err(|_| error())?;
             let bits: u32 = bits.parse().map_err(|_| error())?;
             let bits_max = if address.is_ipv4() { 32 } else { 128 };
-            return match bits <= bits_max {
-                true => Ok(Entry::Range(Range { address, bits })),
-                false => Err(error()),
-            };
+            let range = (bits <= bits_max).then_some(Range { address, bits });
+            return range.map(Entry::Range).ok_or_else(error);
         }
         if let Ok(address) = trimmed.trim_matches(['[', ']']).parse::<IpAddr>() {
             let bits = if address.is_ipv4() { 32 } else { 128 };
