@@ -114,7 +114,7 @@ async fn measure(args: &BroadcastArgs, settings: &Settings) -> anyhow::Result<Re
         ),
     };
     let delivery_p50_ms = deliveries(&broker, &prefix).await?;
-    let mut cluster = Cluster::start(directory.path(), broker.clone(), names.clone()).await?;
+    let mut cluster = Cluster::start(directory.path(), broker.clone(), names.clone())?;
     for node in 1..=args.nodes {
         cluster.start_node(&node.to_string()).await?;
     }

@@ -170,19 +170,18 @@ async fn snapshot(operator: &Operator, to: &Path, output: Output) -> anyhow::Res
     let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new(".")).to_owned();
     let node = HttpNode::new(&source.advertise, operator.token.clone());
-    let taken: Snapshot = match node {
-        Ok(node) => node.snapshot(directory).await?,
+    let taken: Snapshot = if let Ok(node) = node {
+        node.snapshot(directory).await?
+    } else {
         // A node in the heart's own process: the heart gives a copy of another one.
-        Err(_) => {
-            let url = vec![operator.heart.to_string()];
-            let heart = HttpHeart::new(url, operator.token.clone())?;
-            let others = status
-                .nodes
-                .iter()
-                .find(|node| node.node_id != source.node_id);
-            let asking = others.map_or(&*source.node_id, |node| &*node.node_id);
-            heart.snapshot(asking, directory).await?
-        }
+        let url = [operator.heart.to_string()];
+        let heart = HttpHeart::new(&url, operator.token.clone())?;
+        let others = status
+            .nodes
+            .iter()
+            .find(|node| node.node_id != source.node_id);
+        let asking = others.map_or(&*source.node_id, |node| &*node.node_id);
+        heart.snapshot(asking, directory).await?
     };
     tokio::fs::rename(&taken.path, to)
         .await

@@ -51,7 +51,7 @@ struct Running {
 
 impl Cluster {
     /// A heart with its log in the directory; no nodes yet.
-    pub(crate) async fn start(
+    pub(crate) fn start(
         directory: &Path,
         broker: Arc<dyn Broker>,
         names: Names,
@@ -110,9 +110,7 @@ impl Cluster {
             ..NodeOptions::new(node_id, snapshots)
         };
         let node = Node::open(parts, options).await?;
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        links.insert(advertise, node.link());
-        drop(links);
+        self.link(advertise, &node);
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn({
             let node = node.clone();
@@ -135,6 +133,12 @@ impl Cluster {
             "node {node_id} is not live after {START_TIMEOUT:?}"
         );
         Ok(())
+    }
+
+    /// Lets the heart reach a node at an address.
+    fn link(&self, advertise: String, node: &Node) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.insert(advertise, node.link());
     }
 
     /// Stops a node; its queue stays.

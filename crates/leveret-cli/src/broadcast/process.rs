@@ -45,7 +45,7 @@ pub(crate) async fn node(args: &NodeArgs, settings: &Settings) -> anyhow::Result
     make_directory(&config.directory)?;
     let replica = open_replica(&config.database).await?;
     let broker = open_broker(&config.broker).await?;
-    let heart = HttpHeart::new(config.hearts.clone(), token.clone())
+    let heart = HttpHeart::new(&config.hearts, token.clone())
         .map_err(|error| BadInput::new(error.to_string()))?;
     let parts = NodeParts {
         replica: replica.clone(),
@@ -142,7 +142,7 @@ async fn embedded(args: &HeartArgs, settings: &Settings) -> anyhow::Result<Exit>
     refuse_open(address, settings.token.as_deref(), settings)?;
     make_directory(&directory)?;
     let broker = Arc::new(MemoryBroker::new());
-    let mut cluster = Cluster::start(&directory, broker, Names::default()).await?;
+    let mut cluster = Cluster::start(&directory, broker, Names::default())?;
     for node in 1..=args.nodes {
         cluster.start_node(&node.to_string()).await?;
     }

@@ -52,7 +52,7 @@ pub(crate) async fn demo(output: Output) -> anyhow::Result<Exit> {
     let directory = PrivateDirectory::new()?;
     let started = Instant::now();
     let broker = Arc::new(MemoryBroker::new());
-    let mut cluster = Cluster::start(directory.path(), broker, Names::default()).await?;
+    let mut cluster = Cluster::start(directory.path(), broker, Names::default())?;
     let say = |text: &str| {
         if output.json {
             Ok(())

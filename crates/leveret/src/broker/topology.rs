@@ -164,7 +164,7 @@ impl Topology {
     /// were not accepted, so that its target must take them all.
     pub(super) fn check<'a>(
         &'a self,
-        known: impl IntoIterator<Item = &'a Queue> + Clone,
+        known: impl IntoIterator<Item = &'a Queue>,
     ) -> Result<(), BrokerError> {
         let undeclarable = |queue: &Queue, detail: String| BrokerError::Undeclarable {
             what: format!("queue '{}'", queue.name),
@@ -175,11 +175,11 @@ impl Topology {
                 return Err(undeclarable(queue, fault.to_owned()));
             }
         }
-        let all = || self.queues.iter().chain(known.clone());
-        for queue in all() {
+        let all: Vec<&Queue> = self.queues.iter().chain(known).collect();
+        for queue in &all {
             let Some(delay) = &queue.delay else { continue };
-            let bounded = |target: &&Queue| target.name == delay.to && target.length_max.is_some();
-            if let Some(target) = all().find(bounded) {
+            let bounded = |target: &&&Queue| target.name == delay.to && target.length_max.is_some();
+            if let Some(target) = all.iter().find(bounded) {
                 let detail = format!(
                     "delay queue '{}' passes its messages on to it, and those that find it full would be lost",
                     queue.name

@@ -223,7 +223,7 @@ mod tests {
                 scope,
                 &[("host", "any.example"), ("authorization", authorization)],
                 expect,
-            )
+            );
         };
         with(Scope::Read, "Bearer t-1", None);
         with(Scope::Run, "Bearer t-1", Some(403));

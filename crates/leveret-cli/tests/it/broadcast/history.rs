@@ -116,27 +116,24 @@ fn assert_order_of_time(by_seq: &[Write]) {
 fn assert_reads(writes: &[Write], reads: &[Read]) {
     for read in reads {
         let before = writes.iter().filter(|write| write.answered <= read.asked);
-        match read.level {
-            "session" => {
-                let own: Vec<u64> = before
-                    .filter(|write| write.client == read.client)
-                    .map(|write| write.seq)
-                    .collect();
-                let last = own.iter().max().copied().unwrap_or(0);
-                assert!(
-                    read.seq >= last,
-                    "a client does not read its own writes: {read:?}, {last}"
-                );
-                assert!(
-                    read.own >= own.len() as u64,
-                    "a client misses writes of its own: {read:?}, {}",
-                    own.len()
-                );
-            }
-            _ => {
-                let last = before.map(|write| write.seq).max().unwrap_or(0);
-                assert!(read.seq >= last, "latest is not: {read:?}, {last}");
-            }
+        if read.level == "session" {
+            let own: Vec<u64> = before
+                .filter(|write| write.client == read.client)
+                .map(|write| write.seq)
+                .collect();
+            let last = own.iter().max().copied().unwrap_or(0);
+            assert!(
+                read.seq >= last,
+                "a client does not read its own writes: {read:?}, {last}"
+            );
+            assert!(
+                read.own >= own.len() as u64,
+                "a client misses writes of its own: {read:?}, {}",
+                own.len()
+            );
+        } else {
+            let last = before.map(|write| write.seq).max().unwrap_or(0);
+            assert!(read.seq >= last, "latest is not: {read:?}, {last}");
         }
     }
     for client in reads

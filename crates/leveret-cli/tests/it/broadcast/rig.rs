@@ -166,9 +166,10 @@ impl Cluster {
 
     /// Waits until a node is in a state.
     pub(crate) async fn until_state(&self, node: u32, state: &str) {
+        let node_id = node.to_string();
         self.until(&format!("node {node} is {state}"), |status| {
             let all = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
-            let is_it = |of: &Value| of["node_id"] == node.to_string() && of["state"] == state;
+            let is_it = |of: &Value| of["node_id"] == node_id && of["state"] == state;
             all.iter().any(is_it)
         })
         .await;

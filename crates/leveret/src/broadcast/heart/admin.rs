@@ -61,8 +61,8 @@ impl Heart {
     /// same seq.
     pub async fn verify(&self) -> Result<Verified, AdminError> {
         let shared = &self.0;
-        let _closed = timeout(CONTENTS_MAX, shared.gate.write()).await;
-        let _closed = _closed
+        let closed = timeout(CONTENTS_MAX, shared.gate.write()).await;
+        let _closed = closed
             .map_err(|_| AdminError::Unavailable("the log does not answer in time".to_owned()))?;
         let (seq, members) = {
             let state = shared.state();
@@ -97,7 +97,7 @@ impl Heart {
         }
         let nodes = looked.iter().map(|(node_id, _, digest)| NodeContents {
             node_id: node_id.to_string(),
-            digest: digest.as_ref().ok().map(|digest| hex(digest)),
+            digest: digest.as_ref().ok().map(hex),
             diverged: differing.contains(node_id),
             error: digest.as_ref().err().cloned(),
         });
@@ -254,11 +254,14 @@ fn furthest(state: &super::state::State) -> Result<(Arc<str>, Position), AdminEr
     Ok((cluster.clone(), end.unwrap_or_default()))
 }
 
-type Look = (Arc<str>, String, Result<[u8; 32], String>);
+type Digest = [u8; 32];
+
+/// A node, its kind, and what its contents are.
+type Look = (Arc<str>, String, Result<Digest, String>);
 
 /// The nodes whose contents differ from the most frequent of their kind; where two are as frequent, from that of the first node by name.
 fn differing(looked: &[Look]) -> Vec<Arc<str>> {
-    let mut kinds: BTreeMap<&str, Vec<(&Arc<str>, &[u8; 32])>> = BTreeMap::new();
+    let mut kinds: BTreeMap<&str, Vec<(&Arc<str>, &Digest)>> = BTreeMap::new();
     for (node_id, kind, digest) in looked {
         if let Ok(digest) = digest {
             kinds.entry(kind).or_default().push((node_id, digest));
@@ -266,9 +269,8 @@ fn differing(looked: &[Look]) -> Vec<Arc<str>> {
     }
     let mut differing = Vec::new();
     for digests in kinds.values() {
-        let count =
-            |digest: &[u8; 32]| digests.iter().filter(|(_, other)| *other == digest).count();
-        let mut most: Option<(&[u8; 32], usize)> = None;
+        let count = |digest: &Digest| digests.iter().filter(|(_, other)| *other == digest).count();
+        let mut most: Option<(&Digest, usize)> = None;
         for (_, digest) in digests {
             if most.is_none_or(|(_, most)| count(digest) > most) {
                 most = Some((digest, count(digest)));
@@ -282,7 +284,7 @@ fn differing(looked: &[Look]) -> Vec<Arc<str>> {
     differing
 }
 
-fn hex(digest: &[u8; 32]) -> String {
+fn hex(digest: &Digest) -> String {
     use std::fmt::Write;
     let mut text = String::with_capacity(64);
     for byte in digest {

@@ -53,14 +53,12 @@ impl Heart {
         };
         let submits = shared.submits.get().expect("a heart is made with it");
         let submitted = timeout_at(deadline + APPEND_GRACE, submits.submit(submit)).await;
-        let submitted = match submitted {
-            Ok(Ok(submitted)) => submitted?,
-            Ok(Err(_)) | Err(_) => {
-                return Err(WriteError::Uncertain {
-                    detail: "the log does not answer in time".to_owned(),
-                });
-            }
+        let Ok(Ok(submitted)) = submitted else {
+            return Err(WriteError::Uncertain {
+                detail: "the log does not answer in time".to_owned(),
+            });
         };
+        let submitted = submitted?;
         let position = submitted.position;
         if ack == Ack::Accepted {
             return Ok(Written {
@@ -68,16 +66,14 @@ impl Heart {
                 outcome: None,
             });
         }
-        match timeout_at(deadline, submitted.outcome).await {
-            Ok(Ok(outcome)) => Ok(Written {
-                position,
-                outcome: Some(outcome),
-            }),
-            Ok(Err(_)) | Err(_) => {
-                shared.metrics.writes_not_yet.inc();
-                Err(WriteError::NotYet { position })
-            }
-        }
+        let Ok(Ok(outcome)) = timeout_at(deadline, submitted.outcome).await else {
+            shared.metrics.writes_not_yet.inc();
+            return Err(WriteError::NotYet { position });
+        };
+        Ok(Written {
+            position,
+            outcome: Some(outcome),
+        })
     }
 }
 

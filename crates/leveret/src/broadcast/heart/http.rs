@@ -145,15 +145,14 @@ impl From<Written> for WriteAnswer {
     (status = 504, description = "Logged (`epoch`, `seq`), but not applied as widely as asked in time"),
 ))]
 async fn write(State(heart): State<Heart>, headers: HeaderMap, body: Body) -> Response {
-    let request = match read_body(&headers, body).await {
-        Ok(body) => key(&headers).and_then(|key| {
-            WriteRequest::parse(&body, key).map_err(|Mistake(detail)| bad_request(&detail))
-        }),
-        Err(refused) => Err(refused),
+    let body = match read_body(&headers, body).await {
+        Ok(body) => body,
+        Err(refused) => return refused,
     };
+    let request = key(&headers).and_then(|key| WriteRequest::parse(&body, key));
     let request = match request {
         Ok(request) => request,
-        Err(refused) => return refused,
+        Err(Mistake(detail)) => return bad_request(&detail),
     };
     match heart.write(request).await {
         Ok(written) => Json(WriteAnswer::from(written)).into_response(),
@@ -402,7 +401,7 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Response> {
 }
 
 /// The client's own name of a write that may be repeated.
-fn key(headers: &HeaderMap) -> Result<Option<&str>, Response> {
+fn key(headers: &HeaderMap) -> Result<Option<&str>, Mistake> {
     let mut values = headers.get_all("idempotency-key").iter();
     let Some(value) = values.next() else {
         return Ok(None);
@@ -412,7 +411,7 @@ fn key(headers: &HeaderMap) -> Result<Option<&str>, Response> {
         .ok()
         .filter(|text| values.next().is_none() && !text.is_empty() && text.len() <= KEY_BYTES_MAX);
     text.map(Some).ok_or_else(|| {
-        bad_request(&format!(
+        Mistake(format!(
             "there is one Idempotency-Key, of 1 to {KEY_BYTES_MAX} printable characters"
         ))
     })

@@ -79,15 +79,12 @@ impl Shared {
         let mut tidied = Instant::now();
         loop {
             let held = self.state().phase.held();
-            let pause = match held {
-                Some(epoch) => {
-                    self.keep_once(epoch).await;
-                    KEEP_EVERY
-                }
-                None => {
-                    self.take().await?;
-                    TRY_EVERY
-                }
+            let pause = if let Some(epoch) = held {
+                self.keep_once(epoch).await;
+                KEEP_EVERY
+            } else {
+                self.take().await?;
+                TRY_EVERY
             };
             if tidied.elapsed() >= TIDY_EVERY {
                 tidied = Instant::now();

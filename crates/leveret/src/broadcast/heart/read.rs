@@ -38,6 +38,9 @@ const BESIDE_MAX: usize = 3;
 /// How much earlier than the log's lease ends this heart stops to count on it, for clocks that differ in speed.
 pub(super) const LEASE_MARGIN: Duration = Duration::from_secs(1);
 
+/// A node to ask: its link, and how many questions it has.
+type Picked = (Arc<str>, Arc<dyn NodeLink>, Arc<AtomicUsize>);
+
 type Asked = (Arc<str>, Result<Result<Rows, ReadError>, LinkError>);
 
 impl Heart {
@@ -154,7 +157,7 @@ impl Shared {
                 Some((node_id, answered)) = running.next() => match answered {
                     Ok(Ok(rows)) if rows.seq >= min_seq => return Ok(Answer { rows, node_id }),
                     Ok(Err(error)) if is_final(&error) => return Err(error.into()),
-                    Ok(Err(ReadError::Behind { .. })) | Ok(Ok(_)) => {
+                    Ok(Err(ReadError::Behind { .. }) | Ok(_)) => {
                         is_behind = true;
                         next_at = Instant::now();
                     }
@@ -172,7 +175,9 @@ impl Shared {
                 () = sleep_until(deadline) => break,
                 () = sleep_until(next_at) => {
                     // Who has not answered by now is asked last for a while.
-                    asked.iter().for_each(|node_id| self.slow(node_id));
+                    for node_id in &asked {
+                        self.slow(node_id);
+                    }
                 }
                 () = changed, if running.is_empty() => next_at = Instant::now().max(next_at - PAUSE),
             }
@@ -189,11 +194,7 @@ impl Shared {
     }
 
     /// The best node that was not asked: fresh enough, not slow, with the fewest questions.
-    fn pick(
-        &self,
-        asked: &BTreeSet<Arc<str>>,
-        min_seq: u64,
-    ) -> Option<(Arc<str>, Arc<dyn NodeLink>, Arc<AtomicUsize>)> {
+    fn pick(&self, asked: &BTreeSet<Arc<str>>, min_seq: u64) -> Option<Picked> {
         let now = Instant::now();
         let turn = self.metrics.reads.get() as usize;
         let state = self.state();

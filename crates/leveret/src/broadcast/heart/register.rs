@@ -65,7 +65,7 @@ impl HeartLink for Heart {
         let position = registration.position.seq;
         shared.compare(&node_id, &[(position, registration.hash)]);
         let lacking = shared.advance(before.min(position), position);
-        shared.pull(&node_id, lacking);
+        shared.pull(&node_id, &lacking);
         shared.changed.notify_waiters();
         Ok(joined)
     }

@@ -24,12 +24,12 @@ const PULLED_MAX: u32 = 1024;
 pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     while !*stop.borrow() {
         let consumer = shared.reports().await;
-        let consumed = async {
+        let taking = async {
             match consumer {
                 Ok(mut consumer) => {
                     while let Some(delivery) = consumer.next().await {
                         match Report::from_message(&delivery.message) {
-                            Ok(report) => shared.report(report),
+                            Ok(report) => shared.report(&report),
                             Err(reason) => {
                                 tracing::warn!(%reason, "a message in the queue of reports is none");
                                 shared.metrics.reports_malformed.inc();
@@ -45,7 +45,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return,
             // Dropped in the middle, it returns what it has not acknowledged.
-            () = consumed => {}
+            () = taking => {}
         }
     }
 }
@@ -63,7 +63,7 @@ impl Shared {
     }
 
     /// Takes a report. One of another cluster, of no member, or of an earlier opening of its database says nothing.
-    fn report(self: &Arc<Self>, report: Report) {
+    fn report(self: &Arc<Self>, report: &Report) {
         let now = Instant::now();
         self.metrics.reports.inc();
         let advance = {
@@ -105,12 +105,12 @@ impl Shared {
         let outcomes = report.outcomes.iter().map(|applied| applied.position.seq);
         let after = outcomes.min().map_or(before, |first| before.min(first - 1));
         let lacking = self.advance(after, position);
-        self.pull(&report.node_id, lacking);
+        self.pull(&report.node_id, &lacking);
         self.changed.notify_waiters();
     }
 
     /// Answers those whose level is reached between these seqs. Returns the seqs that are applied but whose outcomes nobody told.
-    pub(super) fn advance(self: &Self, after: u64, through: u64) -> Vec<u64> {
+    pub(super) fn advance(&self, after: u64, through: u64) -> Vec<u64> {
         let advanced: Advanced = {
             let mut state = self.state();
             let state = &mut *state;
@@ -131,7 +131,7 @@ impl Shared {
     }
 
     /// Asks a node for outcomes that it did not report, such as of writes that it fetched.
-    pub(super) fn pull(self: &Arc<Self>, node_id: &Arc<str>, lacking: Vec<u64>) {
+    pub(super) fn pull(self: &Arc<Self>, node_id: &Arc<str>, lacking: &[u64]) {
         let Some(first) = lacking.first().copied() else {
             return;
         };

@@ -132,19 +132,19 @@ async fn keys(log: &dyn WriteLog) {
     assert_eq!(appended, [new(again, 3)], "an old key is forgotten");
 }
 
-fn is_fenced<T>(result: Result<T, LogError>, by: u64) -> bool {
-    matches!(result, Err(LogError::Fenced { epoch }) if epoch == by)
+fn is_fenced<T>(result: &Result<T, LogError>, by: u64) -> bool {
+    matches!(result, Err(LogError::Fenced { epoch }) if *epoch == by)
 }
 
 async fn fencing(log: &dyn WriteLog) {
     let old = open(log).await;
     let epoch = open(log).await;
     assert!(is_fenced(
-        log.append(old, vec![write(1, None)], NOW).await,
+        &log.append(old, vec![write(1, None)], NOW).await,
         epoch
     ));
-    assert!(is_fenced(log.keep(old, NOW).await, epoch));
-    assert!(is_fenced(log.put_fact(old, "a", "1").await, epoch));
+    assert!(is_fenced(&log.keep(old, NOW).await, epoch));
+    assert!(is_fenced(&log.put_fact(old, "a", "1").await, epoch));
     assert_eq!(log.last().await.unwrap(), Position::default());
     log.keep(epoch, NOW).await.unwrap();
 }
@@ -169,7 +169,7 @@ async fn leases(log: &dyn WriteLog) {
     let taken_over = tokio::time::timeout(LOG_LEASE * 3, taken_over).await;
     let (epoch, _) = taken_over.expect("a lease ends").unwrap();
     assert!(is_fenced(
-        log.append(taken_back, vec![write(1, None)], later).await,
+        &log.append(taken_back, vec![write(1, None)], later).await,
         epoch
     ));
 }
@@ -201,7 +201,7 @@ async fn recovery(log: &dyn WriteLog) {
     assert_eq!(&*log.cluster().await.unwrap(), "c2");
     assert_eq!(log.last().await.unwrap(), end);
     assert!(is_fenced(
-        log.append(old, vec![write(2, None)], NOW).await,
+        &log.append(old, vec![write(2, None)], NOW).await,
         epoch
     ));
     let appended = log.append(epoch, vec![write(2, None)], NOW).await.unwrap();

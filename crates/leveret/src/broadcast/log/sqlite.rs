@@ -184,7 +184,8 @@ fn append_one(
         )?;
     }
     let write = &new.write;
-    let statements = serde_json::to_string(&write.statements).map_err(unreadable)?;
+    let statements =
+        serde_json::to_string(&write.statements).map_err(|error| unreadable(&error))?;
     session.execute(
         "INSERT INTO broadcast_log VALUES (?1, ?2, ?3, ?4, ?5)",
         (
@@ -214,7 +215,7 @@ fn known(session: &Session<'_>, key: &Key) -> Result<Option<Appended>, LogError>
     )
 }
 
-fn unreadable(error: serde_json::Error) -> LogError {
+fn unreadable(error: &serde_json::Error) -> LogError {
     LogError::Refused {
         detail: format!("a row cannot be read: {error}"),
     }
@@ -230,7 +231,7 @@ fn logged(row: &Row<'_>) -> Result<(Logged, u64), LogError> {
         write: Write {
             at: Timestamp(row.get(2)?),
             seed: row.get::<_, i64>(3)?.cast_unsigned(),
-            statements: serde_json::from_str(text).map_err(unreadable)?,
+            statements: serde_json::from_str(text).map_err(|error| unreadable(&error))?,
         },
     };
     Ok((logged, text.len() as u64))
@@ -356,7 +357,7 @@ impl WriteLog for SqliteWriteLog {
     async fn settle(&self, outcomes: Vec<(u64, Outcome)>) -> Result<(), LogError> {
         self.write(move |session| {
             for (seq, outcome) in &outcomes {
-                let outcome = serde_json::to_string(outcome).map_err(unreadable)?;
+                let outcome = serde_json::to_string(outcome).map_err(|error| unreadable(&error))?;
                 session.execute(
                     "UPDATE broadcast_keys SET outcome = ?2 WHERE seq = ?1 AND outcome IS NULL",
                     (int(*seq), outcome),
@@ -375,7 +376,7 @@ impl WriteLog for SqliteWriteLog {
                 |row| Ok::<_, LogError>(row.get::<_, Option<String>>(0)?),
             )?;
             let outcome = text.flatten().map(|text| serde_json::from_str(&text));
-            outcome.transpose().map_err(unreadable)
+            outcome.transpose().map_err(|error| unreadable(&error))
         })
         .await
     }

@@ -54,7 +54,7 @@ impl NodeLink for Shared {
                 let detail = "the digest was not made in time".to_owned();
                 Err(ReplicaError::LocalFault { detail })
             })
-            .map_err(unable)?;
+            .map_err(|error| unable(&error))?;
         if position.seq > at {
             return Err(past(position.seq));
         }
@@ -69,12 +69,15 @@ impl NodeLink for Shared {
             });
         }
         let name = format!("snapshot-{}.db", uuid::Uuid::now_v7());
-        self.replica.snapshot(into.join(name)).await.map_err(unable)
+        self.replica
+            .snapshot(into.join(name))
+            .await
+            .map_err(|error| unable(&error))
     }
 
     async fn outcomes(&self, after: u64, limit: u32) -> Result<Vec<Applied>, LinkError> {
         let outcomes = self.replica.outcomes(after, limit.min(OUTCOMES_MAX));
-        outcomes.await.map_err(unable)
+        outcomes.await.map_err(|error| unable(&error))
     }
 
     async fn nudge(&self) -> Result<(), LinkError> {
@@ -101,7 +104,7 @@ impl Drop for Held<'_> {
 }
 
 /// A fault may pass; what this kind of database cannot do, it never can.
-fn unable(error: ReplicaError) -> LinkError {
+fn unable(error: &ReplicaError) -> LinkError {
     let detail = error.to_string();
     match error {
         ReplicaError::LocalFault { .. } => LinkError::Unavailable { detail },

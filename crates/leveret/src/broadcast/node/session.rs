@@ -165,9 +165,10 @@ impl Session {
         }
         let subscribing = timeout(BIND_PATIENCE, &mut self.subscribing);
         let subscribed = until_stopped(&mut self.stopped, subscribing).await?;
-        match subscribed {
-            Ok(consumer) => self.consumer = Some(consumer.map_err(Break::Broker)?),
-            Err(_) => tracing::warn!("the broker is away; the node follows the heart's log"),
+        if let Ok(consumer) = subscribed {
+            self.consumer = Some(consumer.map_err(Break::Broker)?);
+        } else {
+            tracing::warn!("the broker is away; the node follows the heart's log");
         }
         Ok(())
     }
@@ -238,6 +239,10 @@ impl Session {
     }
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, on the stack"
+)]
 enum Event {
     Delivery(Delivery),
     /// The log may have what no queue brings.

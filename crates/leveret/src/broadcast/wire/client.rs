@@ -158,7 +158,7 @@ pub struct HttpHeart {
 
 impl HttpHeart {
     /// Hearts at these URLs, such as `http://127.0.0.1:7090`; at least one. The token goes as a bearer.
-    pub fn new(urls: Vec<String>, token: Option<Arc<str>>) -> Result<HttpHeart, LinkError> {
+    pub fn new(urls: &[String], token: Option<Arc<str>>) -> Result<HttpHeart, LinkError> {
         let urls: Arc<[String]> = urls.iter().map(|url| base(url)).collect::<Result<_, _>>()?;
         if urls.is_empty() {
             return Err(LinkError::Refused {

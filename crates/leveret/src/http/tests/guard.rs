@@ -167,9 +167,13 @@ async fn too_many_headers_are_told() {
     let (address, stop, serving) = server::listen(world.router.clone()).await;
     for (count, status) in [(98, 200), (101, 431), (3000, 431)] {
         let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
-        let more: String = (0..count).map(|at| format!("x-{at}: 1\r\n")).collect();
-        let head = "GET /health/live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
-        let request = format!("{head}{more}\r\n");
+        let mut lines = vec![
+            "GET /health/live HTTP/1.1".to_owned(),
+            "host: localhost".to_owned(),
+            "connection: close".to_owned(),
+        ];
+        lines.extend((0..count).map(|at| format!("x-{at}: 1")));
+        let request = lines.join("\r\n") + "\r\n\r\n";
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();

@@ -33,7 +33,7 @@ pub(super) type Held = (u64, Arc<str>);
 #[derive(Debug)]
 pub(super) struct Lanes {
     lease: Duration,
-    lanes: HashMap<Arc<str>, Lane>,
+    by_name: HashMap<Arc<str>, Lane>,
     /// Lanes that nobody holds, by their turns.
     free: BTreeMap<u64, Arc<str>>,
     /// Lanes that are held, by the end of the lease, then by when it began.
@@ -81,7 +81,7 @@ impl Lanes {
     pub(super) fn new(lease: Duration) -> Lanes {
         Lanes {
             lease,
-            lanes: HashMap::new(),
+            by_name: HashMap::new(),
             free: BTreeMap::new(),
             held: BTreeMap::new(),
             turns: 0,
@@ -98,21 +98,21 @@ impl Lanes {
         let mut begun: Vec<&Arc<str>> = Vec::new();
         let mut held = Vec::new();
         for (lane, number) in messages {
-            let hold = begun.contains(&lane) || !self.lanes.contains_key(lane);
-            if hold && !begun.contains(&lane) {
+            let is_held = begun.contains(&lane) || !self.by_name.contains_key(lane);
+            if is_held && !begun.contains(&lane) {
                 begun.push(lane);
                 let place = self.held_place(lane.clone(), now);
                 self.insert(lane.clone(), place);
             }
-            self.push(lane, number, now, hold);
-            held.push(hold);
+            self.push(lane, number, now, is_held);
+            held.push(is_held);
         }
         held
     }
 
     /// Adds a message that an earlier process left.
     pub(super) fn add_left(&mut self, lane: &Arc<str>, number: u64, created_at: Timestamp) {
-        if !self.lanes.contains_key(lane) {
+        if !self.by_name.contains_key(lane) {
             let place = self.free_place(lane.clone());
             self.insert(lane.clone(), place);
         }
@@ -140,14 +140,14 @@ impl Lanes {
     ) -> (Vec<u64>, Vec<Held>) {
         let (mut gone, mut touched) = (Vec::new(), Vec::new());
         for (number, name) in ids {
-            let Some((name, lane)) = self.lanes.get_key_value(name) else {
+            let Some((name, lane)) = self.by_name.get_key_value(name) else {
                 continue;
             };
             let Ok(at) = lane.messages.binary_search_by_key(&number, |m| m.number) else {
                 continue;
             };
             let name = name.clone();
-            if let Some(lane) = self.lanes.get_mut(&name) {
+            if let Some(lane) = self.by_name.get_mut(&name) {
                 lane.messages.remove(at);
             }
             self.messages -= 1;
@@ -158,12 +158,12 @@ impl Lanes {
         touched.dedup();
         let mut next = Vec::new();
         for name in touched {
-            let Some(lane) = self.lanes.get(&name) else {
+            let Some(lane) = self.by_name.get(&name) else {
                 continue;
             };
             if lane.messages.is_empty() {
                 self.displace(&name);
-                self.lanes.remove(&name);
+                self.by_name.remove(&name);
             } else if !lane.is_held() {
                 self.displace(&name);
                 next.extend(self.hold(&name, LANE_CLAIM_MAX, now));
@@ -175,7 +175,7 @@ impl Lanes {
     /// Gives messages back.
     pub(super) fn release<'a>(&mut self, ids: impl IntoIterator<Item = (u64, &'a str)>) {
         for (number, name) in ids {
-            let Some(lane) = self.lanes.get_mut(name) else {
+            let Some(lane) = self.by_name.get_mut(name) else {
                 continue;
             };
             if let Ok(at) = lane.messages.binary_search_by_key(&number, |m| m.number) {
@@ -189,13 +189,16 @@ impl Lanes {
 
     /// How many messages wait, and when the oldest was added.
     pub(super) fn backlog(&self) -> (u64, Option<Timestamp>) {
-        let firsts = self.lanes.values().filter_map(|lane| lane.messages.front());
+        let firsts = self
+            .by_name
+            .values()
+            .filter_map(|lane| lane.messages.front());
         let oldest = firsts.map(|message| message.created_at).min();
         (self.messages, oldest)
     }
 
     fn push(&mut self, lane: &str, number: u64, created_at: Timestamp, held: bool) {
-        if let Some(lane) = self.lanes.get_mut(lane) {
+        if let Some(lane) = self.by_name.get_mut(lane) {
             lane.messages.push_back(Message {
                 number,
                 created_at,
@@ -207,7 +210,7 @@ impl Lanes {
 
     fn insert(&mut self, name: Arc<str>, place: Place) {
         let messages = VecDeque::new();
-        self.lanes.insert(name, Lane { messages, place });
+        self.by_name.insert(name, Lane { messages, place });
     }
 
     fn end_leases(&mut self, now: Timestamp) {
@@ -221,7 +224,7 @@ impl Lanes {
 
     fn set_free(&mut self, name: &str) {
         self.displace(name);
-        let Some((name, _)) = self.lanes.get_key_value(name) else {
+        let Some((name, _)) = self.by_name.get_key_value(name) else {
             return;
         };
         let place = self.free_place(name.clone());
@@ -246,14 +249,14 @@ impl Lanes {
             Place::Free(turn) => self.free.get(&turn)?,
             Place::Held(until, turn) => self.held.get(&(until, turn))?,
         };
-        let lane = self.lanes.get_mut(name)?;
+        let lane = self.by_name.get_mut(name)?;
         lane.place = place;
         Some(lane)
     }
 
     /// Takes a lane out of where it stands.
     fn displace(&mut self, name: &str) {
-        match self.lanes.get(name).map(|lane| lane.place) {
+        match self.by_name.get(name).map(|lane| lane.place) {
             Some(Place::Free(turn)) => drop(self.free.remove(&turn)),
             Some(Place::Held(until, turn)) => drop(self.held.remove(&(until, turn))),
             None => {}

@@ -49,8 +49,10 @@ impl Request {
         let mut headers: BTreeMap<String, String> = BTreeMap::new();
         for (name, value) in lines[1..].iter().filter_map(|line| line.split_once(": ")) {
             let known = headers.entry(name.to_ascii_lowercase()).or_default();
-            let comma = if known.is_empty() { "" } else { ", " };
-            known.push_str(&format!("{comma}{value}"));
+            if !known.is_empty() {
+                known.push_str(", ");
+            }
+            known.push_str(value);
         }
         let length = headers.get("content-length");
         let mut body = vec![0; length.map_or(0, |length| length.parse().expect("a length"))];

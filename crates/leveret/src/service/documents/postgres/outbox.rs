@@ -68,7 +68,7 @@ const CLAIM: &str = concat!(
 
 pub(super) async fn claim(pool: &Pool, limit: u32, lease_ms: i64) -> Result<Vec<Claimed>, Failure> {
     let params: [&(dyn ToSql + Sync); 3] = [&i64::from(limit), &(LANE_CLAIM_MAX as i64), &lease_ms];
-    claimed(retried(pool, CLAIM, &params).await?)
+    claimed(&retried(pool, CLAIM, &params).await?)
 }
 
 /// Rows are locked lane by lane, as by those who add to them.
@@ -126,7 +126,7 @@ pub(super) async fn sent(
                     return Err(failure);
                 }
             }
-            rows => return claimed(rows?),
+            rows => return claimed(&rows?),
         }
     }
 }

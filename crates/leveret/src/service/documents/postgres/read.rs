@@ -116,9 +116,9 @@ fn message(row: &Row, column: usize) -> Result<Message, Failure> {
 }
 
 /// Outgoing messages that were claimed, in the order of their places.
-pub(super) fn claimed(rows: Vec<Row>) -> Result<Vec<Claimed>, Failure> {
+pub(super) fn claimed(rows: &[Row]) -> Result<Vec<Claimed>, Failure> {
     let mut all = Vec::with_capacity(rows.len());
-    for row in &rows {
+    for row in rows {
         let lane = text(row, 1)?;
         let publication = Publication {
             copied: row.try_get(5)?,

@@ -124,9 +124,9 @@ async fn users_put_between_commits() {
     let documents = open(&path);
     let put = async |body: &'static str| {
         let outgoing = outgoing("l", body);
-        let written = documents
-            .database
-            .write(move |session| outbox::sqlite::put(session, &[outgoing.clone()], NOW));
+        let written = documents.database.write(move |session| {
+            outbox::sqlite::put(session, std::slice::from_ref(&outgoing), NOW)
+        });
         written.await.unwrap();
     };
     put("1").await;
