@@ -20,6 +20,8 @@ pub mod decider;
 mod desk;
 pub mod documents;
 mod effects;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod inbox;
 pub mod outbox;
 mod relay;
@@ -49,9 +51,12 @@ pub use self::{
     scrape::scrape,
     subscribe::{Decode, Input, Subscription},
 };
-use crate::broker::{
-    Broker, BrokerError, Topology,
-    work::{self, Handler, WorkOptions},
+use crate::{
+    broker::{
+        Broker, BrokerError, Topology,
+        work::{self, Handler, WorkOptions},
+    },
+    metrics::queues::QueueMetrics,
 };
 
 /// How a service is run.
@@ -94,6 +99,8 @@ impl fmt::Debug for ServiceOptions {
 /// How often old inbox entries are forgotten, and how many at once.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 const PRUNE_MAX: u32 = 10_000;
+/// How long the database may take to say that it is there.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Start = Box<dyn Fn(&Shared) -> (WorkOptions, BoxedHandler) + Send + Sync>;
 
@@ -113,6 +120,7 @@ pub struct ServiceBuilder {
     documents: Arc<dyn Documents>,
     broker: Arc<dyn Broker>,
     starts: Vec<Start>,
+    work: Vec<(Arc<str>, Arc<QueueMetrics>)>,
     readers: HashMap<Arc<str>, Arc<dyn Reader>>,
     deadlines: HashMap<Arc<str>, Arc<dyn Fire>>,
     counts: HashMap<Arc<str>, Arc<QueueCounts>>,
@@ -138,6 +146,7 @@ impl ServiceBuilder {
         } = subscription;
         let decider = Arc::new(decider);
         let queue = options.queue.clone();
+        self.work.push((queue.clone(), options.metrics.clone()));
         let counts = Arc::new(QueueCounts::default());
         self.options
             .topology
@@ -174,6 +183,8 @@ impl ServiceBuilder {
         decider: E::Decider,
     ) -> ServiceBuilder {
         let (effect, decider) = (Arc::new(effect), Arc::new(decider));
+        let queue = options.queue.clone();
+        self.work.push((queue, options.metrics.clone()));
         self.options
             .topology
             .queues
@@ -215,6 +226,7 @@ impl ServiceBuilder {
             documents,
             broker,
             starts,
+            work,
             readers,
             deadlines,
             counts,
@@ -234,6 +246,7 @@ impl ServiceBuilder {
             documents,
             broker,
             starts,
+            work,
             desk,
             relay,
             deadlines,
@@ -251,6 +264,7 @@ struct Shared {
     documents: Arc<dyn Documents>,
     broker: Arc<dyn Broker>,
     starts: Vec<Start>,
+    work: Vec<(Arc<str>, Arc<QueueMetrics>)>,
     desk: Desk,
     relay: Relay,
     deadlines: Deadlines,
@@ -296,6 +310,7 @@ impl Service {
             documents,
             broker,
             starts: Vec::new(),
+            work: Vec::new(),
             readers: HashMap::new(),
             deadlines: HashMap::new(),
             counts: HashMap::new(),
@@ -342,6 +357,25 @@ impl Service {
     /// one, since other processes commit too. Whoever calls this before looking misses nothing of this process.
     pub fn changed(&self, key: &Key) -> impl Future<Output = ()> + Send + use<> {
         self.0.desk.changed(key)
+    }
+
+    /// What keeps it from being ready, each in a few words: empty when every subscription is live, the broker is connected and the database
+    /// answers.
+    pub async fn not_ready(&self) -> Vec<String> {
+        let shared = &self.0;
+        let name = &shared.options.name;
+        let mut missing = Vec::new();
+        let answered = tokio::time::timeout(PING_TIMEOUT, shared.documents.ping()).await;
+        if !matches!(answered, Ok(Ok(()))) {
+            missing.push(format!("{name}: the database does not answer"));
+        }
+        if !shared.broker.is_connected() {
+            missing.push(format!("{name}: the broker is not connected"));
+        }
+        let queues = shared.work.iter();
+        let queues = queues.filter(|(_, metrics)| !metrics.is_ready());
+        missing.extend(queues.map(|(queue, _)| format!("{name}: {queue} is not consumed")));
+        missing
     }
 
     /// Reads its queues, fires its deadlines and empties its outbox until `stop` turns true, then drains: what is being handled is finished
@@ -448,5 +482,24 @@ async fn prune(service: Service, mut stop: watch::Receiver<bool>) {
             _ = stop.wait_for(|stop| *stop) => return,
             () = tokio::time::sleep(pause) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// The example of the documentation, which nobody compiles, has the lines of the one that is compiled.
+    #[test]
+    fn the_documented_example_is_the_compiled_one() {
+        let compiled = include_str!("../examples/account.rs");
+        let page = include_str!("../../../docs/SERVICES.md");
+        let blocks = page.split("```").skip(1).step_by(2);
+        let rust = blocks.filter_map(|block| block.strip_prefix("rust\n"));
+        let mut lines = 0;
+        for line in rust.flat_map(str::lines) {
+            let known = compiled.lines().any(|known| known.trim() == line.trim());
+            assert!(known, "not in examples/account.rs: {line}");
+            lines += 1;
+        }
+        assert!(lines > 20, "the page shows an example");
     }
 }

@@ -5,10 +5,6 @@ use crate::metrics::Counter;
 /// What became of the messages of one queue.
 #[derive(Debug, Default)]
 pub(super) struct QueueCounts {
-    /// Decided and committed.
-    pub(super) done: Counter,
-    /// Handled before.
-    pub(super) duplicates: Counter,
     /// Parked with their documents.
     pub(super) parked: Counter,
     /// Late, or of what is known.

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::{
     broker::{
-        Broker, BrokerError, Delivery, Message, Publication,
+        Broker, BrokerError, Delivery, Message, Publication, Queue, Topology,
         work::{self, Handler, Verdict, WorkOptions},
     },
     metrics::Counter,
@@ -89,6 +89,25 @@ impl Requests {
             waiting: Mutex::default(),
             counts: ReplyCounts::default(),
         }))
+    }
+
+    /// Declares a reply queue that goes when nobody has used it for so long: for a client that has no name to come back by.
+    pub async fn expiring(
+        broker: Arc<dyn Broker>,
+        prefix: &str,
+        expires_after: Duration,
+    ) -> Result<Requests, BrokerError> {
+        let name = format!("{prefix}.{}", Uuid::now_v7());
+        let queue = Queue {
+            expires_after: Some(expires_after),
+            ..Queue::plain(name.as_str())
+        };
+        let topology = Topology {
+            queues: vec![queue],
+            ..Topology::default()
+        };
+        broker.declare(&topology).await?;
+        Ok(Requests::new(broker, &name))
     }
 
     /// The queue that answers come by.

@@ -9,7 +9,7 @@ use super::{Service, counts::QueueCounts, documents::Backlog};
 use crate::{
     broker::QueueStats,
     metrics::{
-        Counter,
+        Counter, queues,
         text::{Kind, TextWriter},
     },
 };
@@ -21,9 +21,7 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 type Count = fn(&QueueCounts) -> &Counter;
 
 /// What becomes of messages, by the word of the label `result`.
-const RESULTS: [(&str, Count); 4] = [
-    ("done", |counts| &counts.done),
-    ("duplicate", |counts| &counts.duplicates),
+const RESULTS: [(&str, Count); 2] = [
     ("parked", |counts| &counts.parked),
     ("stale", |counts| &counts.stale),
 ];
@@ -38,10 +36,15 @@ struct Look<'a> {
 /// Writes the figures of services that share a process. What does not answer in time is left out.
 pub async fn scrape(services: &[&Service], text: &mut TextWriter) {
     let looks = join_all(services.iter().map(|service| look(service))).await;
+    let work = services.iter().flat_map(|service| &service.0.work);
+    let work: Vec<_> = work
+        .map(|(queue, metrics)| (&**queue, &**metrics))
+        .collect();
+    queues::write(text, &work);
     let mut messages = text.family(
         "leveret_service_messages_total",
         Kind::Counter,
-        "Messages that a service took from its queues, by what became of them.",
+        "Messages that changed no document, by what became of them.",
     );
     for Look { service, .. } in &looks {
         for (queue, counts) in &service.0.counts {
@@ -83,7 +86,7 @@ pub async fn scrape(services: &[&Service], text: &mut TextWriter) {
         failures.sample(&[("service", service.name())], count.get());
     }
     backlogs(&looks, text);
-    queues(&looks, text);
+    lengths(&looks, text);
 }
 
 fn backlogs(looks: &[Look<'_>], text: &mut TextWriter) {
@@ -132,7 +135,7 @@ fn backlogs(looks: &[Look<'_>], text: &mut TextWriter) {
     }
 }
 
-fn queues(looks: &[Look<'_>], text: &mut TextWriter) {
+fn lengths(looks: &[Look<'_>], text: &mut TextWriter) {
     type Value = fn(&QueueStats) -> u64;
     let families: [(&'static str, &str, Value); 2] = [
         (

@@ -162,13 +162,11 @@ impl<D: Decider> Station<D> {
         match executed {
             Ok(Executed::Done { claimed, .. }) => {
                 self.relay.publish(claimed).await;
-                self.counts.done.inc();
                 Verdict::done()
             }
-            Ok(Executed::Repeated) => {
-                self.counts.duplicates.inc();
-                Verdict::done()
-            }
+            Ok(Executed::Repeated) => Verdict::Repeated {
+                publish: Vec::new(),
+            },
             Ok(Executed::Parked) => {
                 self.counts.parked.inc();
                 Verdict::done()

@@ -1,0 +1,3 @@
+//! Tests of the orders system, as its users see it.
+
+mod demo;
