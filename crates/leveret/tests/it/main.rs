@@ -5,6 +5,8 @@ mod harness;
 
 // Bounds on what expressions make of a step.
 mod bounds;
+// Heart and nodes in one process: promises, and simulation by seed.
+mod broadcast;
 // The messages that tell how runs ended.
 mod completion;
 // Jobs that name another definition or input than their run's.

@@ -436,3 +436,36 @@ async fn an_unreadable_timer_holds_no_others() {
     })
     .await;
 }
+
+/// The heart's log keeps its promises here, too. Its leases go by the database's clock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_of_a_heart_keeps_its_promises() {
+    use leveret::broadcast::{
+        WriteLog,
+        log::{
+            conformance,
+            postgres::{PostgresLogOptions, PostgresWriteLog},
+        },
+    };
+    in_schema(|options| async move {
+        let url = options.url.clone();
+        let schema = |at: usize| format!("{} {at}", options.schema);
+        let made = std::sync::atomic::AtomicUsize::new(0);
+        let exercised = conformance::exercise(async || {
+            let log = PostgresLogOptions {
+                schema: schema(made.fetch_add(1, Ordering::Relaxed)),
+                ..PostgresLogOptions::new(url.clone(), "c1")
+            };
+            Arc::new(PostgresWriteLog::connect(log).await.unwrap()) as Arc<dyn WriteLog>
+        });
+        // What it borrows keeps it from being spawned.
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(exercised));
+        let client = admin(&url).await;
+        for at in 0..made.load(Ordering::Relaxed) {
+            let schema = schema(at).replace('"', "\"\"");
+            let drop = format!("DROP SCHEMA IF EXISTS \"{schema}\" CASCADE");
+            client.batch_execute(&drop).await.unwrap();
+        }
+    })
+    .await;
+}

@@ -140,9 +140,10 @@ impl Shared {
         let mut is_behind = false;
         loop {
             let changed = self.changed.notified();
-            if Instant::now() >= next_at && running.len() < BESIDE_MAX {
+            if Instant::now() >= next_at {
                 next_at = Instant::now() + PATIENCE;
-                if let Some((node_id, link, in_flight)) = self.pick(&asked, min_seq) {
+                let picked = (running.len() < BESIDE_MAX).then(|| self.pick(&asked, min_seq));
+                if let Some((node_id, link, in_flight)) = picked.flatten() {
                     asked.insert(node_id.clone());
                     let query = query(request, min_seq, deadline);
                     running.push(ask_one(node_id, link, in_flight, query).boxed());

@@ -66,10 +66,17 @@ impl Lease {
         self.shared.renew.notify_one();
     }
 
-    pub(super) async fn stop(self) {
+    pub(super) async fn stop(mut self) {
         self.task.abort();
         // An error says that it was aborted.
-        drop(self.task.await);
+        drop((&mut self.task).await);
+    }
+}
+
+/// A node that is dropped in the middle keeps its name no longer than its lease.
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
