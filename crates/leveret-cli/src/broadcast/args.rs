@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 pub(crate) const HEART_EXAMPLES: &str = "\
 The file has lines of `key: value`: broker, exchange, queue_name, listen, write_log, data, token, log_bytes_max, log_age_max. Flags and
-LEVERET_* go over it; leveret.toml is not read. Several hearts on one write log in PostgreSQL: one is active, the others stand by.
+LEVERET_* go over it; leveret.toml is not read.
 
 Exit codes: 0 stopped as asked, 1 the log or the broker cannot be used, 2 a mistake in what was given.
 
@@ -19,7 +19,7 @@ Examples:
 /// A heart.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct HeartArgs {
-    /// The log of writes: sqlite:PATH or postgres://… [default: sqlite:heart.db]
+    /// The log of writes: sqlite:PATH [default: sqlite:heart.db]
     #[arg(
         long,
         value_name = "URL",
@@ -87,7 +87,7 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) node_id: Option<String>,
 
-    /// Its database: sqlite:PATH or postgres://…
+    /// Its database: sqlite:PATH
     #[arg(
         long,
         value_name = "URL",

@@ -147,14 +147,11 @@ fn required<T>(key: &str, example: &str, value: Option<T>) -> anyhow::Result<T> 
 
 fn check_database(key: &str, url: &str, example: &str) -> anyhow::Result<()> {
     let is_file = sqlite_path(url).is_some_and(|path| !path.as_os_str().is_empty());
-    if is_file || url.starts_with("postgres://") || url.starts_with("postgresql://") {
+    if is_file {
         return Ok(());
     }
     let url = redact_url(url);
-    Err(BadInput::new(format!(
-        "{key} '{url}': say sqlite:{example} or postgres://…"
-    ))
-    .into())
+    Err(BadInput::new(format!("{key} '{url}': say sqlite:{example}")).into())
 }
 
 /// The file of a `sqlite:PATH`.
@@ -242,14 +239,16 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("'node_id' is missing"), "{error}");
-        let args = NodeArgs {
-            database: Some("mysql://u:hush@h".to_owned()),
-            ..args
-        };
-        let error = NodeConfig::load(&args, &settings).unwrap_err().to_string();
-        assert!(
-            error.contains("say sqlite:node.db") && !error.contains("hush"),
-            "{error}"
-        );
+        for database in ["mysql://u:hush@h", "postgres://u:hush@h", "sqlite:"] {
+            let args = NodeArgs {
+                database: Some(database.to_owned()),
+                ..args.clone()
+            };
+            let error = NodeConfig::load(&args, &settings).unwrap_err().to_string();
+            assert!(
+                error.contains("say sqlite:node.db") && !error.contains("hush"),
+                "{error}"
+            );
+        }
     }
 }
