@@ -144,7 +144,18 @@ fn has_doc_tests() -> Result<bool> {
 fn cargo(subcommand: &str) -> Command {
     let mut command = Command::new(paths::cargo());
     command.arg(subcommand).current_dir(paths::root());
+    for (name, _) in env::vars_os() {
+        if is_of_a_package(&name.to_string_lossy()) {
+            command.env_remove(name);
+        }
+    }
     command
+}
+
+/// Whether a variable describes the package that `cargo run` runs, which is this one. Build scripts of dependencies that look at these would
+/// run again whenever cargo is called by us after it was called by hand, or the other way round, and all that is built on them with them.
+fn is_of_a_package(variable: &str) -> bool {
+    variable.starts_with("CARGO_PKG_") || variable.starts_with("CARGO_MANIFEST_")
 }
 
 /// Cargo finds its subcommands there too.
