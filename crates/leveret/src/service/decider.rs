@@ -9,7 +9,7 @@ use std::{fmt, marker::PhantomData, sync::Arc};
 use leveret_core::{json::Json, time::Timestamp};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::documents::{DeadlineChange, Document, Fields, Key, Outgoing};
+use super::documents::{DeadlineChange, Document, Fields, Key, NAME_BYTES_MAX, Outgoing};
 use crate::broker::{Message, Publication};
 
 /// Decides about documents.
@@ -248,9 +248,12 @@ pub struct ReplyTo {
 }
 
 impl ReplyTo {
-    /// What a request says of its answer, if it asks for one.
+    /// What a request says of its answer, if it asks for one. A name that no queue can have asks for none.
     pub fn of(request: &Message) -> Option<ReplyTo> {
-        let queue = request.reply_to.as_ref().filter(|queue| !queue.is_empty());
+        let can_be = |queue: &&Arc<str>| {
+            (1..=NAME_BYTES_MAX).contains(&queue.len()) && !queue.contains('\0')
+        };
+        let queue = request.reply_to.as_ref().filter(can_be);
         Some(ReplyTo {
             queue: queue?.clone(),
             correlation_id: correlation_of(request),

@@ -24,7 +24,7 @@ use super::{
     decider::{Change, Decider, Decision, Publish, Refusal, View},
     documents::{
         Claimed, Commit, DeadlineChange, Document, Documents, DocumentsError, Handled, Key,
-        NewState, Parked, Put,
+        NewState, Parked, Put, check_id, check_values,
     },
 };
 use crate::{
@@ -173,6 +173,9 @@ impl Desk {
         over: &[DeadlineChange],
     ) -> Result<Executed<D::Answer>, ExecuteError> {
         let keys = decider.keys(message);
+        if let Err(error) = keys.iter().try_for_each(check_id) {
+            return Ok(Executed::Refused(Refusal::malformed(error.to_string())));
+        }
         for _ in 0..ROUNDS_MAX {
             self.load(&keys).await?;
             // Between the decision and its place in the queue nobody else decides, so that both orders are the same.
@@ -193,6 +196,9 @@ impl Desk {
                 if commit == Commit::default() {
                     let done = Fate::Done(Vec::new());
                     return Some(Ok((answer, refusal, Either::Left(ready(Ok(Ok(done)))))));
+                }
+                if let Err(error) = check_values(&commit) {
+                    return Some(Err(Refusal::malformed(error.to_string())));
                 }
                 let marks = hand.replace(&documents, &commit);
                 let submitted = self.commits.submit(Item {

@@ -32,7 +32,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use leveret_core::{json::Json, time::Timestamp};
 
-pub(super) use self::check::{check_handled, check_outgoing};
+pub(super) use self::check::{check_handled, check_id, check_outgoing, check_values};
 pub use self::connect::connect;
 use crate::broker::{Message, Publication};
 

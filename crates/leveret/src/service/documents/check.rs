@@ -55,13 +55,7 @@ impl Kinds {
 
     fn check_key(&self, key: &Key) -> Checked {
         self.fields_of(&key.kind)?;
-        if key.id.is_empty() || key.id.len() > KEY_BYTES_MAX || key.id.contains(char::is_control) {
-            return invalid(format!(
-                "'{}' cannot be the id of a document: 1 to {KEY_BYTES_MAX} bytes without control characters",
-                shown(&key.id)
-            ));
-        }
-        Ok(())
+        check_id(key)
     }
 
     pub(super) fn check_filter(&self, kind: &str, filter: &[(Arc<str>, Arc<str>)]) -> Checked {
@@ -123,6 +117,29 @@ impl Kinds {
             NewState::Keep | NewState::Remove => Ok(()),
         }
     }
+}
+
+/// Whether a document can have this id.
+pub(in crate::service) fn check_id(key: &Key) -> Checked {
+    if key.id.is_empty() || key.id.len() > KEY_BYTES_MAX || key.id.contains(char::is_control) {
+        return invalid(format!(
+            "'{}' cannot be the id of a document: 1 to {KEY_BYTES_MAX} bytes without control characters",
+            shown(&key.id)
+        ));
+    }
+    Ok(())
+}
+
+/// Whether what comes from a message can be stored: a commit that cannot takes the whole batch with it.
+pub(in crate::service) fn check_values(commit: &Commit) -> Checked {
+    commit.handled.iter().try_for_each(check_handled)?;
+    commit.publish.iter().try_for_each(check_outgoing)?;
+    commit.put.iter().try_for_each(|put| match &put.state {
+        NewState::Set(_, fields) => fields
+            .iter()
+            .try_for_each(|(field, value)| check_value(field, value)),
+        NewState::Keep | NewState::Remove => Ok(()),
+    })
 }
 
 fn check_fields(declared: &HashSet<Arc<str>>, kind: &str, fields: &Fields) -> Checked {
