@@ -12,8 +12,8 @@ use leveret::{
     broker::{
         Broker, Header, Message, Queue, dead_letter_queue_name,
         work::{
-            HEADER_DEAD_AT, HEADER_EXCHANGE, HEADER_QUEUE, HEADER_REASON, HEADER_ROUTING_KEY,
-            WorkOptions,
+            HEADER_ATTEMPTS, HEADER_DEAD_AT, HEADER_EXCHANGE, HEADER_QUEUE, HEADER_REASON,
+            HEADER_ROUTING_KEY, WorkOptions,
         },
     },
     core::time::Timestamp,
@@ -137,6 +137,9 @@ pub(crate) struct PaymentState {
     waiting: Vec<ReplyTo>,
     /// The request, as long as it may have to become a dead letter.
     original: Option<Original>,
+    /// How often the gateway was asked to charge, when it never said what came of it.
+    #[serde(default)]
+    attempts: u32,
     pub(crate) timeline: Vec<Entry>,
 }
 
@@ -157,7 +160,35 @@ pub(crate) struct Original {
     reply_to: Option<Arc<str>>,
     kind: Option<Arc<str>>,
     timestamp: Option<Timestamp>,
-    headers: BTreeMap<String, String>,
+    headers: BTreeMap<String, Kept>,
+}
+
+/// A header as it came.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Kept {
+    Bool(bool),
+    Int(i64),
+    Text(String),
+}
+
+impl Kept {
+    fn of(header: &Header) -> Option<Kept> {
+        match header {
+            Header::Bool(truth) => Some(Kept::Bool(*truth)),
+            Header::Int(number) => Some(Kept::Int(*number)),
+            Header::Text(text) => Some(Kept::Text(text.clone())),
+            _ => None,
+        }
+    }
+
+    fn header(self) -> Header {
+        match self {
+            Kept::Bool(truth) => Header::Bool(truth),
+            Kept::Int(number) => Header::Int(number),
+            Kept::Text(text) => Header::Text(text),
+        }
+    }
 }
 
 impl Original {
@@ -173,16 +204,13 @@ impl Original {
             kind: message.kind.clone(),
             timestamp: message.timestamp,
             headers: headers
-                .filter_map(|(name, header)| match header {
-                    Header::Text(text) => Some((name.clone(), text.clone())),
-                    _ => None,
-                })
+                .filter_map(|(name, header)| Some((name.clone(), Kept::of(header)?)))
                 .collect(),
         }
     }
 
     /// The dead letter of the request.
-    fn dead_letter(self, reason: &str, now: Timestamp) -> Publish {
+    fn dead_letter(self, reason: &str, attempts: u32, now: Timestamp) -> Publish {
         let mut headers = self.headers;
         for (name, text) in [
             (HEADER_REASON, reason),
@@ -191,8 +219,9 @@ impl Original {
             (HEADER_ROUTING_KEY, PAYMENT_QUEUE),
             (HEADER_DEAD_AT, &now.to_string()),
         ] {
-            headers.insert(name.to_owned(), text.to_owned());
+            headers.insert(name.to_owned(), Kept::Text(text.to_owned()));
         }
+        headers.insert(HEADER_ATTEMPTS.to_owned(), Kept::Int(attempts.into()));
         let headers = headers.into_iter();
         let message = Message {
             body: self.body.into(),
@@ -202,9 +231,7 @@ impl Original {
             reply_to: self.reply_to,
             kind: self.kind,
             timestamp: self.timestamp,
-            headers: headers
-                .map(|(name, text)| (name, Header::Text(text)))
-                .collect(),
+            headers: headers.map(|(name, kept)| (name, kept.header())).collect(),
         };
         Publish::to_queue(&dead_letter_queue_name(PAYMENT_QUEUE), message)
     }
@@ -297,6 +324,7 @@ fn begin(charge: &Charge, now: Timestamp) -> Next<PaymentState> {
         reason: None,
         waiting: vec![charge.answer_to.clone()],
         original: Some(charge.original.clone()),
+        attempts: 0,
         timeline: Vec::new(),
     };
     state.pass(PaymentStatus::Charging, now);
@@ -378,18 +406,20 @@ fn concluded(
             let reason = state.reason.take().unwrap_or_else(|| reason.clone());
             state.reason = Some(reason.clone());
             let original = state.original.take();
-            let letter = original.map(|original| original.dead_letter(&reason, now));
+            let letter =
+                original.map(|original| original.dead_letter(&reason, state.attempts, now));
             Ok(state
                 .settled(Failed, ResultStatus::Failed, now)
                 .publish(letter))
         }
-        (Charging, Outcome::Unknown { reason }) => {
+        (Charging, Outcome::Unknown { reason, attempts }) => {
+            state.attempts = *attempts;
             state.reason = Some(reason.clone());
             state.pass(Settling, now);
             let intent = state.intent(Action::LookUp);
             Ok(Next::state(state).publish([intent]))
         }
-        (Settling | Refunding, Outcome::Unknown { reason }) => {
+        (Settling | Refunding, Outcome::Unknown { reason, .. }) => {
             tracing::warn!(order_id = ?state.order_id, reason, "the gateway does not say what is; it is asked again");
             Ok(Next::state(state).deadline(ASK_AGAIN, now + ASK_AGAIN_AFTER))
         }

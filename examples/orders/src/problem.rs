@@ -1,7 +1,9 @@
 //! Answers over HTTP: JSON, and problems as RFC 9457 has them.
 
 use axum::{
-    http::{StatusCode, header},
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Path, Request},
+    http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use leveret::service::{CallError, DocumentsError, Refusal};
@@ -108,6 +110,43 @@ impl IntoResponse for Problem {
 /// An answer in JSON.
 pub(crate) fn answer(status: StatusCode, body: &impl Serialize) -> Response {
     (status, axum::Json(body)).into_response()
+}
+
+/// The body of a request, whose rejection is a problem like any other.
+pub(crate) struct Body(pub(crate) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Body, Problem> {
+        let read = Bytes::from_request(request, state).await;
+        read.map(Body).map_err(|rejection| {
+            let kind = match rejection.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => "too-large",
+                _ => "bad-request",
+            };
+            Problem::new(rejection.status(), kind, rejection.body_text())
+        })
+    }
+}
+
+/// The name in a path, likewise.
+pub(crate) struct Named(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Named, Problem> {
+        let read = Path::<String>::from_request_parts(parts, state).await;
+        let Path(name) = read.map_err(|error| Problem::bad_request(error.body_text()))?;
+        Ok(Named(name))
+    }
+}
+
+/// The path knows other methods.
+pub(crate) async fn no_method() -> Problem {
+    let detail = "the path does not know this method; see /api/openapi.json";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
 }
 
 /// Nothing is there.

@@ -197,6 +197,11 @@ impl Work {
         }
     }
 
+    /// How often a message is tried.
+    pub(crate) fn attempts_max(&self) -> u32 {
+        u32::try_from(self.retry.delays.len()).map_or(u32::MAX, |delays| delays.saturating_add(1))
+    }
+
     /// Applies to a queue.
     pub(crate) fn apply(&self, options: &mut WorkOptions) {
         options.retry = self.retry.clone();

@@ -136,6 +136,7 @@ impl Stack {
             .merge(openapi::router(&roles))
             .merge(operations)
             .fallback(problem::no_route)
+            .method_not_allowed_fallback(problem::no_method)
     }
 
     /// Serves its routes until `stopped` turns true, or a service cannot go on.
@@ -211,7 +212,7 @@ fn service(
         Role::Order => order::service(documents, broker, work),
         Role::Inventory => inventory::service(documents, broker, work),
         Role::Payment => {
-            let gateway = payment::Gateway::new(&places.gateway)?;
+            let gateway = payment::Gateway::new(&places.gateway, work.attempts_max())?;
             payment::service(documents, broker, work, gateway, &places.currency)
         }
     })

@@ -1,19 +1,12 @@
 //! `/stock`: how many of an item are there.
 
-use axum::{
-    Router,
-    body::Bytes,
-    extract::{Path, State},
-    http::StatusCode,
-    response::Response,
-    routing::get,
-};
+use axum::{Router, extract::State, http::StatusCode, response::Response, routing::get};
 use leveret::service::Service;
 use serde_json::{Value, json};
 
 use super::{Inventory, StockMessage, StockState, stock};
 use crate::{
-    problem::{Problem, answer},
+    problem::{Body, Named, Problem, answer},
     wire::check_text,
 };
 
@@ -27,10 +20,7 @@ pub(crate) fn router(service: Service) -> Router {
         .with_state(service)
 }
 
-async fn show(
-    State(service): State<Service>,
-    Path(item): Path<String>,
-) -> Result<Response, Problem> {
+async fn show(State(service): State<Service>, Named(item): Named) -> Result<Response, Problem> {
     let unknown = || Problem::not_found(format!("there is no stock of '{item}'"));
     if check_text(&item, "item").is_err() {
         return Err(unknown());
@@ -47,8 +37,8 @@ async fn show(
 
 async fn set(
     State(service): State<Service>,
-    Path(item): Path<String>,
-    body: Bytes,
+    Named(item): Named,
+    Body(body): Body,
 ) -> Result<Response, Problem> {
     check_text(&item, "item").map_err(|detail| Problem::field("item", detail))?;
     let value: Value = serde_json::from_slice(&body)

@@ -2,8 +2,7 @@
 
 use axum::{
     Router,
-    body::Bytes,
-    extract::{Path, RawQuery, State},
+    extract::{RawQuery, State},
     http::{HeaderMap, StatusCode},
     response::Response,
     routing::{get, post},
@@ -14,7 +13,7 @@ use uuid::Uuid;
 
 use super::{Item, KIND, Order, OrderMessage, OrderState, OrderStatus, Place, STATUS, USER};
 use crate::{
-    problem::{Problem, answer},
+    problem::{Body, Named, Problem, answer},
     wire::{ITEMS_MAX, QUANTITY_MAX, check_text},
 };
 
@@ -55,7 +54,7 @@ pub(crate) fn router(service: Service) -> Router {
 async fn place(
     State(OrderApi(service)): State<OrderApi>,
     headers: HeaderMap,
-    body: Bytes,
+    Body(body): Body,
 ) -> Result<Response, Problem> {
     let mut place = read_order(&body)?;
     place.order_id = match key(&headers)? {
@@ -83,7 +82,7 @@ fn key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
 
 async fn show(
     State(OrderApi(service)): State<OrderApi>,
-    Path(id): Path<String>,
+    Named(id): Named,
 ) -> Result<Response, Problem> {
     let unknown = || Problem::not_found(format!("there is no order '{id}'"));
     if check_text(&id, "order_id").is_err() {
@@ -136,7 +135,10 @@ fn read_query(text: &str) -> Result<Query, Problem> {
                 })?;
                 query.filter.push((STATUS.into(), status.as_str().into()));
             }
-            "user_id" => query.filter.push((USER.into(), (*value).into())),
+            "user_id" => {
+                check_text(&value, "user_id").map_err(Problem::bad_request)?;
+                query.filter.push((USER.into(), (*value).into()));
+            }
             "after" => query.after = Some((*value).into()),
             "limit" => {
                 let limit = value.parse().ok();

@@ -50,8 +50,8 @@ pub(crate) enum Outcome {
     NotCharged { reason: String },
     /// The money is back.
     Refunded,
-    /// The gateway does not say.
-    Unknown { reason: String },
+    /// The gateway does not say, after so many attempts.
+    Unknown { reason: String, attempts: u32 },
 }
 
 /// The client.
@@ -59,12 +59,15 @@ pub(crate) enum Outcome {
 pub(crate) struct Gateway {
     client: Client,
     url: String,
+    attempts_max: u32,
 }
 
 /// A charge, as the gateway tells it.
 #[derive(Debug, Deserialize)]
 struct Charge {
     id: String,
+    #[serde(default)]
+    order_id: serde_json::Value,
     status: String,
 }
 
@@ -76,8 +79,8 @@ struct Charges {
 type Tried = Result<Outcome, String>;
 
 impl Gateway {
-    /// A client of the gateway at this URL.
-    pub(crate) fn new(url: &str) -> anyhow::Result<Gateway> {
+    /// A client of the gateway at this URL, which is asked so often at most.
+    pub(crate) fn new(url: &str, attempts_max: u32) -> anyhow::Result<Gateway> {
         let client = Client::builder()
             .timeout(TIMEOUT)
             .no_proxy()
@@ -86,10 +89,11 @@ impl Gateway {
         Ok(Gateway {
             client,
             url: url.trim_end_matches('/').to_owned(),
+            attempts_max,
         })
     }
 
-    async fn charge(&self, intent: &Intent) -> Tried {
+    async fn charge(&self, intent: &Intent, attempts: u32) -> Tried {
         let body = json!({
             "order_id": intent.order_id,
             "amount": intent.amount,
@@ -107,8 +111,9 @@ impl Gateway {
             return Ok(Outcome::Declined { reason });
         }
         if status.is_client_error() {
+            // An earlier call by this key may have charged.
             let reason = format!("the gateway refused the charge with {status}");
-            return Ok(Outcome::NotCharged { reason });
+            return Ok(Outcome::Unknown { reason, attempts });
         }
         let charge: Charge = read(response).await?;
         Ok(match charge.status.as_str() {
@@ -126,11 +131,12 @@ impl Gateway {
             .client
             .get(format!("{}/charges", self.url))
             .query(&[("key", &intent.key)]);
+        // A gateway that does not know the parameter lists the charges of others, too.
         let found: Charges = read(sent(request.send().await)?).await?;
         let charged = found
             .charges
             .into_iter()
-            .find(|charge| charge.status != "declined");
+            .find(|charge| charge.order_id == *intent.order_id && charge.status != "declined");
         Ok(match charged {
             Some(charge) => Outcome::Charged {
                 transaction_id: charge.id,
@@ -187,7 +193,7 @@ async fn read<T: serde::de::DeserializeOwned>(response: Response) -> Result<T, S
 impl Effect for Gateway {
     type Decider = Of<Payment>;
 
-    async fn perform(&self, intent: &Message, _attempt: u32) -> Performed<Of<Payment>> {
+    async fn perform(&self, intent: &Message, attempt: u32) -> Performed<Of<Payment>> {
         let intent: Intent = match serde_json::from_slice(&intent.body) {
             Ok(intent) => intent,
             Err(error) => {
@@ -196,7 +202,7 @@ impl Effect for Gateway {
             }
         };
         let tried = match intent.action {
-            Action::Charge => self.charge(&intent).await,
+            Action::Charge => self.charge(&intent, attempt).await,
             Action::LookUp => self.look_up(&intent).await,
             Action::Refund => self.refund(&intent).await,
         };
@@ -210,6 +216,7 @@ impl Effect for Gateway {
         let intent: Intent = serde_json::from_slice(&intent.body).ok()?;
         let outcome = Outcome::Unknown {
             reason: reason.to_owned(),
+            attempts: self.attempts_max,
         };
         Some(PaymentMessage::Outcome(intent.order_id, outcome))
     }

@@ -1,18 +1,12 @@
 //! `/payments`: what became of an order's payment.
 
-use axum::{
-    Router,
-    extract::{Path, State},
-    http::StatusCode,
-    response::Response,
-    routing::get,
-};
+use axum::{Router, extract::State, http::StatusCode, response::Response, routing::get};
 use leveret::service::{Of, Service};
 use serde_json::json;
 
 use super::{Payment, PaymentState};
 use crate::{
-    problem::{Problem, answer},
+    problem::{Named, Problem, answer},
     wire::check_text,
 };
 
@@ -23,10 +17,7 @@ pub(crate) fn router(service: Service) -> Router {
         .with_state(service)
 }
 
-async fn show(
-    State(service): State<Service>,
-    Path(order_id): Path<String>,
-) -> Result<Response, Problem> {
+async fn show(State(service): State<Service>, Named(order_id): Named) -> Result<Response, Problem> {
     let unknown = || Problem::not_found(format!("there is no payment for order '{order_id}'"));
     if check_text(&order_id, "order_id").is_err() {
         return Err(unknown());

@@ -1,3 +1,11 @@
-//! Tests of the orders system, as its users see it.
+//! Tests of the orders system, as its users see it. What needs RabbitMQ and PostgreSQL finds them by `LEVERET_TEST_AMQP_URL` and
+//! `LEVERET_TEST_POSTGRES_URL`; the queues' names are a contract, so such tests run one after another.
+
+mod rig;
 
 mod demo;
+mod foreign;
+mod http;
+mod killed;
+mod malformed;
+mod repeated;
