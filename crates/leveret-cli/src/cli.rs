@@ -85,6 +85,10 @@ pub(crate) enum Command {
     #[command(subcommand, after_help = RUNS_EXAMPLES)]
     Runs(RunsCommand),
 
+    /// List, show, replay and discard messages that could not be handled
+    #[command(subcommand, after_help = DLQ_EXAMPLES)]
+    Dlq(DlqCommand),
+
     /// See a workflow at work: orders are checked, priced and charged at a payment service that fails
     #[command(after_help = DEMO_EXAMPLES, args_conflicts_with_subcommands = true)]
     Demo(DemoArgs),
@@ -377,6 +381,84 @@ fn setting_beside_filter() -> Arg {
         .env("LEVERET_STATUS")
         .value_parser(clap::value_parser!(Status))
         .hide(true)
+}
+
+const DLQ_EXAMPLES: &str = "\
+With --broker amqp://… or embedded:PATH, straight at the broker; else through the API of --server, as the file of an embedded broker
+belongs to the process that has it open. QUEUE is the work queue or its .dlq, either is meant for the same.
+RabbitMQ does not tell its queues over AMQP: without QUEUE, `list` knows those of workflows there.
+
+Exit codes: 0 done, 1 some letters stay or the broker cannot be reached, 2 there is no such queue.
+
+Examples:
+  leveret dlq list
+  leveret dlq show workflow.execution --limit 3
+  leveret dlq replay payment_queue --reason timeout --dry-run
+  leveret dlq discard payment_queue --id 4711 --broker amqp://localhost";
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum DlqCommand {
+    /// List the queues that have dead letters, or the letters of a queue in brief
+    #[command(
+        after_help = "Examples:\n  leveret dlq list\n  leveret dlq list payment_queue --reason timeout --json"
+    )]
+    List {
+        /// The queue [default: all that are known]
+        queue: Option<String>,
+        #[command(flatten)]
+        filter: DlqFilter,
+    },
+    /// Show letters with headers and body, oldest first: one unless --limit says more
+    #[command(after_help = "Examples:\n  leveret dlq show payment_queue --limit 5 --json")]
+    Show {
+        /// The queue
+        queue: String,
+        #[command(flatten)]
+        filter: DlqFilter,
+    },
+    /// Move letters back to the queues that they came from
+    #[command(after_help = "\
+An interruption loses nothing: at most a batch of 500 letters is then in both places, with the same message ids.
+
+Examples:
+  leveret dlq replay payment_queue --dry-run
+  leveret dlq replay payment_queue --reason timeout --limit 100")]
+    Replay {
+        /// The queue
+        queue: String,
+        #[command(flatten)]
+        filter: DlqFilter,
+        /// Only say how many it would be
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Remove letters for good
+    #[command(
+        after_help = "Examples:\n  leveret dlq discard payment_queue --reason 'not JSON' --dry-run"
+    )]
+    Discard {
+        /// The queue
+        queue: String,
+        #[command(flatten)]
+        filter: DlqFilter,
+        /// Only say how many it would be
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Which letters.
+#[derive(Args, Debug)]
+pub(crate) struct DlqFilter {
+    /// At most so many, from the oldest on [default: list 50, show 1, else all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
+    /// Only those whose reason contains this text
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    /// Only those of this message id
+    #[arg(long, value_name = "ID")]
+    pub(crate) id: Option<String>,
 }
 
 const DEMO_EXAMPLES: &str = "\

@@ -1,4 +1,4 @@
-//! The HTTP client of `leveret workflows` and `leveret runs`.
+//! The HTTP client of `leveret workflows`, `leveret runs` and `leveret dlq`.
 
 use std::time::Duration;
 

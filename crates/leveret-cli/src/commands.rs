@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 mod check;
 mod demo;
+mod dlq;
 pub(crate) mod each;
 mod graph;
 mod migrate;
@@ -55,6 +56,7 @@ pub(crate) fn execute(cli: Cli) -> anyhow::Result<Exit> {
         Command::Cluster(args) => block_on(cluster::cluster(args, &settings, output)),
         Command::Workflows(command) => block_on(workflows::workflows(command, &settings, output)),
         Command::Runs(command) => block_on(runs::runs(command, &settings, output)),
+        Command::Dlq(command) => block_on(dlq::dlq(command, &settings, output)),
         Command::Demo(args) => block_on(demo(args, &settings, output)),
         Command::Bench(command) => block_on(bench::bench(command, &settings, output)),
         Command::Migrate => block_on(migrate::migrate(&settings, output)),

@@ -86,7 +86,7 @@ pub(crate) struct Settings {
     )]
     pub(crate) listen: Option<String>,
 
-    /// The server that `workflows` and `runs` talk to [default: http://127.0.0.1:7070]
+    /// The server that `workflows`, `runs` and `dlq` talk to [default: http://127.0.0.1:7070]
     #[arg(
         long,
         value_name = "URL",
@@ -431,6 +431,12 @@ impl Settings {
                 "a store that is no SQLite file needs a broker: give --broker amqp://… or embedded:PATH"
             )),
         }
+    }
+
+    /// The URL of a broker that this process can open beside a server: a shared one, or a file of its own.
+    pub(crate) fn own_broker(&self) -> Option<&str> {
+        let url = self.broker.as_deref()?;
+        (url != "embedded:").then_some(url)
     }
 
     fn data(&self) -> &Path {

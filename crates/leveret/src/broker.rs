@@ -15,6 +15,7 @@
 
 pub mod conformance;
 pub(crate) mod connect;
+pub mod dead_letters;
 pub mod embedded;
 mod header;
 mod local;

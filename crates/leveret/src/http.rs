@@ -13,16 +13,17 @@ use std::{fmt, sync::Arc, time::Duration};
 
 pub use axum::Router;
 use axum::{
-    extract::State,
+    extract::{FromRef, State},
     response::{IntoResponse, Response},
 };
 use tokio::sync::{Semaphore, watch};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::runtime::Engine;
+use crate::runtime::{Engine, Names};
 
 mod answer;
+mod dead_letters;
 mod detach;
 mod events;
 mod extract;
@@ -40,8 +41,12 @@ mod serve;
 mod tests;
 mod workflows;
 
-use self::{extract::NoQuery, newest::Newest, problem::Problem, scrape::QueueStatsCache};
+use self::{
+    dead_letters::DeadLetters, extract::NoQuery, newest::Newest, problem::Problem,
+    scrape::QueueStatsCache,
+};
 pub use self::{
+    dead_letters::{DeadLetterList, DeadLetterQueues, dead_letters},
     guard::{Guard, Scope, ScopeOf, Tokens, TokensError, guarded},
     page::Page,
     problem::ProblemBody,
@@ -98,7 +103,14 @@ struct Shared {
     newest: Newest,
     streams: Arc<Semaphore>,
     queue_stats: QueueStatsCache,
+    dead_letters: DeadLetters,
     document: axum::body::Bytes,
+}
+
+impl FromRef<Api> for DeadLetters {
+    fn from_ref(api: &Api) -> DeadLetters {
+        api.dead_letters.clone()
+    }
 }
 
 impl std::ops::Deref for Api {
@@ -144,6 +156,7 @@ async fn stopped(shutdown: Option<watch::Receiver<bool>>) {
     tags(
         (name = "workflows", description = "Definitions and their versions"),
         (name = "runs", description = "Executions of workflows"),
+        (name = "dead letters", description = "Messages that could not be handled: list, show, replay, discard"),
         (name = "operations", description = "Health, metrics, and this document"),
     ),
 )]
@@ -158,6 +171,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(runs::show))
         .routes(routes!(runs::cancel))
         .routes(routes!(events::events))
+        .merge(dead_letters::routes())
         .merge(operation_routes())
         .routes(routes!(openapi))
 }
@@ -193,6 +207,13 @@ fn over(engine: Engine, options: ApiOptions, routes: OpenApiRouter<Api>) -> Rout
     let guard = options.guard.clone();
     let api = Api(Arc::new(Shared {
         streams: Arc::new(Semaphore::new(options.streams_max)),
+        dead_letters: DeadLetters::new(
+            engine.broker().clone(),
+            DeadLetterQueues {
+                names: engine.queues(),
+                prefix: prefix(engine.names()),
+            },
+        ),
         engine,
         options,
         newest: Newest::default(),
@@ -204,6 +225,12 @@ fn over(engine: Engine, options: ApiOptions, routes: OpenApiRouter<Api>) -> Rout
         .fallback(|| async { Problem::no_route() })
         .with_state(api);
     guarded(served, guard, security::scope)
+}
+
+/// What the names begin with, if they are those of [`Names::with_prefix`].
+fn prefix(names: &Names) -> Option<String> {
+    let (plain, own) = (Names::with_prefix(""), &names.execution);
+    own.strip_suffix(&*plain.execution).map(str::to_owned)
 }
 
 /// This document.

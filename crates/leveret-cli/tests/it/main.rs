@@ -12,6 +12,8 @@ mod broadcast;
 mod check;
 // `leveret demo`: the outcomes of orders, and that none is charged twice.
 mod demo;
+// `leveret dlq`: at a file, at RabbitMQ, through a server, and killed.
+mod dlq;
 // Every workflow under examples/workflows/ and in the documentation, with its output.
 mod examples;
 // Processes and servers that are killed in the middle of the work, and other mischief.

@@ -14,7 +14,10 @@ use crate::{
 /// # Errors
 /// [`BrokerError::Url`] when the URL cannot be used, [`BrokerError::Unavailable`] when nobody answers now.
 pub async fn connect(url: &str) -> Result<Arc<dyn Broker>, ConnectError> {
-    Ok(open(url, None).await?.0)
+    match open(url, None).await? {
+        (_, Some(embedded)) => Ok(Arc::new(embedded.with_own_file())),
+        (broker, None) => Ok(broker),
+    }
 }
 
 /// The same for a program that may start before its broker: one that nobody can reach now is connected to when it is there, and until then

@@ -16,7 +16,10 @@
 mod rows;
 mod shared;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use async_trait::async_trait;
 use tokio::sync::oneshot;
@@ -81,6 +84,12 @@ impl EmbeddedBroker {
         shared.dispatch(loaded.queues.iter().map(|row| row.id));
         shared.start_timer();
         Ok(EmbeddedBroker(shared))
+    }
+
+    /// The broker has the file for itself: [`close`](Broker::close) closes that, too.
+    pub(crate) fn with_own_file(self) -> EmbeddedBroker {
+        self.0.has_own_file.store(true, Ordering::Relaxed);
+        self
     }
 
     /// The file it lives in.
@@ -333,6 +342,9 @@ impl Broker for EmbeddedBroker {
 
     async fn close(&self) {
         self.0.close().await;
+        if self.0.has_own_file.load(Ordering::Relaxed) {
+            self.0.database.close().await;
+        }
     }
 }
 

@@ -159,6 +159,14 @@ impl Problem {
         )
     }
 
+    pub(super) fn no_dead_letters(queue: &str) -> Problem {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "not-found",
+            format!("queue '{queue}' has no dead letters here"),
+        )
+    }
+
     pub(super) fn method_not_allowed() -> Problem {
         Problem::new(
             StatusCode::METHOD_NOT_ALLOWED,

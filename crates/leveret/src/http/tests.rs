@@ -22,6 +22,7 @@ use crate::{
     store::RunStatus,
 };
 
+mod dead_letters;
 mod events;
 mod guard;
 mod runs;
@@ -209,6 +210,8 @@ async fn document_and_routes_are_the_same() {
     }
     let expect = [
         "GET /api/openapi.json",
+        "GET /api/v1/dlq",
+        "GET /api/v1/dlq/{queue}",
         "GET /api/v1/runs",
         "GET /api/v1/runs/{run_id}",
         "GET /api/v1/runs/{run_id}/events",
@@ -217,6 +220,8 @@ async fn document_and_routes_are_the_same() {
         "GET /health/live",
         "GET /health/ready",
         "GET /metrics",
+        "POST /api/v1/dlq/{queue}/discard",
+        "POST /api/v1/dlq/{queue}/replay",
         "POST /api/v1/runs/{run_id}/cancel",
         "POST /api/v1/workflows/{id}/runs",
         "PUT /api/v1/workflows/{id}",
@@ -224,7 +229,9 @@ async fn document_and_routes_are_the_same() {
     assert_eq!(routes, expect.map(str::to_owned).into());
     for route in &routes {
         let (method, path) = route.split_once(' ').unwrap();
-        let path = path.replace("{id}", "none").replace("{run_id}", "none");
+        let path = ["{id}", "{run_id}", "{queue}"]
+            .iter()
+            .fold(path.to_owned(), |path, name| path.replace(name, "none"));
         let request = Request::builder()
             .method(method)
             .uri(&path)

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicBool},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -51,6 +51,7 @@ const NEED_RETRY: Duration = Duration::from_millis(500);
 
 pub(super) struct Shared {
     pub(super) database: Database,
+    pub(super) has_own_file: AtomicBool,
     hub: Mutex<Hub>,
     acks: Mutex<Acks>,
     /// Queues whose needs failed and are asked for again in a moment.
@@ -88,6 +89,7 @@ impl Shared {
     pub(super) fn new(database: Database, marks: HashMap<QueueId, u64>) -> Arc<Shared> {
         Arc::new_cyclic(|me: &Weak<Shared>| Shared {
             database,
+            has_own_file: AtomicBool::new(false),
             hub: Mutex::new(Hub::new(BOUNDS, me.clone())),
             acks: Mutex::default(),
             unmet: Mutex::default(),
