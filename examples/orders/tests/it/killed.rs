@@ -56,7 +56,8 @@ async fn all_end(order: &Process, inventory: &Process, gateway: &Process, ids: &
         let mut status = String::new();
         until(&format!("{id} ends"), async || {
             let (_, order) = order.get(&path).await;
-            status = order["status"].as_str().unwrap_or_default().to_owned();
+            let told = order["status"].as_str().unwrap_or_default();
+            told.clone_into(&mut status);
             !["", "PENDING", "PAID"].contains(&status.as_str())
         })
         .await;
