@@ -104,19 +104,12 @@ impl<D: Decider> fmt::Debug for Subscription<D> {
     }
 }
 
-/// The header of a message that was taken out of a dead-letter queue and put back: it is meant to be handled again.
-const HEADER_REPLAYED: &str = "x-leveret-replayed";
-
-/// What a message is recognised by: its own id, else what its meaning names. One that was put back from the dead letters is another one.
+/// What a message is recognised by: its own id, else what its meaning names. One that is put back from the dead letters keeps its id: beside it
+/// there may be a copy that a crash left.
 fn identity(message: &Message, named: Option<Arc<str>>) -> Result<Arc<str>, String> {
     let own = message.message_id.clone().filter(|id| !id.is_empty());
-    let Some(id) = own.or(named) else {
-        return Err("the message has no message_id, and nothing else tells it from others".into());
-    };
-    Ok(match message.headers.get(HEADER_REPLAYED) {
-        Some(Header::Text(replayed)) => format!("{id}#{replayed}").into(),
-        Some(Header::Int(replayed)) => format!("{id}#{replayed}").into(),
-        _ => id,
+    own.or(named).ok_or_else(|| {
+        "the message has no message_id, and nothing else tells it from others".to_owned()
     })
 }
 

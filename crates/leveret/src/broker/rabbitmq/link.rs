@@ -377,6 +377,9 @@ pub(super) struct Keeper {
     stop: watch::Sender<bool>,
 }
 
+/// How long a program that may start before its broker waits for it all the same: then a wrong login shows at once.
+const LATE_WAIT: Duration = Duration::from_secs(1);
+
 impl Keeper {
     /// Opens the first link; an error if that fails, for whatever reason, unless the link may come `late` and nobody answers now.
     pub(super) async fn start(
@@ -384,7 +387,17 @@ impl Keeper {
         topology: Arc<Remembered>,
         late: bool,
     ) -> Result<Arc<Keeper>, BrokerError> {
-        let first = match Link::open(&target).await {
+        let opened = if late {
+            let opened = timeout(LATE_WAIT, Link::open(&target)).await;
+            opened.unwrap_or_else(|_| {
+                Err(BrokerError::Unavailable {
+                    detail: format!("no connection within {LATE_WAIT:?}"),
+                })
+            })
+        } else {
+            Link::open(&target).await
+        };
+        let first = match opened {
             Ok(first) => Some(first),
             Err(error) if late && error.is_retryable() => {
                 tracing::warn!(connection = target.name, %error, "the broker is not there yet; connecting when it is");
