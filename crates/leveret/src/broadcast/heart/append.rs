@@ -1,6 +1,6 @@
 //! Writes into the log: they gather, one append commits them, and whoever waits is known before a node can answer.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use leveret_core::{
     broadcast::{Logged, Outcome, Position, Statement, Value, Write},
@@ -79,7 +79,7 @@ impl Heart {
 
 /// One append of what gathered.
 pub(super) async fn append(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     batch: Vec<Submit>,
 ) -> Vec<Result<Submitted, WriteError>> {
     let _open = shared.gate.read().await;
@@ -170,7 +170,7 @@ async fn known_outcome(shared: &Shared, position: Position) -> Option<Outcome> {
 
 /// Writes that are in the log: who waits, what is published.
 fn admit(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     writes: Vec<NewWrite>,
     appended: Vec<Appended>,
     outcomes: Vec<Option<Outcome>>,
@@ -224,7 +224,9 @@ fn admit(
     shared.outgoing.notify_one();
     // What was logged before may be applied as widely as asked already.
     for seq in known {
-        shared.advance(seq - 1, seq);
+        let lacking = shared.advance(seq - 1, seq);
+        // Who applied it may have told an earlier heart.
+        shared.pull_from_any(&lacking);
     }
     submitted
 }

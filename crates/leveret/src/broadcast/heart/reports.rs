@@ -130,6 +130,26 @@ impl Shared {
         advanced.lacking
     }
 
+    /// Asks a node that has applied these writes what came of them. If all are asked already, whoever asked for the write asks again.
+    pub(super) fn pull_from_any(self: &Arc<Self>, lacking: &[u64]) {
+        let Some(first) = lacking.first().copied() else {
+            return;
+        };
+        let node_id = {
+            let state = self.state();
+            let mut members = state.members.by_id.iter();
+            let knows = members.find(|(_, member)| {
+                let is_trusted = member.record.quarantined.is_none();
+                let is_free = member.link.is_some() && !member.is_pulled;
+                is_trusted && is_free && member.position.seq >= first
+            });
+            knows.map(|(node_id, _)| node_id.clone())
+        };
+        if let Some(node_id) = node_id {
+            self.pull(&node_id, lacking);
+        }
+    }
+
     /// Asks a node for outcomes that it did not report, such as of writes that it fetched.
     pub(super) fn pull(self: &Arc<Self>, node_id: &Arc<str>, lacking: &[u64]) {
         let Some(first) = lacking.first().copied() else {
