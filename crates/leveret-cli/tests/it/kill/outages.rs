@@ -112,7 +112,8 @@ async fn rabbitmq_crashes() {
     endure(
         "kill-rabbitmq",
         &["rabbitmq"],
-        Reconciler::Never,
+        // A job that was delivered and not confirmed yet may be lost with the broker's memory.
+        Reconciler::Always,
         &[Outage::Crash],
     )
     .await;
