@@ -27,7 +27,7 @@ pub mod memory;
 pub mod postgres;
 pub mod sqlite;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use leveret_core::{json::Json, time::Timestamp};
@@ -51,6 +51,9 @@ pub const KEY_BYTES_MAX: usize = 200;
 /// The longest name of anything else, in bytes: a lane, a consumer, a message, a deadline, an exchange, a routing key, a queue. AMQP has no
 /// longer ones.
 pub const NAME_BYTES_MAX: usize = 255;
+
+/// The most values of all fields of a document.
+pub const FIELD_VALUES_MAX: usize = 1000;
 
 /// The longest value of a field, in bytes.
 pub const FIELD_BYTES_MAX: usize = 1000;
@@ -87,8 +90,9 @@ impl Kind {
     }
 }
 
-/// The values of a document's declared fields; one that is not there is not found by it.
-pub type Fields = BTreeMap<Arc<str>, Arc<str>>;
+/// The values of a document's declared fields, as pairs. A field may have several values: a list finds the document by each of them; by a field
+/// without a value it is not found.
+pub type Fields = BTreeSet<(Arc<str>, Arc<str>)>;
 
 /// A document as it is stored.
 #[derive(Clone, Debug, PartialEq)]

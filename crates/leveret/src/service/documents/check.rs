@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    Commit, DocumentsError, FIELD_BYTES_MAX, Fields, Handled, KEY_BYTES_MAX, KIND_BYTES_MAX, Key,
-    Kind, NAME_BYTES_MAX, NewState, Outgoing, PAGE_MAX, Parked, Put, Query,
+    Commit, DocumentsError, FIELD_BYTES_MAX, FIELD_VALUES_MAX, Fields, Handled, KEY_BYTES_MAX,
+    KIND_BYTES_MAX, Key, Kind, NAME_BYTES_MAX, NewState, Outgoing, PAGE_MAX, Parked, Put, Query,
 };
 
 type Checked = Result<(), DocumentsError>;
@@ -135,6 +135,10 @@ pub(in crate::service) fn check_values(commit: &Commit) -> Checked {
     commit.handled.iter().try_for_each(check_handled)?;
     commit.publish.iter().try_for_each(check_outgoing)?;
     commit.put.iter().try_for_each(|put| match &put.state {
+        NewState::Set(_, fields) if fields.len() > FIELD_VALUES_MAX => invalid(format!(
+            "a document has {} values of fields, more than {FIELD_VALUES_MAX}",
+            fields.len()
+        )),
         NewState::Set(_, fields) => fields
             .iter()
             .try_for_each(|(field, value)| check_value(field, value)),

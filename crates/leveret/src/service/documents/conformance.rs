@@ -145,6 +145,7 @@ pub const CASES: &[Case] = cases![
     parked::without_a_state,
     parked::messages_are_whole,
     listing::by_fields,
+    listing::by_each_of_several_values,
     listing::both_orders,
     listing::pages_with_equal_times,
     listing::changed_fields,

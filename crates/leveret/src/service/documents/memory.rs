@@ -184,7 +184,7 @@ impl State {
     ) -> impl Iterator<Item = (Cursor, Document)> + 'a {
         let has = |stored: &Stored| {
             let mut filter = filter.iter();
-            filter.all(|(field, value)| stored.fields.get(field) == Some(value))
+            filter.all(|pair| stored.fields.contains(pair))
         };
         self.documents
             .iter()

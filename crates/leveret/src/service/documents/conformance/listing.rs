@@ -42,6 +42,30 @@ pub(super) async fn by_fields(world: &mut World) {
     assert_eq!(found.documents, [expected]);
 }
 
+/// A field with several values: found by each, once, and by none that it lost.
+pub(super) async fn by_each_of_several_values(world: &mut World) {
+    let tags = [("status", "a"), ("status", "b"), ("user_id", "1")];
+    world.done(put_with("1", 0, &tags)).await;
+    world.done(put_with("2", 0, &[("status", "b")])).await;
+    let check = async |world: &World, filter: &[(&str, &str)], expected: &str| {
+        let mut listed = world.listed(filter).await;
+        listed.sort();
+        assert_eq!(listed.join(" "), expected, "{filter:?}");
+    };
+    check(world, &[], "1 2").await;
+    check(world, &[("status", "a")], "1").await;
+    check(world, &[("status", "b")], "1 2").await;
+    check(world, &[("status", "a"), ("status", "b")], "1").await;
+    check(world, &[("status", "b"), ("user_id", "1")], "1").await;
+    world
+        .done(put_with("1", 1, &[("status", "b"), ("status", "c")]))
+        .await;
+    check(world, &[("status", "a")], "").await;
+    check(world, &[("status", "b")], "1 2").await;
+    check(world, &[("status", "c")], "1").await;
+    check(world, &[("user_id", "1")], "").await;
+}
+
 pub(super) async fn both_orders(world: &mut World) {
     orders(world, 5).await;
     for (order, expected) in [
