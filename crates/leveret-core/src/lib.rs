@@ -5,10 +5,12 @@
 
 pub mod broadcast;
 pub mod decide;
+pub mod event;
 pub mod expr;
 pub mod graph;
 pub mod ids;
 pub mod json;
+pub mod machine;
 pub mod mermaid;
 pub mod parse;
 pub mod retry;

@@ -1,6 +1,6 @@
 //! Points in time, as milliseconds since the Unix epoch.
 
-use std::{fmt, ops::Add, time::Duration};
+use std::{fmt, ops::Add, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,141 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// A text that is no point in time in the form of RFC 3339.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a time as RFC 3339 has it, such as 2026-11-21T02:24:23.755Z")]
+pub struct NotATime;
+
+/// RFC 3339 with any offset, such as `2026-11-21T02:24:23Z` or `2026-11-21t04:24:23.7554+02:00`; what is finer than a millisecond is cut off. A
+/// leap second is the first one after it.
+impl FromStr for Timestamp {
+    type Err = NotATime;
+
+    fn from_str(text: &str) -> Result<Timestamp, NotATime> {
+        parse_rfc_3339(text.as_bytes()).ok_or(NotATime)
+    }
+}
+
+fn parse_rfc_3339(text: &[u8]) -> Option<Timestamp> {
+    let number = |at: usize, width: usize, range: std::ops::RangeInclusive<i64>| {
+        let digits = text.get(at..at + width)?;
+        let digit = |sum: i64, &byte: &u8| {
+            byte.is_ascii_digit()
+                .then(|| sum * 10 + i64::from(byte - b'0'))
+        };
+        digits
+            .iter()
+            .try_fold(0, digit)
+            .filter(|number| range.contains(number))
+    };
+    let is = |at: usize, marks: &[u8]| text.get(at).is_some_and(|byte| marks.contains(byte));
+    if !(is(4, b"-") && is(7, b"-") && is(10, b"Tt ") && is(13, b":") && is(16, b":")) {
+        return None;
+    }
+    let (year, month) = (number(0, 4, 0..=9999)?, number(5, 2, 1..=12)?);
+    let day = number(8, 2, 1..=days_of_month(year, month))?;
+    let (hour, minute, second) = (
+        number(11, 2, 0..=23)?,
+        number(14, 2, 0..=59)?,
+        number(17, 2, 0..=60)?,
+    );
+    let mut at = 19;
+    let mut ms = 0;
+    if is(at, b".") {
+        let digits = text[at + 1..]
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit());
+        let digits = digits.count();
+        if digits == 0 {
+            return None;
+        }
+        for place in 1..=3 {
+            let digit = if place <= digits {
+                i64::from(text[at + place] - b'0')
+            } else {
+                0
+            };
+            ms = ms * 10 + digit;
+        }
+        at += 1 + digits;
+    }
+    let offset_minutes = if is(at, b"Zz") && text.len() == at + 1 {
+        0
+    } else if is(at, b"+-") && is(at + 3, b":") && text.len() == at + 6 {
+        let minutes = number(at + 1, 2, 0..=23)? * 60 + number(at + 4, 2, 0..=59)?;
+        if text[at] == b'-' { -minutes } else { minutes }
+    } else {
+        return None;
+    };
+    let minutes = days_from_civil(year, month, day) * 1440 + hour * 60 + minute - offset_minutes;
+    Some(Timestamp((minutes * 60 + second) * 1000 + ms))
+}
+
+fn days_of_month(year: i64, month: i64) -> i64 {
+    match month {
+        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+/// The inverse of [`civil_from_days`], from the same source.
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let year = year - i64::from(month <= 2);
+    let era = year.div_euclid(400);
+    let year_of_era = year - era * 400;
+    let shifted_month = (month + 9) % 12;
+    let day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    era * 146_097 + day_of_era - 719_468
+}
+
+/// A point in time as text of RFC 3339 in serde: `#[serde(with = "leveret_core::time::rfc_3339")]`.
+pub mod rfc_3339 {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::Timestamp;
+
+    /// Writes it.
+    pub fn serialize<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(time)
+    }
+
+    /// Reads it.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+
+    /// The same where there may be none.
+    pub mod option {
+        use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+        use super::Timestamp;
+
+        /// Writes it.
+        pub fn serialize<S: Serializer>(
+            time: &Option<Timestamp>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            match time {
+                Some(time) => super::serialize(time, serializer),
+                None => serializer.serialize_none(),
+            }
+        }
+
+        /// Reads it.
+        pub fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Option<Timestamp>, D::Error> {
+            let text = Option::<std::borrow::Cow<str>>::deserialize(deserializer)?;
+            text.map(|text| text.parse().map_err(D::Error::custom))
+                .transpose()
+        }
+    }
+}
+
 /// A duration from text: digits and a unit, as in `250ms`, `10s`, `5m`, `1h`, `2d`. No signs, no fractions.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
@@ -109,6 +244,38 @@ mod tests {
         check(1_795_141_463_755, "2026-11-20T02:24:23.755Z");
         check(-1, "1969-12-31T23:59:59.999Z");
         check(253_402_300_800_000, "10000-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn reads_rfc_3339() {
+        let check = |text: &str, ms| assert_eq!(text.parse(), Ok(Timestamp(ms)), "{text}");
+        check("1970-01-01T00:00:00Z", 0);
+        check("2000-02-29T00:00:00.000Z", 951_782_400_000);
+        check("2026-11-20t04:24:23.7559+02:00", 1_795_141_463_755);
+        check("1969-12-31 23:59:59.9-00:00", -100);
+        check("2016-12-31T23:59:60Z", 1_483_228_800_000);
+        for bad in [
+            "",
+            "2026-11-20",
+            "2026-11-20T04:24:23",
+            "2026-02-29T00:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "2026-11-20T24:00:00Z",
+            "2026-11-20T00:00:00.Z",
+            "2026-11-20T00:00:00Zx",
+            "2026-11-20T00:00:00+2:00",
+            "+026-11-20T00:00:00Z",
+            "2026-11-20T00:00:00\u{e9}",
+        ] {
+            assert_eq!(bad.parse::<Timestamp>(), Err(NotATime), "{bad}");
+        }
+        for days in (-700_000..2_900_000).step_by(97) {
+            let time = Timestamp(days * 86_400_000 + 1);
+            let text = time.to_string();
+            if text.len() == 24 {
+                assert_eq!(text.parse(), Ok(time), "{text}");
+            }
+        }
     }
 
     #[test]
