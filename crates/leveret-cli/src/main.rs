@@ -27,7 +27,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = variables::parse();
-    match commands::execute(cli) {
+    let armed = variables::arm_crash_point().map_err(Into::into);
+    match armed.and_then(|()| commands::execute(cli)) {
         Ok(exit) => exit.into(),
         Err(error) => {
             let exit = exit::of_error(&error);

@@ -12,8 +12,11 @@ use crate::{cli::Cli, output, progress};
 
 const PREFIX: &str = "LEVERET_";
 
-/// What is free: secrets of workflows, and what the tests of this project read.
-const FREE: [&str; 2] = ["LEVERET_SECRET_", "LEVERET_TEST_"];
+/// What is free: secrets of workflows, and what the tests of this project read or set.
+const FREE: [&str; 3] = ["LEVERET_SECRET_", "LEVERET_TEST_", CRASH_AT];
+
+/// Names the [crash point](leveret::crash) of a process, where these are compiled in.
+const CRASH_AT: &str = "LEVERET_CRASH_AT";
 
 /// The command line and the variables, or the end of the process with what is wrong with them.
 pub(crate) fn parse() -> Cli {
@@ -24,6 +27,14 @@ pub(crate) fn parse() -> Cli {
     let parsed = command.try_get_matches_from_mut(env::args_os());
     let parsed = parsed.and_then(|matches| Cli::from_arg_matches(&matches));
     parsed.unwrap_or_else(|error| named(error, &command).exit())
+}
+
+/// Arms the crash point that a test names.
+pub(crate) fn arm_crash_point() -> Result<(), leveret::crash::ArmError> {
+    if !leveret::crash::COMPILED {
+        return Ok(());
+    }
+    env::var(CRASH_AT).map_or(Ok(()), |at| leveret::crash::arm(&at))
 }
 
 /// How a value was given: the variable if it holds this value, else the flag.

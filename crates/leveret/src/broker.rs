@@ -37,6 +37,8 @@ use bytes::Bytes;
 use leveret_core::time::Timestamp;
 use tokio::sync::{mpsc, watch};
 
+use crate::crash::{self, Point};
+
 pub use self::{
     connect::{connect, connect_late},
     topology::{
@@ -245,6 +247,7 @@ impl Receipt {
     /// Done: the broker forgets the message. Returns at once; acks that gather go out together. A crash before the broker
     /// has it redelivers.
     pub fn ack(self) {
+        crash::reached(Point::BrokerBeforeAck);
         self.settle(Settlement::Ack);
     }
 

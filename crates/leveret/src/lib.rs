@@ -76,12 +76,13 @@
 //!
 //! What holds when a call has returned, and what a crash before and after it means, stands at the call; what holds everywhere, in the
 //! modules `broker`, `store` and `nodes`. The features `rabbitmq`, `postgres` and `http` are on by default; without them one process with
-//! one SQLite file is left.
+//! one SQLite file is left. The feature `crash-points` is for tests: see [`crash`].
 
 mod batcher;
 pub mod broadcast;
 pub mod broker;
 mod connect;
+pub mod crash;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod metrics;

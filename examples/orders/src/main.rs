@@ -30,6 +30,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Err(error) = arm_crash_point() {
+        eprintln!("error: {error}");
+        return ExitCode::FAILURE;
+    }
     let filter = std::env::var("ORDERS_LOG");
     let filter = filter.as_deref().unwrap_or("warn,lapin=off");
     tracing_subscriber::fmt()
@@ -51,6 +55,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The variable that tests name a [crash point](leveret::crash) in; it means nothing where none are compiled in.
+fn arm_crash_point() -> Result<(), leveret::crash::ArmError> {
+    if !leveret::crash::COMPILED {
+        return Ok(());
+    }
+    let at = std::env::var("LEVERET_CRASH_AT");
+    at.map_or(Ok(()), |at| leveret::crash::arm(&at))
 }
 
 async fn execute(command: Command) -> anyhow::Result<()> {

@@ -13,9 +13,12 @@ use super::{
     documents::Handled,
     relay::Relay,
 };
-use crate::broker::{
-    Delivery, Message,
-    work::{Handler, Verdict, WorkOptions},
+use crate::{
+    broker::{
+        Delivery, Message,
+        work::{Handler, Verdict, WorkOptions},
+    },
+    crash::{self, Point},
 };
 
 /// What performs intents, and what their outcomes mean.
@@ -88,7 +91,10 @@ impl<E: Effect> Handler for Performer<E> {
             let reason = "an intent has a message_id".to_owned();
             return Verdict::DeadLetter { reason };
         };
-        let (reason, again) = match self.effect.perform(intent, attempt).await {
+        crash::reached(Point::EffectBeforeCall);
+        let performed = self.effect.perform(intent, attempt).await;
+        crash::reached(Point::EffectAfterCall);
+        let (reason, again) = match performed {
             Performed::Outcome(outcome) => return self.conclude(&message_id, &outcome).await,
             Performed::Malformed { reason } => return Verdict::DeadLetter { reason },
             Performed::Retry { reason } => {

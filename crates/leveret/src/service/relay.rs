@@ -20,6 +20,7 @@ use super::{
 use crate::{
     batcher::Batcher,
     broker::{Broker, BrokerError, Topology},
+    crash::{self, Point},
     metrics::Counter,
 };
 
@@ -147,7 +148,9 @@ impl Relay {
             .iter()
             .map(|claimed| claimed.outgoing.publication.clone())
             .collect();
+        crash::reached(Point::RelayBeforePublish);
         let results = self.0.broker.publish(batch).await;
+        crash::reached(Point::RelayAfterPublish);
         let counts = &self.0.counts;
         let (mut sent, mut left, mut declare) = (Vec::new(), Vec::new(), false);
         for (claimed, result) in claimed.into_iter().zip(results) {

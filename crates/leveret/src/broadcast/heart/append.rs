@@ -16,7 +16,10 @@ use super::{
     request::{Ack, WriteRequest},
     state::{Outgoing, Phase},
 };
-use crate::broadcast::log::{Appended, Key, LogError, NewWrite};
+use crate::{
+    broadcast::log::{Appended, Key, LogError, NewWrite},
+    crash::{self, Point},
+};
 
 /// How long an append may take beyond a request's own timeout, before its client is told that it is uncertain.
 const APPEND_GRACE: Duration = Duration::from_secs(5);
@@ -103,9 +106,13 @@ pub(super) async fn append(
         Err(error) => return acks.iter().map(|_| Err(error.clone())).collect(),
     };
     let writes: Vec<NewWrite> = batch.into_iter().map(|one| new(shared, one, at)).collect();
+    crash::reached(Point::HeartBeforeCommit);
     let appended = shared.parts.log.append(epoch, writes.clone(), at).await;
     let appended = match appended {
-        Ok(appended) => appended,
+        Ok(appended) => {
+            crash::reached(Point::HeartAfterCommit);
+            appended
+        }
         Err(error) => {
             let error = failed(shared, &error);
             return acks.iter().map(|_| Err(error.clone())).collect();

@@ -12,6 +12,7 @@ use super::{Shared, state::Outgoing};
 use crate::{
     broadcast::wire::{Broadcast, MESSAGE_BYTES_MAX, MESSAGE_WRITES_MAX},
     broker::{BrokerError, Publication},
+    crash::{self, Point},
 };
 
 /// The most writes in one batch.
@@ -59,8 +60,10 @@ async fn publish_some(shared: &Shared) -> bool {
     let count = batch.len() as u64;
     let messages = publications(shared, &cluster, batch);
     let messages_count = messages.len() as u64;
+    crash::reached(Point::HeartBeforePublish);
     match publish(shared, messages).await {
         Ok(()) => {
+            crash::reached(Point::HeartAfterPublish);
             shared.metrics.published.add(count);
             shared.metrics.messages.add(messages_count);
             let mut state = shared.state();

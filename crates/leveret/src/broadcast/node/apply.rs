@@ -16,6 +16,7 @@ use crate::{
         wire::{MARK_EVERY, Mark, Report},
     },
     broker::Delivery,
+    crash::{self, Point},
 };
 
 /// The pause before a heart that is away, or has no more, is asked again.
@@ -105,7 +106,9 @@ impl Session {
         let since = Instant::now();
         let metrics = &self.shared.metrics;
         metrics.batch_writes.observe(writes.len() as u64);
+        crash::reached(Point::NodeBeforeCommit);
         let applied = self.shared.replica.apply(writes).await?;
+        crash::reached(Point::NodeAfterCommit);
         metrics.apply_us.observe(micros(since));
         metrics.applied.add(applied.len() as u64);
         let failed = |applied: &&Applied| matches!(applied.outcome, Outcome::Failed(_));

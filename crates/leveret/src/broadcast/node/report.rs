@@ -11,6 +11,7 @@ use crate::{
         BrokerError, Publication, Receipt,
         publish::{Persist, all_then_ack},
     },
+    crash::{self, Point},
 };
 
 /// Reports that may wait for the broker; then nothing more is applied.
@@ -86,6 +87,7 @@ async fn publish(shared: &Shared, all: Vec<Outgoing>) {
     batch.extend(reports.iter().map(|report| to_heart(shared, report)));
     let topology = shared.options.names.node_topology(&shared.options.node_id);
     let persist = Persist::new(&topology);
+    crash::reached(Point::NodeBeforeReport);
     let told = all_then_ack(&*shared.broker, batch, receipts, &persist).await;
     let Err(unfinished) = told else { return };
     if let (BrokerError::TooLarge { .. }, Some(mut bare)) = (&unfinished.error, reports.pop()) {

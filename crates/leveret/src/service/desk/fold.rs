@@ -5,8 +5,11 @@ use std::collections::{HashMap, HashSet};
 use leveret_core::time::Timestamp;
 
 use super::cache::{Cache, Mark};
-use crate::service::documents::{
-    Claimed, Commit, Committed, Documents, DocumentsError, Handled, Key, NewState, Put,
+use crate::{
+    crash::{self, Point},
+    service::documents::{
+        Claimed, Commit, Committed, Documents, DocumentsError, Handled, Key, NewState, Put,
+    },
 };
 
 /// The most commits that are folded into one.
@@ -52,8 +55,10 @@ pub(super) async fn commit_all(
         if commits.is_empty() {
             break;
         }
+        crash::reached(Point::ServiceBeforeCommit);
         match documents.commit(&commits, now).await {
             Ok(committed) => {
+                crash::reached(Point::ServiceAfterCommit);
                 for (group, committed) in groups.iter().zip(committed) {
                     settle(cache, group, committed, &mut answers);
                 }
