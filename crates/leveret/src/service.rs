@@ -20,6 +20,7 @@ pub mod decider;
 mod desk;
 pub mod documents;
 mod effects;
+pub mod events;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod inbox;
