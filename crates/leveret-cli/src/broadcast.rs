@@ -5,4 +5,5 @@ pub(crate) mod cluster;
 mod config;
 pub(crate) mod embedded;
 mod file;
+mod log;
 pub(crate) mod process;

@@ -135,7 +135,7 @@ pub(crate) struct Settings {
     )]
     pub(crate) insecure: Option<bool>,
 
-    /// The token that `workflows` and `runs` send to the server
+    /// The token that `workflows`, `runs` and `cluster` send to the server, and heart and nodes to each other
     #[arg(
         long,
         value_name = "TOKEN",

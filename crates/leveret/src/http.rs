@@ -55,6 +55,8 @@ pub use self::{
     workflows::{WorkflowDetail, WorkflowItem, WorkflowPut},
 };
 
+pub(crate) use self::security::describe;
+
 /// Bounds and behaviour of the API.
 #[derive(Clone, Debug)]
 pub struct ApiOptions {
@@ -186,7 +188,7 @@ fn operation_routes() -> OpenApiRouter<Api> {
 /// The OpenAPI 3.1 document of the API, as served at `/api/openapi.json`.
 pub fn document() -> utoipa::openapi::OpenApi {
     let mut document = routes().into_openapi();
-    security::describe(&mut document);
+    describe(&mut document, security::scope);
     document
 }
 
@@ -202,7 +204,7 @@ pub fn operations(engine: Engine, options: ApiOptions) -> Router {
 
 fn over(engine: Engine, options: ApiOptions, routes: OpenApiRouter<Api>) -> Router {
     let (served, mut openapi) = routes.split_for_parts();
-    security::describe(&mut openapi);
+    describe(&mut openapi, security::scope);
     let document = openapi.to_json().expect("the document prints");
     let guard = options.guard.clone();
     let api = Api(Arc::new(Shared {

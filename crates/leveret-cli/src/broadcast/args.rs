@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 pub(crate) const HEART_EXAMPLES: &str = "\
-The file has lines of `key: value`: broker, exchange, queue_name, listen, write_log, data, token, log_bytes_max, log_age_max. Flags and
-LEVERET_* go over it; leveret.toml is not read.
+The file has lines of `key: value`: broker, exchange, queue_name, listen, write_log, data, token,
+api_tokens, api_hosts, log_bytes_max, log_age_max. Flags and
+LEVERET_* go over it; leveret.toml is not read. Several hearts on one write log in PostgreSQL: one is active, the others stand by.
 
 Exit codes: 0 stopped as asked, 1 the log or the broker cannot be used, 2 a mistake in what was given.
 
@@ -19,7 +20,7 @@ Examples:
 /// A heart.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct HeartArgs {
-    /// The log of writes: sqlite:PATH [default: sqlite:heart.db]
+    /// The log of writes: sqlite:PATH or postgres://… [default: sqlite:heart.db]
     #[arg(
         long,
         value_name = "URL",
@@ -64,7 +65,7 @@ pub(crate) struct SharedArgs {
 
 pub(crate) const NODE_EXAMPLES: &str = "\
 The file has lines of `key: value`: node_id, database, heart (a URL or a list), broker, exchange, queue_name, listen, advertise, data,
-token, seed. Flags and LEVERET_* go over it; leveret.toml is not read.
+token, api_tokens, api_hosts, seed. Flags and LEVERET_* go over it; leveret.toml is not read.
 
 Exit codes: 0 stopped as asked or removed from the cluster, 1 the name is another node's or the database cannot be used, 2 a mistake in
 what was given.
@@ -138,16 +139,17 @@ pub(crate) struct ClusterArgs {
     #[command(subcommand)]
     pub(crate) command: ClusterCommand,
 
-    /// The heart
+    /// The heart; several, with commas between them, of which one is active
     #[arg(
         long,
         global = true,
         value_name = "URL",
         env = "LEVERET_HEART",
         hide_env_values = true,
+        value_delimiter = ',',
         default_value = "http://127.0.0.1:7090"
     )]
-    pub(crate) heart: String,
+    pub(crate) heart: Vec<String>,
 }
 
 /// What to do at a cluster.

@@ -5,15 +5,16 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::{Context, bail};
 use leveret::{
     broadcast::{
-        HeartLink, NodeLink, NodeState, Snapshot,
-        heart::{NodeStatus, Recovered, Status, Verified},
-        wire::{HttpHeart, HttpNode},
+        HeartLink, Snapshot,
+        heart::{HeartState, Recovered, Status, Verified},
+        wire::HttpHeart,
     },
     redact_url,
 };
 use reqwest::{Client, Method, StatusCode, Url};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::args::{ClusterArgs, ClusterCommand};
 use crate::{
@@ -25,6 +26,9 @@ use crate::{
 
 /// How long a rebuilt node, or a comparison of contents, may take.
 const TIMEOUT: Duration = Duration::from_secs(660);
+
+/// How long a heart may take to say whether it has the log.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Does it.
 pub(crate) async fn cluster(
@@ -159,30 +163,11 @@ async fn snapshot(operator: &Operator, to: &Path, output: Output) -> anyhow::Res
     if to.exists() {
         bail!(BadInput::new(format!("{} exists already", to.display())));
     }
-    let status: Status = operator.ask(Method::GET, &["status"]).await?;
-    let live = |node: &&NodeStatus| node.state == NodeState::Live && node.kind == "sqlite";
-    let source = status
-        .nodes
-        .iter()
-        .filter(live)
-        .max_by_key(|node| node.position);
-    let source = source.context("there is no SQLite node that is live")?;
     let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new(".")).to_owned();
-    let node = HttpNode::new(&source.advertise, operator.token.clone());
-    let taken: Snapshot = if let Ok(node) = node {
-        node.snapshot(directory).await?
-    } else {
-        // A node in the heart's own process: the heart gives a copy of another one.
-        let url = [operator.heart.to_string()];
-        let heart = HttpHeart::new(&url, operator.token.clone())?;
-        let others = status
-            .nodes
-            .iter()
-            .find(|node| node.node_id != source.node_id);
-        let asking = others.map_or(&*source.node_id, |node| &*node.node_id);
-        heart.snapshot(asking, directory).await?
-    };
+    let urls: Vec<String> = operator.hearts.iter().map(Url::to_string).collect();
+    let heart = HttpHeart::new(&urls, operator.token.clone())?;
+    let taken: Snapshot = heart.snapshot("", directory).await?;
     tokio::fs::rename(&taken.path, to)
         .await
         .context("cannot name the snapshot")?;
@@ -196,9 +181,9 @@ async fn snapshot(operator: &Operator, to: &Path, output: Output) -> anyhow::Res
     done(output, &told, &text)
 }
 
-/// Talks to a heart.
+/// Talks to a heart, or to several of which one is active.
 struct Operator {
-    heart: Url,
+    hearts: Vec<Url>,
     token: Option<Arc<str>>,
     http: Client,
 }
@@ -213,29 +198,52 @@ impl Operator {
     fn new(args: &ClusterArgs, settings: &Settings) -> anyhow::Result<Operator> {
         // An error only says that a provider is installed already.
         drop(rustls::crypto::ring::default_provider().install_default());
-        // Of several hearts, which nodes take as a list, the first.
-        let first = args.heart.split(',').next().unwrap_or_default();
-        let heart = Url::parse(first).ok();
-        let heart = heart.filter(|url| matches!(url.scheme(), "http" | "https"));
-        let heart = heart.ok_or_else(|| {
-            let given = given_by("--heart", "LEVERET_HEART", &args.heart);
-            BadInput::new(format!(
-                "{given} {}: say http://HOST:PORT",
-                redact_url(first)
-            ))
-        })?;
+        let hearts = args.heart.iter().map(|url| {
+            let heart = Url::parse(url).ok();
+            let heart = heart.filter(|url| matches!(url.scheme(), "http" | "https"));
+            heart.ok_or_else(|| {
+                let given = given_by("--heart", "LEVERET_HEART", url);
+                let shown = redact_url(url);
+                BadInput::new(format!("{given} {shown}: say http://HOST:PORT"))
+            })
+        });
         let http = Client::builder()
             .timeout(TIMEOUT)
             .connect_timeout(Duration::from_secs(10));
         Ok(Operator {
-            heart,
+            hearts: hearts.collect::<Result<_, _>>()?,
             token: settings.token.as_deref().map(Arc::from),
             http: http.build().context("cannot make an HTTP client")?,
         })
     }
 
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &[&str]) -> anyhow::Result<T> {
-        let mut url = self.heart.clone();
+        self.ask_at(self.leading().await, method, path).await
+    }
+
+    /// The heart that has the log, as far as one says so; else the first.
+    async fn leading(&self) -> &Url {
+        if let [one] = &self.hearts[..] {
+            return one;
+        }
+        for heart in &self.hearts {
+            let asked = self.ask_at::<Status>(heart, Method::GET, &["status"]);
+            if let Ok(Ok(status)) = timeout(LOOK_TIMEOUT, asked).await
+                && matches!(status.state, HeartState::Active | HeartState::Behind)
+            {
+                return heart;
+            }
+        }
+        &self.hearts[0]
+    }
+
+    async fn ask_at<T: DeserializeOwned>(
+        &self,
+        heart: &Url,
+        method: Method,
+        path: &[&str],
+    ) -> anyhow::Result<T> {
+        let mut url = heart.clone();
         // A URL of http or https can be a base, which the constructor saw to.
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
@@ -244,7 +252,7 @@ impl Operator {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        let shown = redact_url(self.heart.as_str());
+        let shown = redact_url(heart.as_str());
         let sent = request.send().await.map_err(reqwest::Error::without_url);
         let response = sent.with_context(|| {
             format!(

@@ -1,9 +1,14 @@
 //! What heart and node are told: flags and variables over their file.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use leveret::{
     broadcast::wire::{EXCHANGE_DEFAULT, Names, QUEUE_NAME_DEFAULT, is_node_id},
+    http::Guard,
     redact_url,
 };
 
@@ -29,7 +34,7 @@ pub(crate) struct HeartConfig {
     pub(crate) listen: String,
     pub(crate) write_log: String,
     pub(crate) directory: PathBuf,
-    pub(crate) token: Option<String>,
+    pub(crate) access: Access,
     pub(crate) log_bytes_max: Option<u64>,
     pub(crate) log_age_max: Option<Span>,
 }
@@ -45,12 +50,12 @@ impl HeartConfig {
             .clone()
             .or(file.text("data")?.map(PathBuf::from));
         let names = names(&args.shared, &mut file)?;
-        let token = settings.token.clone().or(file.text("token")?);
+        let access = Access::load(settings, &mut file)?;
         let log_bytes_max = file.parsed::<Bytes>("log_bytes_max")?;
         let log_age_max = file.parsed::<Span>("log_age_max")?;
         file.finish()?;
         let write_log = write_log.unwrap_or_else(|| "sqlite:heart.db".to_owned());
-        check_database("write_log", &write_log, "heart.db")?;
+        check_log(&write_log)?;
         let broker = required("broker", "--broker amqp://localhost", broker)?;
         refuse_memory("broker", &broker, "amqp://localhost")?;
         Ok(HeartConfig {
@@ -59,7 +64,7 @@ impl HeartConfig {
             listen: listen.unwrap_or_else(|| HEART_LISTEN.to_owned()),
             directory: data.unwrap_or_else(|| beside(&write_log)),
             write_log,
-            token,
+            access,
             log_bytes_max: log_bytes_max.map(|bytes| bytes.0),
             log_age_max,
         })
@@ -77,7 +82,7 @@ pub(crate) struct NodeConfig {
     pub(crate) listen: String,
     pub(crate) advertise: Option<String>,
     pub(crate) directory: PathBuf,
-    pub(crate) token: Option<String>,
+    pub(crate) access: Access,
     pub(crate) seed: bool,
 }
 
@@ -100,7 +105,7 @@ impl NodeConfig {
             .clone()
             .or(file.text("data")?.map(PathBuf::from));
         let names = names(&args.shared, &mut file)?;
-        let token = settings.token.clone().or(file.text("token")?);
+        let access = Access::load(settings, &mut file)?;
         let seed = file.flag("seed")?;
         file.finish()?;
         let node_id = required("node_id", "--node-id 1", node_id)?;
@@ -121,9 +126,52 @@ impl NodeConfig {
             advertise,
             directory: data.unwrap_or_else(|| beside(&database)),
             database,
-            token,
+            access,
             seed: args.seed || seed.unwrap_or(false),
         })
+    }
+}
+
+/// Who may ask this process, and with which token it asks the others of its cluster.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Access {
+    pub(crate) guard: Guard,
+    pub(crate) token: Option<Token>,
+}
+
+/// A token that is not shown.
+#[derive(Clone)]
+pub(crate) struct Token(pub(crate) Arc<str>);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Access {
+    /// By flags, variables, and what of it a file has.
+    pub(crate) fn load(settings: &Settings, file: &mut SettingsFile) -> anyhow::Result<Access> {
+        let given = Settings {
+            api_tokens: settings.api_tokens.clone().or(file.text("api_tokens")?),
+            api_hosts: settings.api_hosts.clone().or(file.texts("api_hosts")?),
+            ..Settings::default()
+        };
+        let token = settings.token.clone().or(file.text("token")?);
+        let mut guard = given.guard()?;
+        if let Some(token) = &token {
+            let tokens = guard.tokens.and_admin("cluster", token);
+            guard.tokens = tokens.map_err(|error| BadInput::new(format!("token: {error}")))?;
+        }
+        // Without one that is meant for it, it asks as it lets itself be asked: a cluster has the same tokens everywhere.
+        let token = token.as_deref().or(guard.tokens.admin());
+        let token = token.map(|token| Token(token.into()));
+        Ok(Access { guard, token })
+    }
+
+    /// What it sends as a bearer.
+    pub(crate) fn bearer(&self) -> Option<Arc<str>> {
+        self.token.as_ref().map(|token| token.0.clone())
     }
 }
 
@@ -145,9 +193,25 @@ fn required<T>(key: &str, example: &str, value: Option<T>) -> anyhow::Result<T> 
     })
 }
 
+fn check_log(url: &str) -> anyhow::Result<()> {
+    if ["postgres://", "postgresql://"]
+        .iter()
+        .any(|scheme| url.starts_with(scheme))
+        || is_file(url)
+    {
+        return Ok(());
+    }
+    let url = redact_url(url);
+    let message = format!("write_log '{url}': say sqlite:heart.db or postgres://…");
+    Err(BadInput::new(message).into())
+}
+
+fn is_file(url: &str) -> bool {
+    sqlite_path(url).is_some_and(|path| !path.as_os_str().is_empty())
+}
+
 fn check_database(key: &str, url: &str, example: &str) -> anyhow::Result<()> {
-    let is_file = sqlite_path(url).is_some_and(|path| !path.as_os_str().is_empty());
-    if is_file {
+    if is_file(url) {
         return Ok(());
     }
     let url = redact_url(url);

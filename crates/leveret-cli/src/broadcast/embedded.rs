@@ -188,8 +188,8 @@ impl Cluster {
 /// How the heart reaches nodes in its process.
 fn linking(
     links: Linked,
-) -> impl Fn(&str) -> Result<Arc<dyn NodeLink>, LinkError> + Send + Sync + 'static {
-    move |advertise| {
+) -> impl Fn(&str, &str) -> Result<Arc<dyn NodeLink>, LinkError> + Send + Sync + 'static {
+    move |advertise, _database_id| {
         let links = links.lock().unwrap_or_else(PoisonError::into_inner);
         let link = links.get(advertise).cloned();
         link.ok_or_else(|| LinkError::Refused {

@@ -5,9 +5,8 @@ use std::{net::SocketAddr, path::Path, sync::Arc};
 use anyhow::Context;
 use leveret::{
     broadcast::{
-        Replica, SqliteReplica, SqliteReplicaOptions, WriteLog,
+        Replica, SqliteReplica, SqliteReplicaOptions,
         heart::{Heart, HeartOptions, HeartParts, router},
-        log::sqlite::SqliteWriteLog,
         node::{self, Node, NodeEnd, NodeOptions, NodeParts},
         wire::{HttpHeart, HttpNode, Names},
     },
@@ -15,14 +14,15 @@ use leveret::{
     http::serve,
     redact_url,
     runtime::SystemClock,
-    sqlite::{Database, DatabaseOptions},
 };
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
     args::{HeartArgs, NodeArgs},
-    config::{HEART_LISTEN, HeartConfig, NodeConfig, sqlite_path},
-    embedded::{Cluster, new_cluster_id},
+    config::{Access, HEART_LISTEN, HeartConfig, NodeConfig, sqlite_path},
+    embedded::Cluster,
+    file::SettingsFile,
+    log,
 };
 use crate::{
     api,
@@ -40,12 +40,12 @@ pub(crate) async fn node(args: &NodeArgs, settings: &Settings) -> anyhow::Result
     let address = listener
         .local_addr()
         .context("the listener has no address")?;
-    refuse_open(address, config.token.as_deref(), settings)?;
-    let token: Option<Arc<str>> = config.token.as_deref().map(Arc::from);
+    let access = &config.access;
+    api::refuse_open(&listener, &access.guard, settings.insecure == Some(true))?;
     make_directory(&config.directory)?;
     let replica = open_replica(&config.database).await?;
     let broker = open_broker(&config.broker).await?;
-    let heart = HttpHeart::new(&config.hearts, token.clone())
+    let heart = HttpHeart::new(&config.hearts, access.bearer())
         .map_err(|error| BadInput::new(error.to_string()))?;
     let parts = NodeParts {
         replica: replica.clone(),
@@ -60,7 +60,8 @@ pub(crate) async fn node(args: &NodeArgs, settings: &Settings) -> anyhow::Result
         ..NodeOptions::new(config.node_id.as_str(), &config.directory)
     };
     let node = Node::open(parts, options).await?;
-    let serving = tokio::spawn(serve(listener, node::router(&node, token), stopped.clone()));
+    let routes = node::router(&node, access.guard.clone());
+    let serving = tokio::spawn(serve(listener, routes, stopped.clone()));
     output::line(format!(
         "leveret node {} is at http://{address} (database {}, broker {})",
         config.node_id,
@@ -92,28 +93,34 @@ pub(crate) async fn heart(args: &HeartArgs, settings: &Settings) -> anyhow::Resu
     let address = listener
         .local_addr()
         .context("the listener has no address")?;
-    refuse_open(address, config.token.as_deref(), settings)?;
-    let token: Option<Arc<str>> = config.token.as_deref().map(Arc::from);
+    let access = &config.access;
+    api::refuse_open(&listener, &access.guard, settings.insecure == Some(true))?;
     make_directory(&config.directory)?;
-    let log = open_log(&config.write_log).await?;
+    let Some(log) = log::open(&config.write_log, &stopped).await? else {
+        return Ok(Exit::Ok);
+    };
     let broker = open_broker(&config.broker).await?;
-    let shown = token.clone();
+    let bearer = access.bearer();
     let parts = HeartParts {
         log: log.clone(),
         broker: broker.clone(),
-        links: Arc::new(move |url| Ok(Arc::new(HttpNode::new(url, shown.clone())?) as _)),
+        links: Arc::new(move |url, database_id| {
+            Ok(Arc::new(HttpNode::new(url, database_id, bearer.clone())?) as _)
+        }),
         clock: Arc::new(SystemClock),
     };
+    let owner = log::owner(&config.write_log, address, &config.directory)?;
     let mut options = HeartOptions {
         names: config.names.clone(),
-        ..HeartOptions::new(owner(&config), &config.directory)
+        ..HeartOptions::new(owner, &config.directory)
     };
     options.log_bytes_max = config.log_bytes_max.unwrap_or(options.log_bytes_max);
     options.log_age_max = config
         .log_age_max
         .map_or(options.log_age_max, |span| span.0);
     let heart = Heart::new(parts, options);
-    let serving = tokio::spawn(serve(listener, router(&heart, token), stopped.clone()));
+    let routes = router(&heart, access.guard.clone());
+    let serving = tokio::spawn(serve(listener, routes, stopped.clone()));
     output::line(format!(
         "leveret heart is at http://{address} (log {}, broker {})",
         redact_url(&config.write_log),
@@ -139,19 +146,16 @@ async fn embedded(args: &HeartArgs, settings: &Settings) -> anyhow::Result<Exit>
     let address = listener
         .local_addr()
         .context("the listener has no address")?;
-    refuse_open(address, settings.token.as_deref(), settings)?;
+    let access = Access::load(settings, &mut SettingsFile::default())?;
+    api::refuse_open(&listener, &access.guard, settings.insecure == Some(true))?;
     make_directory(&directory)?;
     let broker = Arc::new(MemoryBroker::new());
     let mut cluster = Cluster::start(&directory, broker, Names::default())?;
     for node in 1..=args.nodes {
         cluster.start_node(&node.to_string()).await?;
     }
-    let token = settings.token.as_deref().map(Arc::from);
-    let serving = tokio::spawn(serve(
-        listener,
-        router(&cluster.heart, token),
-        stopped.clone(),
-    ));
+    let routes = router(&cluster.heart, access.guard);
+    let serving = tokio::spawn(serve(listener, routes, stopped.clone()));
     output::line(format!(
         "leveret heart with {} nodes is at http://{address} (in {})",
         args.nodes,
@@ -162,19 +166,6 @@ async fn embedded(args: &HeartArgs, settings: &Settings) -> anyhow::Result<Exit>
     cluster.stop().await?;
     tracing::info!("stopped");
     Ok(Exit::Ok)
-}
-
-/// Refuses to answer where others can reach it and no token is asked for, unless that is meant.
-fn refuse_open(
-    address: SocketAddr,
-    token: Option<&str>,
-    settings: &Settings,
-) -> anyhow::Result<()> {
-    if address.ip().is_loopback() || token.is_some() || settings.insecure == Some(true) {
-        return Ok(());
-    }
-    let message = format!("others can reach {address}: set LEVERET_TOKEN, or say --insecure");
-    Err(BadInput::new(message).into())
 }
 
 /// Lets requests end that had begun. A process that ends by itself answers nothing more.
@@ -191,31 +182,6 @@ async fn finish(
         serving.abort();
     }
     Ok(())
-}
-
-/// Who has the log: the same for the same file, or for the same place of several hearts on one log.
-fn owner(config: &HeartConfig) -> String {
-    if sqlite_path(&config.write_log).is_some() {
-        return "the file's heart".to_owned();
-    }
-    let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
-    format!("{}/{}", host.trim(), config.listen)
-}
-
-async fn open_log(url: &str) -> anyhow::Result<Arc<dyn WriteLog>> {
-    let path = sqlite_path(url)
-        .context("a heart's log is sqlite:PATH")?
-        .to_owned();
-    let shown = redact_url(url);
-    if let Some(parent) = path.parent() {
-        make_directory(parent)?;
-    }
-    let opened = tokio::task::spawn_blocking(move || -> anyhow::Result<SqliteWriteLog> {
-        let database = Database::open(DatabaseOptions::new(path))?;
-        Ok(SqliteWriteLog::open(database, &new_cluster_id())?)
-    });
-    let opened = opened.await.context("opening the log panicked")?;
-    Ok(Arc::new(opened.with_context(|| format!("log {shown}"))?))
 }
 
 /// Where others reach what listens here.

@@ -14,9 +14,15 @@ mod rig;
 mod embedded;
 // A node's disk is full, its contents are changed behind its back, its queue takes what is no write.
 mod faults;
+// Hearts that follow each other, on one log in PostgreSQL.
+mod hearts;
 // Nodes come, go, and take another's name.
 mod joining;
 // Heart and nodes are killed, the broker is restarted, a queue is deleted.
 mod killed;
+// A log that is lost, put back from an older copy, or truncated.
+mod logs;
+// Tokens and their scopes, at hearts and nodes.
+mod tokens;
 // `heart.yaml` and `node.yaml` with mistakes.
 mod settings;

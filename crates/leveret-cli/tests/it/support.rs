@@ -129,6 +129,17 @@ impl Server {
         terminate(&self.child);
     }
 
+    /// Freezes the process, or lets a frozen one go on.
+    pub(crate) fn freeze(&self, is_frozen: bool) {
+        let signal = if is_frozen {
+            rustix::process::Signal::STOP
+        } else {
+            rustix::process::Signal::CONT
+        };
+        let pid = rustix::process::Pid::from_raw(self.child.id().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
     /// Kills the process, and waits until it is gone.
     pub(crate) fn kill(self) {
         drop(self);

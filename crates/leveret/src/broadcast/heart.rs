@@ -21,9 +21,11 @@ mod append;
 #[cfg(feature = "http")]
 mod http;
 mod keep;
+mod lead;
 mod marks;
 mod members;
 mod metrics;
+mod phase;
 mod publish;
 mod read;
 mod register;
@@ -65,8 +67,9 @@ use crate::{
 /// The most writes in one append.
 const APPEND_WRITES_MAX: usize = 512;
 
-/// How a heart reaches a node, from what it advertises.
-pub type Links = Arc<dyn Fn(&str) -> Result<Arc<dyn NodeLink>, LinkError> + Send + Sync>;
+/// How a heart reaches a node, from what it advertises and the id of its database: another node at the same address must not answer in its
+/// place.
+pub type Links = Arc<dyn Fn(&str, &str) -> Result<Arc<dyn NodeLink>, LinkError> + Send + Sync>;
 
 /// What a heart is made of.
 pub struct HeartParts {
@@ -131,6 +134,8 @@ struct Shared {
     state: std::sync::Mutex<State>,
     /// Something changed that a reader or an operator may wait for.
     changed: Notify,
+    /// Whether this heart has the log.
+    leads: tokio::sync::watch::Sender<bool>,
     /// Something waits to be published.
     outgoing: Notify,
     /// Held for writing where nothing may be appended, such as while contents are compared.
@@ -264,6 +269,7 @@ impl Heart {
             metrics: HeartMetrics::default(),
             state: std::sync::Mutex::default(),
             changed: Notify::new(),
+            leads: tokio::sync::watch::Sender::new(false),
             outgoing: Notify::new(),
             gate: tokio::sync::RwLock::new(()),
             submits: std::sync::OnceLock::new(),

@@ -71,6 +71,10 @@ pub trait WriteLog: Send + Sync + 'static {
     /// Keeps the lease until [`LOG_LEASE`] from `now` on. [`LogError::Fenced`] when another heart has the log.
     async fn keep(&self, epoch: u64, now: Timestamp) -> Result<(), LogError>;
 
+    /// Ends the lease, so that another heart can have the log at once: what this one appended stays, and nothing more may be appended on the
+    /// strength of the lease. [`LogError::Fenced`] when another heart has the log already. A crash before it returns leaves the lease or ends it.
+    async fn release(&self, epoch: u64) -> Result<(), LogError>;
+
     /// Logs a batch in its order, in one commit: seqs without gaps. `Ok` means durable, and that `epoch` was still the last one at the commit.
     /// A crash before it returns leaves all of the batch or nothing.
     async fn append(

@@ -117,6 +117,9 @@ pub mod heart_path {
     pub const SNAPSHOT: &str = "/snapshot";
 }
 
+/// The header with which a node says in each answer whose database gave it: the heart may ask at an address where another node is by now.
+pub const DATABASE_HEADER: &str = "x-leveret-database";
+
 /// The paths of a node that the heart calls.
 pub mod node_path {
     /// POST a question.

@@ -7,7 +7,7 @@ use utoipa::openapi::{
     security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
 
-use super::guard::Scope;
+use super::guard::{Scope, ScopeOf};
 
 /// The scope of a request. Health is open to all: those who ask for it have no tokens.
 pub(super) fn scope(method: &Method, path: &str) -> Option<Scope> {
@@ -27,12 +27,12 @@ pub(super) fn scope(method: &Method, path: &str) -> Option<Scope> {
 }
 
 /// Adds to each guarded operation that it takes a token, and how it is refused.
-pub(super) fn describe(document: &mut OpenApi) {
+pub(crate) fn describe(document: &mut OpenApi, scope_of: ScopeOf) {
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
     let components = document.components.get_or_insert_with(Components::new);
     components.add_security_scheme("token", SecurityScheme::Http(bearer));
     for (path, item) in &mut document.paths.paths {
-        if scope(&Method::GET, path).is_some() {
+        if scope_of(&Method::GET, path).is_some() {
             operations(item).for_each(guard);
         }
     }

@@ -108,7 +108,8 @@ fn reason(error: &tokio_postgres::Error) -> Reason {
 fn is_passing(said: &DbError) -> bool {
     let code = said.code().code();
     let classes = ["08", "40", "53", "57", "58"];
-    classes.iter().any(|class| code.starts_with(class)) || matches!(code, "25006" | "55P03")
+    classes.iter().any(|class| code.starts_with(class))
+        || matches!(code, "25006" | "25P03" | "55P03")
 }
 
 /// What the server said, or the error and its causes. The driver puts neither the URL nor the password into them.

@@ -2,6 +2,8 @@
 
 // Hearts and nodes that are started, killed and started again.
 mod cluster;
+// Hearts that follow each other, and hearts whose log is not what their nodes know.
+mod hearts;
 // What clients saw, and whether the promises hold.
 mod history;
 // A database with two statements.

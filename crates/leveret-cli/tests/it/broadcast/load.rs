@@ -32,7 +32,8 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Makes the tables, and starts the clients; they write at most so many times in all.
+    /// Makes the tables, and starts the clients; they write at most so many times in all. Several hearts have commas between them: a client
+    /// that one refuses asks the next.
     pub(crate) async fn start(heart: &str, ack: &'static str, writes_max: usize) -> Load {
         let http = client();
         let cells: Vec<Value> = (0..CELLS)
@@ -61,6 +62,7 @@ impl Load {
             let works = Works {
                 http: http.clone(),
                 heart: heart.to_owned(),
+                turn: AtomicUsize::new(0),
                 history: history.clone(),
                 stop: stop.clone(),
                 left: left.clone(),
@@ -108,6 +110,7 @@ impl Load {
 struct Works {
     http: Client,
     heart: String,
+    turn: AtomicUsize,
     history: Arc<History>,
     stop: Arc<AtomicBool>,
     left: Arc<AtomicUsize>,
@@ -150,7 +153,7 @@ impl Works {
             "ack": self.ack,
         });
         let asked = Instant::now();
-        let seq = write(&self.http, &self.heart, key, &body).await;
+        let seq = write_at(&self.http, &self.heart, &self.turn, key, &body).await;
         self.history.wrote(Write {
             client: self.client,
             key: key.to_owned(),
@@ -170,8 +173,8 @@ impl Works {
         });
         let asked = Instant::now();
         // A question that is not answered is asked no more: the writes go on.
-        let Some((StatusCode::OK, answer)) =
-            post(&self.http, &self.heart, "read", None, &body).await
+        let heart = at_turn(&self.heart, &self.turn);
+        let Some((StatusCode::OK, answer)) = post(&self.http, heart, "read", None, &body).await
         else {
             return;
         };
@@ -188,8 +191,14 @@ impl Works {
 
 /// Writes, again with the same key until that is acknowledged; its seq.
 pub(crate) async fn write(http: &Client, heart: &str, key: &str, body: &Value) -> u64 {
+    write_at(http, heart, &AtomicUsize::new(0), key, body).await
+}
+
+/// The same at the heart that answered last, `turn` of several, or another one if that does not.
+async fn write_at(http: &Client, hearts: &str, turn: &AtomicUsize, key: &str, body: &Value) -> u64 {
     let deadline = Instant::now() + PATIENCE;
     loop {
+        let heart = at_turn(hearts, turn);
         let answered = post(http, heart, "write", Some(key), body).await;
         if let Some((StatusCode::OK, answer)) = &answered {
             assert_eq!(answer.get("error"), None, "{answer}");
@@ -203,11 +212,18 @@ pub(crate) async fn write(http: &Client, heart: &str, key: &str, body: &Value) -
             Instant::now() < deadline,
             "not acknowledged in time: {body}: {answered:?}"
         );
+        turn.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-async fn post(
+fn at_turn<'a>(hearts: &'a str, turn: &AtomicUsize) -> &'a str {
+    let count = hearts.split(',').count();
+    let at = turn.load(Ordering::Relaxed) % count;
+    hearts.split(',').nth(at).expect("there is a heart to ask")
+}
+
+pub(crate) async fn post(
     http: &Client,
     heart: &str,
     path: &str,

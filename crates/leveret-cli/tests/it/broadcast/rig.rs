@@ -23,6 +23,8 @@ pub(crate) struct Cluster {
     pub(crate) amqp: String,
     /// Where the heart is, started or not.
     pub(crate) heart_url: String,
+    /// Hearts that nodes ask, with commas between, where these are more than that one.
+    pub(crate) heart_urls: Option<String>,
     /// What exchange and queues are called.
     pub(crate) name: String,
     directory: Directory,
@@ -58,7 +60,8 @@ impl Cluster {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         Cluster {
             amqp,
-            heart_url: format!("http://127.0.0.1:{}", free_port()),
+            heart_url: free_url(),
+            heart_urls: None,
             name: format!("bc-{}-{count}", std::process::id()),
             directory: Directory::new(),
             http: client(),
@@ -77,6 +80,19 @@ impl Cluster {
         self.heart = Some(Server::start(&[&args[..], &names, &rest].concat()));
     }
 
+    /// Takes this process for the heart, at its address.
+    pub(crate) fn put_heart(&mut self, heart: Server) {
+        self.heart_url = heart.url();
+        self.heart = Some(heart);
+    }
+
+    /// Asks the heart to stop, and waits for it.
+    pub(crate) fn stop_heart(&mut self) {
+        let heart = self.heart.take().expect("the heart runs");
+        heart.terminate();
+        assert_eq!(heart.wait().0, Some(0), "the heart drains");
+    }
+
     pub(crate) fn kill_heart(&mut self) {
         self.heart.take().expect("the heart runs").kill();
     }
@@ -89,6 +105,11 @@ impl Cluster {
         format!("{}_node_{node}", self.name)
     }
 
+    /// A file in the cluster's directory.
+    pub(crate) fn beside(&self, name: &str) -> String {
+        format!("{}/{name}", self.directory.path())
+    }
+
     /// The file of a node.
     pub(crate) fn file(&self, node: u32) -> String {
         format!("{}/node-{node}.db", self.directory.path())
@@ -99,7 +120,8 @@ impl Cluster {
         let exchange = self.exchange();
         let (node, database) = (node.to_string(), format!("sqlite:{file}"));
         let args = ["node", "--node-id", &node, "--database", &database];
-        let heart = ["--heart", &self.heart_url, "--broker", &self.amqp];
+        let hearts = self.heart_urls.as_ref().unwrap_or(&self.heart_url);
+        let heart = ["--heart", hearts, "--broker", &self.amqp];
         let names = ["--exchange", &exchange, "--queue-name", &self.name];
         let all = [&args[..], &heart, &names, &["--log", LOG]].concat();
         all.into_iter().map(str::to_owned).collect()
@@ -140,7 +162,8 @@ impl Cluster {
 
     /// `leveret cluster …`
     pub(crate) fn operator(&self, args: &[&str]) -> Ended {
-        support::leveret(&[&["cluster", "--heart", &self.heart_url, "--json"], args].concat())
+        let hearts = self.heart_urls.as_ref().unwrap_or(&self.heart_url);
+        support::leveret(&[&["cluster", "--heart", hearts, "--json"], args].concat())
     }
 
     /// What the heart says of the cluster; `None` while it does not answer.
@@ -175,7 +198,7 @@ impl Cluster {
         .await;
     }
 
-    async fn until(&self, what: &str, holds: impl Fn(&Value) -> bool) {
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Value) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let status = self.status().await;
@@ -196,9 +219,7 @@ impl Cluster {
         for node in &running {
             self.stop_node(*node);
         }
-        let heart = self.heart.take().expect("the heart runs");
-        heart.terminate();
-        assert_eq!(heart.wait().0, Some(0), "the heart drains");
+        self.stop_heart();
         let dumps: Vec<Dump> = running.iter().map(|node| dump(&self.file(*node))).collect();
         for (node, other) in running.iter().zip(&dumps).skip(1) {
             assert!(
@@ -228,7 +249,7 @@ impl Cluster {
 }
 
 /// Warnings would be many where things are broken on purpose.
-const LOG: &str = "error,lapin=off";
+pub(crate) const LOG: &str = "error,lapin=off";
 
 /// An HTTP client.
 pub(crate) fn client() -> reqwest::Client {
@@ -268,10 +289,10 @@ pub(crate) fn as_strs(args: &[String]) -> Vec<&str> {
     args.iter().map(String::as_str).collect()
 }
 
-/// A port that nobody listens on now.
-fn free_port() -> u16 {
+/// An address that nobody listens on now.
+pub(crate) fn free_url() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    format!("http://{}", listener.local_addr().unwrap())
 }
 
 /// Starts a process that is expected to end by itself, and waits for that within a bound.

@@ -22,7 +22,7 @@ fn mistakes_name_their_line() {
     check(
         "heart",
         "broker: amqp://h\nwrite_log: mysql://u:hush@h/d",
-        "say sqlite:heart.db",
+        "say sqlite:heart.db or postgres://",
     );
     check(
         "heart",

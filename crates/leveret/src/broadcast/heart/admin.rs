@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     AdminError, Heart,
+    phase::Phase,
     register::{MEMBER_FACT, NO_RECORD, REMOVED_FACT},
-    state::Phase,
 };
 use crate::broadcast::link::{CONTENTS_MAX, NodeState};
 
@@ -61,6 +61,7 @@ impl Heart {
     /// same seq.
     pub async fn verify(&self) -> Result<Verified, AdminError> {
         let shared = &self.0;
+        shared.confirm().await;
         let closed = timeout(CONTENTS_MAX, shared.gate.write()).await;
         let _closed = closed
             .map_err(|_| AdminError::Unavailable("the log does not answer in time".to_owned()))?;
@@ -112,6 +113,7 @@ impl Heart {
     /// Puts a snapshot of another node, or the log from its beginning, in the place of a node's contents. Returns when it serves.
     pub async fn rebuild(&self, node_id: &str) -> Result<(), AdminError> {
         let shared = &self.0;
+        shared.confirm().await;
         let node_id: Arc<str> = node_id.into();
         let deadline = Instant::now() + REBUILD_MAX;
         {
@@ -180,6 +182,7 @@ impl Heart {
     /// starts; to join again, it begins with an empty database.
     pub async fn remove(&self, node_id: &str) -> Result<(), AdminError> {
         let shared = &self.0;
+        shared.confirm().await;
         let (epoch, member, last) = {
             let mut state = shared.state();
             let Some(epoch) = state.phase.held() else {

@@ -14,7 +14,7 @@ use tokio::{
 use super::{
     Heart, Shared, WriteError, Written,
     request::{Ack, WriteRequest},
-    state::{Outgoing, Phase},
+    state::Outgoing,
 };
 use crate::{
     broadcast::log::{Appended, Key, LogError, NewWrite},
@@ -85,6 +85,7 @@ pub(super) async fn append(
     shared: &Arc<Shared>,
     batch: Vec<Submit>,
 ) -> Vec<Result<Submitted, WriteError>> {
+    shared.settled().await;
     let _open = shared.gate.read().await;
     let acks: Vec<_> = batch
         .iter()
@@ -146,8 +147,7 @@ fn failed(shared: &Shared, error: &LogError) -> WriteError {
     shared.metrics.append_failures.inc();
     match error {
         LogError::Fenced { epoch } => {
-            tracing::warn!(epoch, "another heart has the log: this one stands by");
-            shared.lose(format!("of epoch {epoch}"));
+            shared.lose(*epoch);
             WriteError::Unavailable {
                 detail: error.to_string(),
             }
@@ -248,19 +248,4 @@ fn bytes_of(write: &Write) -> usize {
         statement.sql.len() + 24 + statement.args.iter().map(value).sum::<usize>()
     };
     64 + write.statements.iter().map(statement).sum::<usize>()
-}
-
-impl Shared {
-    /// Another heart has the log: what waits here learns nothing more from this one.
-    pub(super) fn lose(&self, owner: String) {
-        let mut state = self.state();
-        if matches!(state.phase, Phase::Stopped) {
-            return;
-        }
-        state.phase = Phase::Standby { owner };
-        state.waiting.clear();
-        state.outbox.clear();
-        drop(state);
-        self.changed.notify_waiters();
-    }
 }

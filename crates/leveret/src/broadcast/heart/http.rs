@@ -8,7 +8,7 @@ use axum::{
     Json, Router,
     body::{Body, Bytes, to_bytes},
     extract::{Path, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures_util::future::join_all;
@@ -26,8 +26,9 @@ use super::{
 use crate::{
     broadcast::{
         replica::ReadError,
-        wire::serve::{guarded, heart_routes, problem, problem_with},
+        wire::serve::{heart_routes, problem, problem_with},
     },
+    http::{Guard, ProblemBody, Scope, describe, guarded},
     metrics::text::CONTENT_TYPE,
 };
 
@@ -55,10 +56,11 @@ const DEPTH_TIMEOUT: Duration = Duration::from_secs(2);
         (name = "cluster", description = "Nodes, and orders for them"),
         (name = "operations", description = "Health, metrics, and this document"),
     ),
+    components(schemas(ProblemBody)),
 )]
 struct Document;
 
-fn client_routes() -> OpenApiRouter<Heart> {
+fn routes() -> OpenApiRouter<Heart> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(write))
         .routes(routes!(read))
@@ -67,10 +69,6 @@ fn client_routes() -> OpenApiRouter<Heart> {
         .routes(routes!(rebuild))
         .routes(routes!(remove))
         .routes(routes!(recover))
-}
-
-fn open_routes() -> OpenApiRouter<Heart> {
-    OpenApiRouter::new()
         .routes(routes!(live))
         .routes(routes!(ready))
         .routes(routes!(scrape))
@@ -79,20 +77,19 @@ fn open_routes() -> OpenApiRouter<Heart> {
 
 /// The OpenAPI 3.1 document of a heart.
 pub fn document() -> utoipa::openapi::OpenApi {
-    client_routes().merge(open_routes()).into_openapi()
+    let mut document = routes().into_openapi();
+    describe(&mut document, scope);
+    document
 }
 
-/// A heart's routes. With a token, all but health, metrics and the document need it as a bearer.
-pub fn router(heart: &Heart, token: Option<Arc<str>>) -> Router {
+/// A heart's routes, behind the guard: health is open to all.
+pub fn router(heart: &Heart, guard: Guard) -> Router {
     let directory = heart.0.options.directory.clone();
-    let link = heart_routes(Arc::new(heart.clone()), directory, token.clone());
-    let (clients, _) = client_routes().split_for_parts();
-    let (open, _) = open_routes().split_for_parts();
-    let clients = guarded(clients.with_state(heart.clone()), token);
-    let open = open.with_state(heart.clone());
-    clients
+    let link = heart_routes(Arc::new(heart.clone()), directory);
+    let (own, _) = routes().split_for_parts();
+    let all = own
+        .with_state(heart.clone())
         .merge(link)
-        .merge(open)
         .method_not_allowed_fallback(|| async {
             let detail = "this path does not take this method; see the header Allow";
             problem(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
@@ -100,7 +97,18 @@ pub fn router(heart: &Heart, token: Option<Arc<str>>) -> Router {
         .fallback(|| async {
             let detail = "there is nothing at this path; see /api/openapi.json";
             problem(StatusCode::NOT_FOUND, "not-found", detail)
-        })
+        });
+    guarded(all, guard, scope)
+}
+
+/// The scope of a request. What nodes ask for is everything there is.
+fn scope(_method: &Method, path: &str) -> Option<Scope> {
+    match path {
+        _ if path.starts_with("/health/") => None,
+        "/read" | "/status" | "/metrics" | "/api/openapi.json" => Some(Scope::Read),
+        "/write" => Some(Scope::Run),
+        _ => Some(Scope::Admin),
+    }
 }
 
 /// What came of a write.
@@ -369,10 +377,9 @@ async fn openapi() -> Response {
 
 /// Takes a body in JSON, within the bounds on size and time.
 async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Response> {
+    // Asked for also of those who could leave it out: a page of others cannot send it unasked.
     let kind = headers.get(header::CONTENT_TYPE);
-    let kind = kind
-        .and_then(|kind| kind.to_str().ok())
-        .unwrap_or("application/json");
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case("application/json") {
         let detail = "the body must be application/json; say so in the header Content-Type";

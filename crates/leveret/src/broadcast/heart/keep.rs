@@ -11,12 +11,12 @@ use tokio::{
 
 use super::{
     Heart, HeartError, Shared,
+    lead::{LEASE_MARGIN, SETTLE_MAX},
     members::{Member, Members, Record},
+    phase::Phase,
     publish,
-    read::LEASE_MARGIN,
     register::{MEMBER_FACT, NO_RECORD, REMOVED_FACT, SEED_FACT},
     reports,
-    state::Phase,
 };
 use crate::broadcast::{
     link::LinkError,
@@ -50,8 +50,8 @@ pub(super) struct Kept {
 }
 
 impl Heart {
-    /// Takes the log, as soon as no other heart has it, and serves until `stop` turns true. Then what is logged goes out, as far as the broker
-    /// takes it.
+    /// Takes the log, as soon as no other heart has it, and serves until `stop` turns true. Then it takes no more writes, those under way are
+    /// answered within a bound, what is logged goes out as far as the broker takes it, and the log is given up: another heart has it at once.
     ///
     /// # Errors
     /// When the log cannot be used as it is. What may pass is waited for.
@@ -61,8 +61,7 @@ impl Heart {
         let publisher = tokio::spawn(publish::run(shared.clone(), ended.clone()));
         let reports = tokio::spawn(reports::run(shared.clone(), ended));
         let kept = shared.keep(stop).await;
-        shared.state().phase = Phase::Stopped;
-        shared.changed.notify_waiters();
+        let held = shared.drain().await;
         // Nobody listens who has ended already.
         end.send_replace(true);
         for task in [publisher, reports] {
@@ -70,6 +69,7 @@ impl Heart {
                 tracing::error!(%error, "a task of the heart panicked");
             }
         }
+        shared.retire(held).await;
         kept
     }
 }
@@ -91,6 +91,7 @@ impl Shared {
                 self.tidy().await;
             }
             tokio::select! {
+                biased;
                 _ = stop.wait_for(|stop| *stop) => return Ok(()),
                 () = sleep(pause) => {}
             }
@@ -99,11 +100,8 @@ impl Shared {
 
     async fn keep_once(&self, epoch: u64) {
         match self.renew(epoch).await {
-            Ok(()) => {}
-            Err(LogError::Fenced { epoch }) => {
-                tracing::warn!(epoch, "another heart has the log: this one stands by");
-                self.lose(format!("of epoch {epoch}"));
-            }
+            // Fenced, it stands by, and has said so.
+            Ok(()) | Err(LogError::Fenced { .. }) => {}
             Err(error) => tracing::warn!(%error, "the lease of the log is not kept now"),
         }
     }
@@ -163,7 +161,10 @@ impl Shared {
             state.recent.clear();
             state.marks = super::marks::Marks::default();
             state.is_uncertain = false;
+            state.seen = 0;
+            state.settling = Some(Instant::now() + SETTLE_MAX);
         }
+        self.leads.send_replace(true);
         tracing::info!(epoch, last_seq = last.seq, "this heart has the log");
         self.changed.notify_waiters();
         // Nodes that wait for their lease need not wait longer.
@@ -181,7 +182,7 @@ impl Shared {
                 }
                 match serde_json::from_str::<Record>(&value) {
                     Ok(record) => {
-                        let link = (self.parts.links)(&record.advertise).ok();
+                        let link = (self.parts.links)(&record.advertise, &record.database_id).ok();
                         members
                             .by_id
                             .insert(node_id.into(), Member::new(record, link));

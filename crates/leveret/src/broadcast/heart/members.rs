@@ -158,6 +158,16 @@ impl Members {
         reachable.map(|(id, _)| id.clone()).collect()
     }
 
+    /// Whether more than half of the voters have told this heart where they are.
+    pub(super) fn most_are_heard(&self) -> bool {
+        let voters = self.by_id.values();
+        let voters = voters.filter(|member| member.record.quarantined.is_none());
+        let (heard, all) = voters.fold((0, 0), |(heard, all), member| {
+            (heard + usize::from(member.incarnation.is_some()), all + 1)
+        });
+        heard * 2 > all
+    }
+
     /// How many voters have applied a seq, and of how many.
     pub(super) fn reached(&self, seq: u64) -> (usize, usize) {
         let voters = self.by_id.values();

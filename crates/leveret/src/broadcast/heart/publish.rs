@@ -36,6 +36,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
         // Without the borrow of the flag, which must not live across an await.
         let stopped = async { drop(stop.wait_for(|stop| *stop).await) };
         tokio::select! {
+            biased;
             () = stopped => {
                 // What is logged goes out, as far as the broker takes it now.
                 while publish_some(&shared).await {}

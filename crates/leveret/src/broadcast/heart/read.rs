@@ -10,16 +10,15 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
     Answer, Heart, QuestionError, Shared,
     request::{Level, ReadRequest},
-    state::Phase,
+    status::LAPSED,
 };
 use crate::broadcast::{
     link::{LinkError, NodeLink},
-    log::LOG_LEASE,
     replica::{Query, ReadError, ReadLimits, Rows},
 };
 
@@ -35,9 +34,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The most nodes that are asked the same at once.
 const BESIDE_MAX: usize = 3;
 
-/// How much earlier than the log's lease ends this heart stops to count on it, for clocks that differ in speed.
-pub(super) const LEASE_MARGIN: Duration = Duration::from_secs(1);
-
 /// A node to ask: its link, and how many questions it has.
 type Picked = (Arc<str>, Arc<dyn NodeLink>, Arc<AtomicUsize>);
 
@@ -48,15 +44,13 @@ impl Heart {
     pub async fn read(&self, request: ReadRequest) -> Result<Answer, QuestionError> {
         let deadline = Instant::now() + request.timeout;
         let shared = &self.0;
-        let min_seq = match request.level {
-            Level::Latest => shared.latest().await?,
-            Level::Any | Level::Session | Level::Bounded => 0,
+        let min_seq = match (request.level, request.max_lag) {
+            (Level::Latest, _) => timeout_at(deadline, shared.latest()).await,
+            (_, Some(lag)) => timeout_at(deadline, shared.logged_before(lag)).await,
+            (Level::Any | Level::Session | Level::Bounded, None) => Ok(Ok(0)),
         };
-        let lagging = request.max_lag.map_or(0, |lag| {
-            let state = shared.state();
-            state.recent.before(lag, Instant::now(), state.last.seq)
-        });
-        let min_seq = min_seq.max(request.min_seq).max(lagging);
+        let min_seq = min_seq.unwrap_or_else(|_| Err(not_latest(LAPSED)))?;
+        let min_seq = min_seq.max(request.min_seq);
         let answer = shared.ask(&request, min_seq, deadline).await?;
         shared.metrics.reads.inc();
         if request.level == Level::Latest {
@@ -71,17 +65,18 @@ impl Heart {
 impl Shared {
     /// The last write that may have been acknowledged. Nobody else acknowledges one while this heart's lease lasts.
     async fn latest(&self) -> Result<u64, QuestionError> {
-        let refused = |detail: String| QuestionError::NotLatest { detail };
+        self.settled().await;
         let (epoch, is_uncertain) = {
             let state = self.state();
-            let epoch = state.phase.held();
-            let epoch = epoch.ok_or_else(|| refused(state.phase.refusal()))?;
+            // With a log that is behind its nodes nobody knows what was acknowledged.
+            let epoch = state.phase.epoch();
+            let epoch = epoch.ok_or_else(|| not_latest(state.phase.refusal()))?;
             (epoch, state.is_uncertain)
         };
         if is_uncertain {
             // A write may be in the log of which this heart does not know.
             let last = self.parts.log.last().await;
-            let last = last.map_err(|error| refused(error.to_string()))?;
+            let last = last.map_err(|error| not_latest(error.to_string()))?;
             let mut state = self.state();
             state.last = state.last.max(last);
             state.is_uncertain = false;
@@ -92,39 +87,26 @@ impl Shared {
         };
         if !self.has_lease() {
             let renewed = self.renew(epoch).await;
-            renewed.map_err(|error| refused(error.to_string()))?;
+            renewed.map_err(|error| not_latest(error.to_string()))?;
         }
-        if self.has_lease() {
+        let state = self.state();
+        // Another epoch of this heart began with what others had acknowledged in between.
+        let is_same = state.phase.epoch() == Some(epoch);
+        if is_same && state.phase.has_lease(Instant::now()) {
             Ok(last)
         } else {
-            Err(refused(
-                "this heart's lease of the log has run out".to_owned(),
-            ))
+            Err(not_latest(LAPSED))
         }
     }
 
-    fn has_lease(&self) -> bool {
-        match self.state().phase {
-            Phase::Active { until, .. } | Phase::Behind { until, .. } => Instant::now() < until,
-            _ => false,
-        }
-    }
-
-    /// Keeps the log for another lease.
-    pub(super) async fn renew(&self, epoch: u64) -> Result<(), crate::broadcast::LogError> {
-        let started = Instant::now();
-        self.parts.log.keep(epoch, self.now()).await?;
-        if let Phase::Active {
-            epoch: held, until, ..
-        }
-        | Phase::Behind {
-            epoch: held, until, ..
-        } = &mut self.state().phase
-            && *held == epoch
-        {
-            *until = (*until).max(started + LOG_LEASE - LEASE_MARGIN);
-        }
-        Ok(())
+    /// The last write that was logged longer ago than this. Only the heart that has the log knows.
+    async fn logged_before(&self, lag: Duration) -> Result<u64, QuestionError> {
+        let last = self.latest().await?;
+        let state = self.state();
+        Ok(state
+            .recent
+            .before(lag, Instant::now(), state.last.seq)
+            .min(last))
     }
 
     async fn ask(
@@ -221,6 +203,12 @@ impl Shared {
         if let Some(member) = state.members.by_id.get_mut(node_id) {
             member.slow_until = Some(Instant::now() + SLOW);
         }
+    }
+}
+
+fn not_latest(detail: impl Into<String>) -> QuestionError {
+    QuestionError::NotLatest {
+        detail: detail.into(),
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     Heart, Shared,
     members::{Member, Record},
     reports::is_ahead,
-    state::{Phase, State},
+    state::State,
 };
 use crate::broadcast::{
     link::{Fetched, HeartLink, Joined, LinkError, NodeState, Order, Registration},
@@ -42,7 +42,9 @@ impl HeartLink for Heart {
     async fn register(&self, registration: Registration) -> Result<Joined, LinkError> {
         let shared = &self.0;
         check(&registration)?;
-        let link = (shared.parts.links)(&registration.advertise)?;
+        // One that was frozen must not decide about names that another gives by now.
+        shared.confirm().await;
+        let link = (shared.parts.links)(&registration.advertise, &registration.database_id)?;
         let is_new = shared.is_new_opening(&registration);
         let history = if is_new {
             shared.history(registration.position).await?
@@ -260,20 +262,6 @@ fn fall_behind(state: &mut State, registration: &Registration) {
         registration.node_id, position.seq, position.epoch, last.seq, last.epoch
     );
     state.phase.fall_behind(detail);
-}
-
-impl Phase {
-    /// The log does not have what nodes have.
-    fn fall_behind(&mut self, detail: String) {
-        if let Phase::Active { epoch, until } = *self {
-            tracing::error!("{detail}: see `leveret cluster recover`");
-            *self = Phase::Behind {
-                epoch,
-                until,
-                detail,
-            };
-        }
-    }
 }
 
 impl Shared {

@@ -20,34 +20,46 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The most outcomes that are asked for at once.
 const PULLED_MAX: u32 = 1024;
 
-/// Consumes reports until `stop`. One that is lost does no harm: positions and outcomes can be asked for.
+/// Consumes reports until `stop`, while this heart has the log: a standby leaves them to the one that has it. One that is lost does no harm:
+/// positions and outcomes can be asked for.
 pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
-    while !*stop.borrow() {
-        let consumer = shared.reports().await;
-        let taking = async {
-            match consumer {
-                Ok(mut consumer) => {
-                    while let Some(delivery) = consumer.next().await {
-                        match Report::from_message(&delivery.message) {
-                            Ok(report) => shared.report(&report),
-                            Err(reason) => {
-                                tracing::warn!(%reason, "a message in the queue of reports is none");
-                                shared.metrics.reports_malformed.inc();
-                            }
-                        }
-                        delivery.receipt.ack();
-                    }
-                }
-                Err(error) => tracing::debug!(%error, "reports cannot be consumed now"),
-            }
-            tokio::time::sleep(PAUSE).await;
-        };
+    let mut leads = shared.leads.subscribe();
+    loop {
+        // The sender is in `shared`.
+        let begins = async { drop(leads.wait_for(|leads| *leads).await) };
         tokio::select! {
+            biased;
             _ = stop.wait_for(|stop| *stop) => return,
-            // Dropped in the middle, it returns what it has not acknowledged.
-            () = taking => {}
+            () = begins => {}
+        }
+        let ends = async { drop(leads.wait_for(|leads| !*leads).await) };
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return,
+            // Dropped in the middle, taking them returns what it has not acknowledged.
+            () = ends => {}
+            () = take_reports(&shared) => {}
         }
     }
+}
+
+async fn take_reports(shared: &Arc<Shared>) {
+    match shared.reports().await {
+        Ok(mut consumer) => {
+            while let Some(delivery) = consumer.next().await {
+                match Report::from_message(&delivery.message) {
+                    Ok(report) => shared.report(&report),
+                    Err(reason) => {
+                        tracing::warn!(%reason, "a message in the queue of reports is none");
+                        shared.metrics.reports_malformed.inc();
+                    }
+                }
+                delivery.receipt.ack();
+            }
+        }
+        Err(error) => tracing::debug!(%error, "reports cannot be consumed now"),
+    }
+    tokio::time::sleep(PAUSE).await;
 }
 
 impl Shared {

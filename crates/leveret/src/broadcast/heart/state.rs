@@ -8,7 +8,7 @@ use leveret_core::{
 };
 use tokio::time::Instant;
 
-use super::{keep::Kept, marks::Marks, members::Members, waiting::Waiting};
+use super::{keep::Kept, marks::Marks, members::Members, phase::Phase, waiting::Waiting};
 
 /// The most writes that wait to be published; older ones are fetched from the log by the nodes.
 pub(super) const OUTBOX_WRITES_MAX: usize = 8192;
@@ -36,6 +36,8 @@ pub(super) struct State {
     pub(super) marks: Marks,
     pub(super) outbox: Outbox,
     pub(super) recent: Recent,
+    /// Until then writes wait for most of the members to tell where they are: a log that is older than they are does not know of it.
+    pub(super) settling: Option<Instant>,
     /// Why nothing can be published now.
     pub(super) unpublished: Option<String>,
     /// An append failed of which nobody knows whether it is in the log.
@@ -44,66 +46,6 @@ pub(super) struct State {
     pub(super) seen: u64,
     /// The snapshot that the log may begin behind.
     pub(super) kept: Option<Kept>,
-}
-
-/// Whether this heart has the log.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// It has not looked yet.
-    #[default]
-    Starting,
-    /// Another heart has it.
-    Standby {
-        /// Which, as far as it is known.
-        owner: String,
-    },
-    /// This one has it.
-    Active {
-        epoch: u64,
-        /// Nobody else can have it before.
-        until: Instant,
-    },
-    /// This one has it, but nodes have applied more than is in it, or belong to another cluster: it takes no writes.
-    Behind {
-        epoch: u64,
-        until: Instant,
-        detail: String,
-    },
-    /// It has ended.
-    Stopped,
-}
-
-impl Phase {
-    /// The epoch under which it may append.
-    pub(super) fn epoch(&self) -> Option<u64> {
-        match self {
-            Phase::Active { epoch, .. } => Some(*epoch),
-            _ => None,
-        }
-    }
-
-    /// The epoch while it has the log.
-    pub(super) fn held(&self) -> Option<u64> {
-        match self {
-            Phase::Active { epoch, .. } | Phase::Behind { epoch, .. } => Some(*epoch),
-            _ => None,
-        }
-    }
-
-    /// Why no writes are taken.
-    pub(super) fn refusal(&self) -> String {
-        match self {
-            Phase::Starting => "the heart starts".to_owned(),
-            Phase::Standby { owner } => {
-                format!("this heart stands by while heart '{owner}' has the log")
-            }
-            Phase::Active { .. } => "the heart is active".to_owned(),
-            Phase::Behind { detail, .. } => {
-                format!("{detail}: no writes are taken; see `leveret cluster recover`")
-            }
-            Phase::Stopped => "the heart stops".to_owned(),
-        }
-    }
 }
 
 /// What is logged and not yet published, in the log's order.

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Heart, state::Phase};
+use super::{Heart, phase::Phase};
 use crate::broadcast::link::NodeState;
+
+/// What is the matter with a heart whose lease has run out.
+pub(super) const LAPSED: &str = "this heart's lease of the log has run out";
 
 /// Whether a heart has the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +22,8 @@ pub enum HeartState {
     Standby,
     /// It takes writes.
     Active,
+    /// It had the log last, but its lease has run out and the log does not answer: another one may have it.
+    Lapsed,
     /// Nodes have what its log has not: it takes no writes until it is recovered.
     Behind,
     /// It ends.
@@ -119,7 +124,9 @@ impl Heart {
                 took_ms: member.took_ms,
             });
         }
+        let is_lapsed = state.phase.held().is_some() && !state.phase.has_lease(now);
         let detail = match &state.phase {
+            _ if is_lapsed => Some(LAPSED.to_owned()),
             Phase::Active { .. } => None,
             other => Some(other.refusal()),
         };
@@ -130,11 +137,12 @@ impl Heart {
             oldest_seq: state.oldest,
             log_bytes: state.log_bytes,
             state: match state.phase {
+                _ if is_lapsed => HeartState::Lapsed,
                 Phase::Starting => HeartState::Starting,
                 Phase::Standby { .. } => HeartState::Standby,
                 Phase::Active { .. } => HeartState::Active,
                 Phase::Behind { .. } => HeartState::Behind,
-                Phase::Stopped => HeartState::Stopped,
+                Phase::Stopping { .. } | Phase::Stopped => HeartState::Stopped,
             },
             detail,
             unpublished: state.outbox.len() as u64,

@@ -122,6 +122,12 @@ impl Waiting {
         self.0.clear();
     }
 
+    /// Whether somebody waits for an outcome.
+    pub(super) fn is_anybody_there(&self) -> bool {
+        let mut waiters = self.0.values().flat_map(|slot| &slot.waiters);
+        waiters.any(|waiter| !waiter.answer.is_closed())
+    }
+
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }

@@ -18,6 +18,7 @@ pub async fn exercise(make: impl AsyncFn() -> Arc<dyn WriteLog>) {
     keys(&*make().await).await;
     fencing(&*make().await).await;
     leases(&*make().await).await;
+    releases(&*make().await).await;
     truncation(&*make().await).await;
     recovery(&*make().await).await;
     facts(&*make().await).await;
@@ -172,6 +173,19 @@ async fn leases(log: &dyn WriteLog) {
         &log.append(taken_back, vec![write(1, None)], later).await,
         epoch
     ));
+}
+
+/// A heart that gives its lease up is followed at once; one that was followed gives nothing up.
+async fn releases(log: &dyn WriteLog) {
+    let first = open(log).await;
+    log.append(first, vec![write(1, None)], NOW).await.unwrap();
+    log.release(first).await.unwrap();
+    let (second, last) = log.open_epoch("b", NOW).await.unwrap();
+    assert!(second > first);
+    assert_eq!(last.seq, 1);
+    assert!(is_fenced(&log.release(first).await, second));
+    let held = log.open_epoch("a", NOW).await;
+    assert!(matches!(held, Err(LogError::Held { owner, .. }) if owner == "b"));
 }
 
 async fn truncation(log: &dyn WriteLog) {

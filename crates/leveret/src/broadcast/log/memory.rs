@@ -145,6 +145,13 @@ impl WriteLog for MemoryWriteLog {
         Ok(())
     }
 
+    async fn release(&self, epoch: u64) -> Result<(), LogError> {
+        let mut state = self.state();
+        state.fenced(epoch)?;
+        state.until = Timestamp(0);
+        Ok(())
+    }
+
     async fn append(
         &self,
         epoch: u64,

@@ -306,6 +306,15 @@ impl WriteLog for SqliteWriteLog {
         .await
     }
 
+    async fn release(&self, epoch: u64) -> Result<(), LogError> {
+        self.write(move |session| {
+            fenced(session, epoch)?;
+            session.execute("UPDATE broadcast_heart SET until = 0", [])?;
+            Ok(())
+        })
+        .await
+    }
+
     async fn append(
         &self,
         epoch: u64,

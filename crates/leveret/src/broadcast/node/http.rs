@@ -1,11 +1,11 @@
 //! A node's paths: what its heart asks, health, metrics, and the document of them.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Json, Router,
     extract::State,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -18,13 +18,14 @@ use crate::{
         NodeState,
         wire::{node_path, serve},
     },
+    http::{Guard, Scope, guarded},
     metrics::text::CONTENT_TYPE,
 };
 
 /// How long the broker may take to count the queue.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The paths that need no token, with what they are.
+/// The paths of operators, with what they are.
 const OPEN: [(&str, &str, &str); 4] = [
     ("/health/live", "get", "Answers as long as the process can"),
     (
@@ -57,17 +58,29 @@ const LINK: [(&str, &str, &str); 5] = [
     (node_path::NUDGE, "post", "Asks the heart for orders now"),
 ];
 
-/// A node's routes. With a token, what its heart asks needs it as a bearer. Serve them with [`http::serve`](crate::http::serve()).
-pub fn router(node: &Node, token: Option<Arc<str>>) -> Router {
+/// A node's routes, behind the guard: health is open to all, the rest to who may look, and what the heart asks to who may do everything.
+/// Serve them with [`http::serve`](crate::http::serve()).
+pub fn router(node: &Node, guard: Guard) -> Router {
     let directory = node.0.options.directory.clone();
-    let link = serve::node_routes(node.link(), directory, token);
-    Router::new()
+    let database_id = node.status().database_id.clone();
+    let link = serve::node_routes(node.link(), &database_id, directory);
+    let routes = Router::new()
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/api/openapi.json", get(|| async { Json(document()) }))
         .with_state(node.clone())
-        .merge(link)
+        .merge(link);
+    guarded(routes, guard, scope)
+}
+
+/// The scope of a request.
+fn scope(_method: &Method, path: &str) -> Option<Scope> {
+    match path {
+        _ if path.starts_with("/health/") => None,
+        "/metrics" | "/api/openapi.json" => Some(Scope::Read),
+        _ => Some(Scope::Admin),
+    }
 }
 
 async fn live() -> Response {
@@ -106,7 +119,7 @@ pub fn document() -> Value {
             "summary": summary,
             "responses": { "200": { "description": "Done" }, "default": { "description": "A problem" } },
         });
-        if LINK.iter().any(|(of_link, ..)| *of_link == path) {
+        if !path.starts_with("/health/") {
             operation["security"] = json!([{ "token": [] }, {}]);
         }
         let mut methods = Map::new();

@@ -15,7 +15,7 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    file, heart_path, node_path,
+    DATABASE_HEADER, file, heart_path, node_path,
     read::{Answer, Question},
 };
 use crate::broadcast::{
@@ -27,6 +27,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a small answer may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long one heart of several may take to renew a lease: one that hangs leaves the others time within the lease.
+const TURN: Duration = Duration::from_secs(3);
 
 /// How much longer than its own limit a question may take.
 const QUERY_GRACE: Duration = Duration::from_millis(500);
@@ -74,12 +77,15 @@ impl Caller {
     }
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, LinkError> {
-        let response = self.send(request).await?;
-        let body = read_all(response).await?;
-        serde_json::from_slice(&body).map_err(|error| LinkError::Unavailable {
-            detail: format!("the answer is not what is expected: {error}"),
-        })
+        parse(self.send(request).await?).await
     }
+}
+
+async fn parse<T: DeserializeOwned>(response: Response) -> Result<T, LinkError> {
+    let body = read_all(response).await?;
+    serde_json::from_slice(&body).map_err(|error| LinkError::Unavailable {
+        detail: format!("the answer is not what is expected: {error}"),
+    })
 }
 
 async fn read_all(mut response: Response) -> Result<Vec<u8>, LinkError> {
@@ -172,7 +178,12 @@ impl HttpHeart {
         })
     }
 
-    /// Asks one heart after the other while they are unavailable.
+    fn turn(&self) -> Duration {
+        if self.urls.len() > 1 { TURN } else { TIMEOUT }
+    }
+
+    /// Asks one heart after the other while they are unavailable. One that was is not the first that is asked next time, also when nobody
+    /// waits for the others.
     async fn ask<T, F, Fut>(&self, ask: F) -> Result<T, LinkError>
     where
         F: Fn(Caller, String) -> Fut,
@@ -183,7 +194,11 @@ impl HttpHeart {
         for turn in 0..self.urls.len() {
             let at = (first + turn) % self.urls.len();
             match ask(self.caller.clone(), self.urls[at].clone()).await {
-                Err(error) if error.is_retryable() => last = Some(error),
+                Err(error) if error.is_retryable() => {
+                    let next = (at + 1) % self.urls.len();
+                    self.current.store(next, Ordering::Relaxed);
+                    last = Some(error);
+                }
                 answered => {
                     self.current.store(at, Ordering::Relaxed);
                     return answered;
@@ -208,10 +223,10 @@ fn base(url: &str) -> Result<String, LinkError> {
 #[async_trait]
 impl HeartLink for HttpHeart {
     async fn register(&self, registration: Registration) -> Result<Joined, LinkError> {
-        let registration = &registration;
+        let (registration, turn) = (&registration, self.turn());
         self.ask(|caller, url| async move {
             let request = caller.client.post(url + heart_path::NODES);
-            let request = request.json(registration).timeout(TIMEOUT);
+            let request = request.json(registration).timeout(turn);
             caller.json(request).await
         })
         .await
@@ -242,6 +257,7 @@ impl HeartLink for HttpHeart {
 pub struct HttpNode {
     caller: Caller,
     url: String,
+    database_id: Arc<str>,
 }
 
 /// Where a node's contents are.
@@ -252,16 +268,32 @@ pub(super) struct Contents {
 }
 
 impl HttpNode {
-    /// The node at this URL. The token goes as a bearer.
-    pub fn new(url: &str, token: Option<Arc<str>>) -> Result<HttpNode, LinkError> {
+    /// The node with this database at this URL. What another one answers there is no answer. The token goes as a bearer.
+    pub fn new(
+        url: &str,
+        database_id: impl Into<Arc<str>>,
+        token: Option<Arc<str>>,
+    ) -> Result<HttpNode, LinkError> {
         Ok(HttpNode {
             caller: Caller::new(token)?,
             url: base(url)?,
+            database_id: database_id.into(),
         })
     }
 
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.url)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, LinkError> {
+        let response = self.caller.send(request).await?;
+        let says = response.headers().get(DATABASE_HEADER);
+        if says.is_some_and(|says| says.as_bytes() == self.database_id.as_bytes()) {
+            return Ok(response);
+        }
+        Err(LinkError::Unavailable {
+            detail: format!("another node answers at {}", self.url),
+        })
     }
 }
 
@@ -271,13 +303,14 @@ impl NodeLink for HttpNode {
         let timeout = query.limits.time + QUERY_GRACE;
         let request = self.caller.client.post(self.url(node_path::QUERY));
         let request = request.json(&Question::from(query)).timeout(timeout);
-        Ok(self.caller.json::<Answer>(request).await?.into())
+        let answer: Answer = parse(self.send(request).await?).await?;
+        Ok(answer.into())
     }
 
     async fn contents(&self, at: u64) -> Result<(Position, [u8; 32]), LinkError> {
         let request = self.caller.client.get(self.url(node_path::CONTENTS));
         let request = request.query(&[("at", at)]).timeout(CONTENTS_MAX);
-        let contents: Contents = self.caller.json(request).await?;
+        let contents: Contents = parse(self.send(request).await?).await?;
         let digest = file::unhex(&contents.digest).ok_or_else(|| LinkError::Refused {
             detail: "the answer has no digest".to_owned(),
         })?;
@@ -287,16 +320,16 @@ impl NodeLink for HttpNode {
     async fn outcomes(&self, after: u64, limit: u32) -> Result<Vec<Applied>, LinkError> {
         let request = self.caller.client.get(self.url(node_path::OUTCOMES));
         let request = request.query(&[("after", after), ("limit", limit.into())]);
-        self.caller.json(request.timeout(TIMEOUT)).await
+        parse(self.send(request.timeout(TIMEOUT)).await?).await
     }
 
     async fn snapshot(&self, into: PathBuf) -> Result<Snapshot, LinkError> {
         let request = self.caller.client.get(self.url(node_path::SNAPSHOT));
-        file::receive(self.caller.send(request).await?, into).await
+        file::receive(self.send(request).await?, into).await
     }
 
     async fn nudge(&self) -> Result<(), LinkError> {
         let request = self.caller.client.post(self.url(node_path::NUDGE));
-        self.caller.send(request.timeout(TIMEOUT)).await.map(drop)
+        self.send(request.timeout(TIMEOUT)).await.map(drop)
     }
 }

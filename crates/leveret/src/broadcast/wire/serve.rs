@@ -18,6 +18,7 @@ use serde_json::json;
 use tokio::{fs::File, io::AsyncReadExt};
 
 use super::{
+    DATABASE_HEADER,
     client::Contents,
     file, heart_path, node_path,
     read::{Answer, Question},
@@ -33,60 +34,38 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 /// How much of a snapshot is sent at once.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// The node's routes that its heart calls. Snapshots are made in the directory, and removed when they are sent.
-pub fn node_routes(link: Arc<dyn NodeLink>, dir: PathBuf, token: Option<Arc<str>>) -> Router {
-    let routes = Router::new()
+/// The node's routes that its heart calls. Each answer says of which database it is. Snapshots are made in the directory, and removed when
+/// they are sent.
+pub fn node_routes(link: Arc<dyn NodeLink>, database_id: &str, dir: PathBuf) -> Router {
+    let says = HeaderValue::from_str(database_id).ok();
+    Router::new()
         .route(node_path::QUERY, post(query))
         .route(node_path::CONTENTS, get(contents))
         .route(node_path::OUTCOMES, get(outcomes))
         .route(node_path::SNAPSHOT, get(node_snapshot))
         .route(node_path::NUDGE, post(nudge))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(Node { link, dir });
-    guarded(routes, token)
+        .with_state(Node { link, dir })
+        .layer(middleware::from_fn(move |request: Request, next: Next| {
+            let says = says.clone();
+            async move {
+                let mut response = next.run(request).await;
+                if let Some(says) = says {
+                    response.headers_mut().insert(DATABASE_HEADER, says);
+                }
+                response
+            }
+        }))
 }
 
 /// The heart's routes that its nodes call. Snapshots are made in the directory, and removed when they are sent.
-pub fn heart_routes(link: Arc<dyn HeartLink>, dir: PathBuf, token: Option<Arc<str>>) -> Router {
-    let routes = Router::new()
+pub fn heart_routes(link: Arc<dyn HeartLink>, dir: PathBuf) -> Router {
+    Router::new()
         .route(heart_path::NODES, post(register))
         .route(heart_path::LOG, get(fetch))
         .route(heart_path::SNAPSHOT, get(heart_snapshot))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(Heart { link, dir });
-    guarded(routes, token)
-}
-
-/// Routes that answer only who shows the token, if there is one.
-pub fn guarded(routes: Router, token: Option<Arc<str>>) -> Router {
-    let Some(token) = token else { return routes };
-    routes.layer(middleware::from_fn(move |request: Request, next: Next| {
-        let token = token.clone();
-        async move {
-            if shows(&request, &token) {
-                return next.run(request).await;
-            }
-            let mut refused = problem(
-                StatusCode::UNAUTHORIZED,
-                "unauthorized",
-                "show the token as a bearer in the header Authorization",
-            );
-            let challenge = HeaderValue::from_static("Bearer");
-            refused
-                .headers_mut()
-                .insert(header::WWW_AUTHENTICATE, challenge);
-            refused
-        }
-    }))
-}
-
-/// Compares all bytes whatever differs, so that the time tells nothing.
-fn shows(request: &Request, token: &str) -> bool {
-    let shown = request.headers().get(header::AUTHORIZATION);
-    let shown = shown.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    let Some(shown) = shown else { return false };
-    let differences = shown.iter().zip(token.as_bytes()).map(|(a, b)| a ^ b);
-    shown.len() == token.len() && differences.fold(0, |all, one| all | one) == 0
+        .with_state(Heart { link, dir })
 }
 
 #[derive(Clone)]

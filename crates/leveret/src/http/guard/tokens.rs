@@ -33,6 +33,7 @@ impl Scope {
 #[derive(Clone, Default)]
 pub struct Tokens(Arc<[Token]>);
 
+#[derive(Clone)]
 struct Token {
     name: String,
     text: String,
@@ -54,6 +55,26 @@ impl Tokens {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The same and one more, that lets do everything: with which a process's like asks it.
+    pub fn and_admin(&self, name: &str, text: &str) -> Result<Tokens, TokensError> {
+        let at = self.0.len() + 1;
+        if let Some(fault) = fault_of(text) {
+            return Err(TokensError { at, fault });
+        }
+        let more = Token {
+            name: name.to_owned(),
+            text: text.to_owned(),
+            scope: Scope::Admin,
+        };
+        Ok(Tokens(self.0.iter().cloned().chain([more]).collect()))
+    }
+
+    /// The first token that lets do everything, for a process that asks its like.
+    pub fn admin(&self) -> Option<&str> {
+        let admin = self.0.iter().find(|token| token.scope == Scope::Admin);
+        admin.map(|token| &*token.text)
     }
 
     /// What the token lets do that this text is. All tokens are compared, and to their ends, however early they differ.
@@ -100,10 +121,7 @@ fn token(entry: &str) -> Result<Token, &'static str> {
         .next()
         .filter(|name| !name.is_empty())
         .ok_or("there is no name")?;
-    let text = parts
-        .next()
-        .filter(|text| !text.is_empty())
-        .ok_or("there is no token")?;
+    let text = parts.next().unwrap_or_default();
     let scope = match parts.next() {
         None => Scope::Admin,
         Some(scope) => Scope::named(scope).ok_or("there is no such scope")?,
@@ -111,14 +129,25 @@ fn token(entry: &str) -> Result<Token, &'static str> {
     if parts.next().is_some() {
         return Err("a token has no ':'");
     }
-    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err("a token has visible ASCII characters only");
+    if let Some(fault) = fault_of(text) {
+        return Err(fault);
     }
     Ok(Token {
         name: name.to_owned(),
         text: text.to_owned(),
         scope,
     })
+}
+
+/// Why a text is no token.
+fn fault_of(text: &str) -> Option<&'static str> {
+    if text.is_empty() {
+        Some("there is no token")
+    } else if text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        None
+    } else {
+        Some("a token has visible ASCII characters only")
+    }
 }
 
 /// Names and scopes, without the tokens; as they can be shown.
@@ -159,6 +188,18 @@ mod tests {
         check("a:hush:all", "token 1: there is no such scope");
         check("a:hush:run:x", "token 1: a token has no ':'");
         check("a:hush hush", "token 1: a token has visible ASCII");
+    }
+
+    #[test]
+    fn one_more_lets_do_everything() {
+        let some: Tokens = "a:x:read,b:y".parse().unwrap();
+        assert_eq!(some.admin(), Some("y"));
+        let all = some.and_admin("cluster", "z:z").unwrap();
+        assert_eq!(all.scope("z:z"), Some(Scope::Admin));
+        assert_eq!(all.scope("x"), Some(Scope::Read));
+        let refused = some.and_admin("cluster", "hush hush").unwrap_err();
+        assert!(refused.to_string().starts_with("token 3: a token has"));
+        assert_eq!(Tokens::default().admin(), None);
     }
 
     #[test]

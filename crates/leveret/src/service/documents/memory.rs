@@ -137,7 +137,7 @@ impl State {
             NewState::Set(state, fields) => {
                 stored.created_at.get_or_insert(now);
                 stored.state = Some(state.clone());
-                stored.fields = fields.clone();
+                stored.fields.clone_from(fields);
             }
             NewState::Remove => stored.state = None,
         }

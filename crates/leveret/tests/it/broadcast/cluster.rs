@@ -10,8 +10,8 @@ use std::{
 use async_trait::async_trait;
 use leveret::{
     broadcast::{
-        Applied, Fetched, HeartLink, Joined, LinkError, NodeLink, NodeState, Query, ReadError,
-        Registration, Rows, Snapshot, WriteLog,
+        Applied, Fetched, HeartLink, Joined, LinkError, NewWrite, NodeLink, NodeState, Query,
+        ReadError, Registration, Rows, Snapshot, WriteLog,
         heart::{
             Ack, Answer, Heart, HeartOptions, HeartParts, HeartState, QuestionError, ReadRequest,
             WriteError, WriteRequest, Written,
@@ -195,7 +195,7 @@ impl Cluster {
         HeartParts {
             log: self.log.clone(),
             broker: self.broker.clone(),
-            links: Arc::new(move |advertise| {
+            links: Arc::new(move |advertise, _database_id| {
                 Ok(Arc::new(Address(book.clone(), advertise.to_owned())) as Arc<dyn NodeLink>)
             }),
             clock: Arc::new(self.clock),
@@ -221,6 +221,32 @@ impl Cluster {
         // Without this the first one would take its sender's end for an order to stop.
         std::mem::forget(first.stop);
         first.task
+    }
+
+    /// Asks it to stop, and waits for that.
+    pub(super) async fn stop_heart(&mut self) {
+        let running = self.heart.take().unwrap();
+        running.stop.send_replace(true);
+        running.task.await.unwrap();
+        self.book.entries().heart = None;
+    }
+
+    /// A log with what is in this cluster's now.
+    pub(super) async fn copy_of_log(&self) -> Arc<dyn WriteLog> {
+        let copy = MemoryWriteLog::new(&self.log.cluster().await.unwrap());
+        let (epoch, _) = copy.open_epoch("copy", Timestamp(0)).await.unwrap();
+        let entries = self.log.after(0, u32::MAX, u64::MAX).await.unwrap();
+        let writes = entries.into_iter().map(|entry| NewWrite {
+            write: entry.write,
+            key: None,
+        });
+        let appended = copy.append(epoch, writes.collect(), Timestamp(0)).await;
+        appended.unwrap();
+        for (name, value) in self.log.facts().await.unwrap() {
+            copy.put_fact(epoch, &name, &value).await.unwrap();
+        }
+        copy.release(epoch).await.unwrap();
+        Arc::new(copy)
     }
 
     /// It ends in the middle of whatever it does.
