@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use leveret::{
-    broker::{self, Exchange, ExchangeKind, Message, Topology},
+    broker::{self, Broker, Exchange, ExchangeKind, Message, Topology},
     core::time::Timestamp,
     runtime::{Clock, SystemClock},
     service::{
-        Aggregate, Input, Kind, Next, Of, Publish, Refusal, Service, ServiceOptions, Subscription,
-        documents,
+        Aggregate, Documents, Input, Kind, Next, Now, Of, Publish, Refusal, Service,
+        ServiceOptions, Subscription, documents,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -50,12 +50,12 @@ impl Aggregate for Accounts {
     }
 }
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let broker = broker::connect("memory:").await?;
-    let kinds = [Kind::new("account", &[])];
-    let documents = documents::connect("memory:", "accounts", &kinds).await?;
-    let mut options = ServiceOptions::new("accounts", Arc::new(|| SystemClock.now()));
+fn kinds() -> [Kind; 1] {
+    [Kind::new("account", &[])]
+}
+
+fn service(documents: Arc<dyn Documents>, broker: Arc<dyn Broker>, now: Now) -> Service {
+    let mut options = ServiceOptions::new("accounts", now);
     options.topology = Topology {
         exchanges: vec![Exchange {
             name: "accounts".into(),
@@ -67,9 +67,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let pay_in = serde_json::from_slice(&message.body).map_err(|error| error.to_string())?;
         Ok(Input::new(pay_in))
     });
-    let service = Service::builder(options, documents, broker.clone())
+    Service::builder(options, documents, broker)
         .subscribe(pay_in)
-        .build();
+        .build()
+}
+
+#[tokio::main]
+pub(crate) async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let broker = broker::connect("memory:").await?;
+    let documents = documents::connect("memory:", "accounts", &kinds()).await?;
+    let service = service(documents, broker, Arc::new(|| SystemClock.now()));
     let (stop, stopped) = watch::channel(false);
     let running = tokio::spawn({
         let service = service.clone();
@@ -87,4 +94,30 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     stop.send_replace(true);
     running.await??;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use leveret::{
+        crash::Point,
+        service::testing::{Parts, world},
+    };
+
+    use super::*;
+
+    #[test]
+    fn money_is_paid_in_once() {
+        world(7, async |world| {
+            let make = |parts: Parts| service(parts.documents, parts.broker, parts.now);
+            let accounts = world.service("accounts", &kinds(), make).await;
+            world.twice();
+            world.shuffled();
+            accounts.crash_at(Point::ServiceAfterCommit);
+            let paid = json!({ "account": "ada", "amount": 40 });
+            world.deliver("pay_in", paid).await;
+            world.finish().await;
+            let ada: Account = accounts.state("account", "ada").await.unwrap();
+            assert_eq!(ada.balance, 40);
+        });
+    }
 }

@@ -29,6 +29,8 @@ mod relay;
 mod requests;
 mod scrape;
 mod subscribe;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
@@ -380,7 +382,8 @@ impl Service {
     }
 
     /// Reads its queues, fires its deadlines and empties its outbox until `stop` turns true, then drains: what is being handled is finished
-    /// within the drain timeout, the rest returns to its queue. An error if the broker refuses what the service needs.
+    /// within the drain timeout, the rest returns to its queue. An error if the broker refuses what the service needs. Dropping it ends all at
+    /// the next `await`, as a crash would.
     pub async fn run(&self, stop: watch::Receiver<bool>) -> Result<(), BrokerError> {
         let shared = &self.0;
         let mut reading: JoinSet<Result<(), BrokerError>> = JoinSet::new();
@@ -394,15 +397,16 @@ impl Service {
                 stopped,
             ));
         }
-        let relay = tokio::spawn({
+        let mut beside: JoinSet<()> = JoinSet::new();
+        beside.spawn({
             let (relay, stop) = (shared.relay.clone(), stop.clone());
             async move { relay.run(stop).await }
         });
-        let deadlines = tokio::spawn({
+        beside.spawn({
             let (deadlines, stop) = (shared.deadlines.clone(), stop.clone());
             async move { deadlines.run(stop).await }
         });
-        let pruning = tokio::spawn(prune(self.clone(), stop.clone()));
+        beside.spawn(prune(self.clone(), stop.clone()));
         self.declare(stop.clone()).await?;
         let mut result = Ok(());
         if shared.starts.is_empty() {
@@ -415,12 +419,10 @@ impl Service {
                 break;
             }
         }
-        for task in [relay, deadlines, pruning] {
-            if result.is_err() {
-                task.abort();
-            }
-            drop(task.await);
+        if result.is_err() {
+            beside.abort_all();
         }
+        while beside.join_next().await.is_some() {}
         shared.relay.drain(shared.options.drain_timeout).await;
         result
     }

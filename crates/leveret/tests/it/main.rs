@@ -3,6 +3,9 @@
 // An engine for tests, and short texts for blueprints.
 mod harness;
 
+// The example of a service, with its test in a world of its own.
+#[path = "../../examples/account.rs"]
+mod account;
 // Bounds on what expressions make of a step.
 mod bounds;
 // Heart and nodes in one process: promises, and simulation by seed.
@@ -46,4 +49,9 @@ mod work;
 #[test]
 fn the_example_greets() {
     greet::main().unwrap();
+}
+
+#[test]
+fn the_example_pays_in() {
+    account::main().unwrap();
 }

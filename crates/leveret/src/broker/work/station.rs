@@ -5,10 +5,11 @@ use std::{
     collections::HashSet,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::FutureExt;
+use tokio::time::Instant;
 
 use super::{
     Action, Handler, Verdict, WorkOptions, decide,
