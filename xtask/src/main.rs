@@ -22,6 +22,7 @@ const EXAMPLES: &str = "\
 Examples:
   cargo xtask test                          all tests, with private servers, stopped at the end
   cargo xtask test -- -p leveret broker::   only some of them
+  cargo xtask chaos --rounds 20             processes end at every boundary, 20 times each
   eval \"$(cargo xtask servers up)\"          servers for `cargo test` and `leveret`, until `down`
   cargo xtask servers restart rabbitmq      as an operator would, data kept
   cargo xtask servers kill postgres         as a power failure would (SIGKILL), data kept
@@ -47,6 +48,14 @@ enum Task {
         /// Arguments for `cargo nextest run`, or `cargo test` where nextest is not installed
         #[arg(last = true)]
         args: Vec<String>,
+    },
+    /// Run the tests that end processes at named boundaries, again and again, under load
+    ///
+    /// `cargo xtask test` runs them too, three rounds each.
+    Chaos {
+        /// How often a process ends at each boundary
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "N")]
+        rounds: u32,
     },
     /// Start, stop and break the servers that tests and developers use
     ///
@@ -79,6 +88,7 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Test { args } => return test::run(&args),
+        Task::Chaos { rounds } => return test::chaos(rounds),
         Task::Servers { action } => servers::act(action)?,
         Task::Orders { check: true } => orders::check()?,
         Task::Orders { check: false } => orders::write()?,

@@ -11,8 +11,25 @@ use crate::servers::{Fleet, Kind, fleet};
 use crate::watchdog::Watchdog;
 use crate::{install, paths, process, say};
 
+/// The packages whose tests have a module `crashed`: there, processes end at crash points.
+const CRASHING: [&str; 2] = ["orders", "leveret-cli"];
+
+/// The variable that says how often these end a process at each point.
+const ROUNDS: &str = "LEVERET_TEST_CRASH_ROUNDS";
+
+/// Runs the tests that end processes at crash points, so many rounds at each.
+pub(crate) fn chaos(rounds: u32) -> Result<ExitCode> {
+    let packages = CRASHING.iter().flat_map(|package| ["--package", package]);
+    let args: Vec<_> = packages.chain(["crashed::"]).map(str::to_owned).collect();
+    run_with(&args, &[(ROUNDS, rounds.to_string())])
+}
+
 /// Runs all tests, or those that the arguments select. The exit code is the test runner's.
 pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
+    run_with(args, &[])
+}
+
+fn run_with(args: &[String], settings: &[(&str, String)]) -> Result<ExitCode> {
     let kinds = wanted();
     // Before the watchdog is there: sudo may ask for a password at the terminal.
     let source = install::ensure(&kinds)?;
@@ -34,7 +51,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
             ));
             fleet.start()?;
         }
-        tests(&watchdog, &fleet, args)
+        tests(&watchdog, &fleet, args, settings)
     })();
     watchdog.stop();
     watchdog.leave_interrupted();
@@ -92,9 +109,17 @@ fn build(watchdog: &Watchdog, args: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn tests(watchdog: &Watchdog, fleet: &Fleet, args: &[String]) -> Result<ExitStatus> {
+fn tests(
+    watchdog: &Watchdog,
+    fleet: &Fleet,
+    args: &[String],
+    settings: &[(&str, String)],
+) -> Result<ExitStatus> {
     let variables = fleet.variables()?;
-    let run = |command: &mut Command| watchdog.run(command.envs(variables.iter().cloned()));
+    let run = |command: &mut Command| {
+        command.envs(variables.iter().cloned());
+        watchdog.run(command.envs(settings.iter().cloned()))
+    };
     let nextest = paths::program("cargo-nextest").is_some() || cargo_home_has("cargo-nextest");
     let mut command = if nextest {
         cargo("nextest")

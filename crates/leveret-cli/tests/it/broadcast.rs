@@ -10,6 +10,8 @@ mod load;
 // Processes of one cluster, in a directory of their own.
 mod rig;
 
+// Heart and node end at each boundary.
+mod crashed;
 // Everything in one process: needs nothing installed.
 mod embedded;
 // A node's disk is full, its contents are changed behind its back, its queue takes what is no write.

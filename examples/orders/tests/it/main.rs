@@ -3,6 +3,7 @@
 
 mod rig;
 
+mod crashed;
 mod demo;
 mod foreign;
 mod http;

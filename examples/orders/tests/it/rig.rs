@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    os::unix::process::ExitStatusExt,
     process::{Child, Command, Stdio},
     sync::mpsc,
     time::Duration,
@@ -56,7 +57,7 @@ impl Place {
             let all = delays
                 .iter()
                 .map(String::as_str)
-                .chain(["", ".dlq"])
+                .chain(["", ".dlq", ".suspects"])
                 .map(|suffix| format!("{queue}{suffix}"));
             for name in all {
                 foreign.delete(&name).await;
@@ -87,6 +88,12 @@ impl Place {
     /// A service in a process of its own.
     pub(crate) fn role(&self, role: &str, gateway: &Process) -> Process {
         Process::service(role, &self.amqp, &self.store, &gateway.url)
+    }
+
+    /// A service in a process of its own that ends at a crash point, `NAME:N`.
+    pub(crate) fn role_crashing(&self, role: &str, gateway: &Process, at: &str) -> Process {
+        let args = role_args(role, &self.amqp, &self.store, &gateway.url);
+        Process::spawn(&args, Some(at))
     }
 
     /// All three in one process.
@@ -125,28 +132,24 @@ impl Process {
 
     /// A service, or `up`.
     pub(crate) fn service(role: &str, broker: &str, store: &str, gateway: &str) -> Process {
-        Process::start(&[
-            role,
-            "--listen",
-            "127.0.0.1:0",
-            "--broker",
-            broker,
-            "--store",
-            store,
-            "--gateway",
-            gateway,
-            "--retry-delays",
-            "100ms,200ms,400ms",
-        ])
+        Process::start(&role_args(role, broker, store, gateway))
     }
 
     /// Runs `orders` with these arguments until it says where it listens.
     pub(crate) fn start(args: &[&str]) -> Process {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_orders"))
-            .args(args)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("starts");
+        let process = Process::spawn(args, None);
+        assert!(!process.url.is_empty(), "it ended before it listened");
+        process
+    }
+
+    /// The same with a crash point, which it may come to before it listens anywhere: then its URL is empty.
+    fn spawn(args: &[&str], crash_at: Option<&str>) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_orders"));
+        command.args(args).stdout(Stdio::piped());
+        if let Some(at) = crash_at {
+            command.env("LEVERET_CRASH_AT", at);
+        }
+        let mut child = command.spawn().expect("starts");
         let stdout = child.stdout.take().expect("piped");
         let (tell, told) = mpsc::channel();
         std::thread::spawn(move || {
@@ -159,8 +162,31 @@ impl Process {
                 }
             }
         });
-        let url = told.recv_timeout(PATIENCE).expect("listens");
+        let url = match told.recv_timeout(PATIENCE) {
+            Ok(url) => url,
+            Err(mpsc::RecvTimeoutError::Disconnected) => String::new(),
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("it does not listen"),
+        };
         Process { child, url }
+    }
+
+    /// Asks it to end, which it must well.
+    pub(crate) fn stop(mut self) {
+        let told = Command::new("kill")
+            .arg(self.child.id().to_string())
+            .status();
+        assert!(told.expect("kill").success());
+        let ended = self.child.wait().expect("ended");
+        assert!(ended.success(), "{ended}");
+    }
+
+    /// Whether it has ended, which it must by SIGKILL.
+    pub(crate) fn is_killed(&mut self) -> bool {
+        let ended = self.child.try_wait().expect("a child");
+        if let Some(status) = ended {
+            assert_eq!(status.signal(), Some(9), "{status}");
+        }
+        ended.is_some()
     }
 
     /// `kill -9`.
@@ -232,6 +258,23 @@ impl Process {
         .await;
         order
     }
+}
+
+/// The arguments of a service.
+fn role_args<'a>(role: &'a str, broker: &'a str, store: &'a str, gateway: &'a str) -> Vec<&'a str> {
+    vec![
+        role,
+        "--listen",
+        "127.0.0.1:0",
+        "--broker",
+        broker,
+        "--store",
+        store,
+        "--gateway",
+        gateway,
+        "--retry-delays",
+        "100ms,200ms,400ms",
+    ]
 }
 
 impl Drop for Process {

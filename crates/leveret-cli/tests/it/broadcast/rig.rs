@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::TcpListener,
+    os::unix::process::ExitStatusExt,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
@@ -71,13 +72,28 @@ impl Cluster {
     }
 
     pub(crate) fn start_heart(&mut self) {
+        self.heart = Some(Server::start(&as_strs(&self.heart_args())));
+    }
+
+    fn heart_args(&self) -> Vec<String> {
         let listen = self.heart_url.trim_start_matches("http://").to_owned();
         let log = format!("sqlite:{}/heart.db", self.directory.path());
         let exchange = self.exchange();
         let args = ["heart", "--broker", &self.amqp, "--listen", &listen];
         let names = ["--exchange", &exchange, "--queue-name", &self.name];
         let rest = ["--write-log", &log, "--log", LOG];
-        self.heart = Some(Server::start(&[&args[..], &names, &rest].concat()));
+        let all = [&args[..], &names, &rest].concat();
+        all.into_iter().map(str::to_owned).collect()
+    }
+
+    /// Runs a heart until it ends at a crash point, `NAME:N`.
+    pub(crate) async fn crash_heart(&self, at: &str) {
+        crashes(&self.heart_args(), at).await;
+    }
+
+    /// Runs a node until it ends at a crash point.
+    pub(crate) async fn crash_node(&self, node: u32, at: &str) {
+        crashes(&self.node_args(node, &self.file(node)), at).await;
     }
 
     /// Takes this process for the heart, at its address.
@@ -314,4 +330,25 @@ pub(crate) fn ends_within(args: &[String], bound: Duration) -> Ended {
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
+}
+
+/// Runs `leveret` with these arguments until it is at a crash point, where it must end by SIGKILL.
+async fn crashes(args: &[String], at: &str) {
+    let mut child = support::command(&as_strs(args))
+        .env("LEVERET_CRASH_AT", at)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + PATIENCE;
+    let ended = loop {
+        if let Some(ended) = child.try_wait().unwrap() {
+            break ended;
+        }
+        if Instant::now() > end {
+            child.kill().unwrap();
+            panic!("it does not come to {at}");
+        }
+        tokio::time::sleep(POLL).await;
+    };
+    assert_eq!(ended.signal(), Some(9), "{at}: {ended}");
 }
