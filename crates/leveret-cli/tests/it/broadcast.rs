@@ -10,6 +10,8 @@ mod load;
 // Processes of one cluster, in a directory of their own.
 mod rig;
 
+// Another node at the address of one that is gone.
+mod addresses;
 // Heart and node end at each boundary.
 mod crashed;
 // Everything in one process: needs nothing installed.

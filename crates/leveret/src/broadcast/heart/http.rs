@@ -22,6 +22,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     AdminError, Heart, HeartState, Mistake, QuestionError, ReadRequest, Recovered, Status,
     Verified, WriteError, WriteRequest, Written, metrics,
+    request::{ReadBody, WriteBody},
 };
 use crate::{
     broadcast::{
@@ -145,7 +146,7 @@ impl From<Written> for WriteAnswer {
 
 /// Logs a write and waits for its level: `{"sql", "args"}` or `{"statements": [{"sql", "args"}, …]}`, `ack` (`accepted`, `one`, `quorum`, `all`),
 /// `timeout_ms`. With the header `Idempotency-Key` the same request again is the same write.
-#[utoipa::path(post, path = "/write", tag = "data", request_body = serde_json::Value, responses(
+#[utoipa::path(post, path = "/write", tag = "data", request_body = WriteBody, responses(
     (status = 200, description = "Logged, and applied as widely as asked; an SQL error is in `error`", body = WriteAnswer),
     (status = 400, description = "Not a write; nothing was logged"),
     (status = 409, description = "The key belongs to another write"),
@@ -200,7 +201,7 @@ struct ReadAnswer {
 }
 
 /// Asks a node: `{"sql", "args"}`, `level` (`any`, `session`, `bounded`, `latest`), `min_seq`, `max_lag_ms`, `timeout_ms`.
-#[utoipa::path(post, path = "/read", tag = "data", request_body = serde_json::Value, responses(
+#[utoipa::path(post, path = "/read", tag = "data", request_body = ReadBody, responses(
     (status = 200, description = "The rows", body = ReadAnswer),
     (status = 400, description = "Not a question"),
     (status = 422, description = "An SQL error, or more than a question may do or give"),
@@ -433,4 +434,67 @@ fn unavailable(detail: &str) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// What the document refers to is in it, and each operation has a name of its own.
+    #[test]
+    fn the_document_is_whole() {
+        let document = serde_json::to_value(document()).unwrap();
+        let mut refers = Vec::new();
+        references(&document, &mut refers);
+        assert!(!refers.is_empty());
+        for to in refers {
+            let at = document.pointer(to.trim_start_matches('#'));
+            assert!(at.is_some(), "{to} is not there");
+        }
+        let mut ids = BTreeSet::new();
+        for item in document["paths"].as_object().unwrap().values() {
+            for operation in item.as_object().unwrap().values() {
+                let id = operation["operationId"].as_str().unwrap();
+                assert!(ids.insert(id), "{id} is there twice");
+            }
+        }
+        let body = &document["components"]["schemas"]["WriteBody"]["properties"];
+        assert_eq!(body["ack"]["type"], "string", "{body}");
+        assert_eq!(body["ack"]["enum"][2], "quorum", "{body}");
+    }
+
+    fn references<'a>(value: &'a serde_json::Value, found: &mut Vec<&'a str>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                found.extend(fields.get("$ref").and_then(|to| to.as_str()));
+                fields.values().for_each(|value| references(value, found));
+            }
+            serde_json::Value::Array(values) => {
+                values.iter().for_each(|value| references(value, found));
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn scopes_of_requests() {
+        let check = |path: &str, expect| assert_eq!(scope(&Method::POST, path), expect, "{path}");
+        check("/health/ready", None);
+        check("/metrics", Some(Scope::Read));
+        check("/read", Some(Scope::Read));
+        check("/write", Some(Scope::Run));
+        for path in [
+            "/verify",
+            "/nodes",
+            "/nodes/1",
+            "/recover",
+            "/log",
+            "/snapshot",
+            "/x",
+        ] {
+            check(path, Some(Scope::Admin));
+        }
+    }
 }

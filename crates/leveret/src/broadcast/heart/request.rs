@@ -1,9 +1,12 @@
 //! What clients ask the heart for, and the strict reading of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
 use leveret_core::broadcast::{Statement, Value, misformed};
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use sha2::{Digest, Sha256};
 
 use crate::broadcast::log::Key;
@@ -20,8 +23,9 @@ pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 /// The longest that a request may wait.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 
-/// When a write is answered.
+/// When a write is answered; `quorum` when nothing is said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Ack {
     /// When it is durable in the log. It has no results yet.
@@ -47,8 +51,9 @@ impl Ack {
     }
 }
 
-/// How fresh an answer must be.
+/// How fresh an answer must be; `any` when nothing is said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     /// As any healthy node has it.
@@ -99,14 +104,23 @@ fn mistake<T>(text: impl Into<String>) -> Result<T, Mistake> {
     Err(Mistake(text.into()))
 }
 
+/// The body of `POST /write`: `sql` with `args`, or `statements`.
 #[derive(Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
-struct WriteBody {
+pub(super) struct WriteBody {
+    /// One statement.
     sql: Option<String>,
+    /// Its arguments: null, true, false, a number, text, `{"$blob": base64}`, `{"$int": text}` or `{"$real": text}`.
+    #[cfg_attr(feature = "http", schema(value_type = Option<Vec<serde_json::Value>>))]
     args: Option<Vec<Value>>,
-    statements: Option<Vec<Statement>>,
+    /// Several statements, all or none: each with `sql` and `args`.
+    #[cfg_attr(feature = "http", schema(value_type = Option<Vec<std::collections::HashMap<String, serde_json::Value>>>))]
+    statements: Option<Vec<Object<Statement>>>,
     #[serde(default)]
+    #[cfg_attr(feature = "http", schema(inline))]
     ack: Ack,
+    /// How long the answer may take; 5000 when nothing is said.
     timeout_ms: Option<u64>,
 }
 
@@ -114,7 +128,11 @@ impl WriteRequest {
     /// Reads the body of `POST /write`.
     pub fn parse(body: &[u8], key: Option<&str>) -> Result<WriteRequest, Mistake> {
         let body: WriteBody = read(body)?;
-        let statements = match (body.sql, body.args, body.statements) {
+        let statements = body.statements.map(|statements| {
+            let statements = statements.into_iter();
+            statements.map(|Object(one)| one).collect::<Vec<_>>()
+        });
+        let statements = match (body.sql, body.args, statements) {
             (Some(sql), args, None) => vec![Statement {
                 sql,
                 args: args.unwrap_or_default(),
@@ -168,16 +186,25 @@ fn check(statement: &Statement) -> Result<(), Mistake> {
     Ok(())
 }
 
+/// The body of `POST /read`.
 #[derive(Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
-struct ReadBody {
+pub(super) struct ReadBody {
+    /// One question.
     sql: String,
+    /// Its arguments, as those of a write.
     #[serde(default)]
+    #[cfg_attr(feature = "http", schema(value_type = Vec<serde_json::Value>))]
     args: Vec<Value>,
     #[serde(default)]
+    #[cfg_attr(feature = "http", schema(inline))]
     level: Level,
+    /// The answer has at least this write.
     min_seq: Option<u64>,
+    /// The answer has every write that was logged longer ago; needed by level `bounded`.
     max_lag_ms: Option<u64>,
+    /// How long the answer may take; 5000 when nothing is said.
     timeout_ms: Option<u64>,
 }
 
@@ -223,8 +250,31 @@ fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Mistake> {
     if let Some(number) = too_large(body) {
         return mistake(format!("{number} is beyond 64 bits with sign"));
     }
-    serde_json::from_slice(body)
-        .map_err(|error| Mistake(format!("the body is not what is expected: {error}")))
+    let read = serde_json::from_slice(body).map(|Object(read)| read);
+    read.map_err(|error| Mistake(format!("the body is not what is expected: {error}")))
+}
+
+/// What is read from an object alone: a derived reader takes the fields from a list, too, by their places.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object<T>, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+    }
 }
 
 /// A whole number that no 64 bits hold. A reader of JSON would make it one with a point, silently.
@@ -291,7 +341,15 @@ mod tests {
     #[test]
     fn refuses_what_is_no_write() {
         refused("", "EOF");
-        refused("[]", "expected struct");
+        refused("[]", "expected an object");
+        refused(
+            r#"["DELETE FROM t",null,null,"quorum",null]"#,
+            "expected an object",
+        );
+        refused(
+            r#"{"statements":[["DELETE FROM t",[]]]}"#,
+            "expected an object",
+        );
         refused("{}", "neither 'sql' nor");
         refused(
             r#"{"sql":"DELETE FROM t","more":1}"#,
@@ -363,6 +421,7 @@ mod tests {
         assert!(read(r#"{"sql":"SELECT 1","level":"bounded"}"#).is_err());
         assert!(read(r#"{"sql":"SELECT 1","level":"fresh"}"#).is_err());
         assert!(read(r#"{"args":[]}"#).is_err());
+        assert!(read(r#"["SELECT 1",[],"any",null,null,null]"#).is_err());
     }
 
     #[test]
