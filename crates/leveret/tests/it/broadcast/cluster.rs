@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -25,7 +26,7 @@ use leveret::{
         ids::RunId,
         time::Timestamp,
     },
-    runtime::{Clock, SystemClock},
+    runtime::Clock,
 };
 use tokio::{
     sync::watch,
@@ -49,7 +50,7 @@ struct Entries {
 }
 
 impl Book {
-    fn entries(&self) -> std::sync::MutexGuard<'_, Entries> {
+    fn entries(&self) -> MutexGuard<'_, Entries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -113,21 +114,62 @@ impl NodeLink for Address {
     }
 }
 
-/// A time of day that goes with tokio's clock, which is paused.
-#[derive(Clone, Copy, Debug)]
-struct TestClock(Instant);
+/// A time of day that goes with tokio's clock, which is paused, and random numbers of a seed.
+#[derive(Clone, Debug)]
+struct TestClock {
+    began: Instant,
+    random: Arc<Mutex<fastrand::Rng>>,
+}
+
+impl TestClock {
+    fn new(seed: u64) -> TestClock {
+        TestClock {
+            began: Instant::now(),
+            random: Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))),
+        }
+    }
+
+    fn random(&self) -> MutexGuard<'_, fastrand::Rng> {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
-        Timestamp(1_795_141_463_755) + self.0.elapsed()
+        Timestamp(1_795_141_463_755) + self.began.elapsed()
     }
 
     fn random(&self) -> f64 {
-        SystemClock.random()
+        self.random().f64()
     }
 
     fn new_run_id(&self) -> RunId {
-        SystemClock.new_run_id()
+        RunId::new(format!("run-{}", self.random().u64(..))).unwrap()
+    }
+}
+
+/// What happened, with the time of each event: the same for the same seed.
+#[derive(Clone)]
+pub(super) struct Trace {
+    began: Instant,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Trace {
+    pub(super) fn new() -> Trace {
+        Trace {
+            began: Instant::now(),
+            lines: Arc::default(),
+        }
+    }
+
+    pub(super) fn note(&self, what: fmt::Arguments<'_>) {
+        let line = format!("{:>9} {what}", self.began.elapsed().as_micros());
+        self.lines().push(line);
+    }
+
+    pub(super) fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -141,6 +183,7 @@ pub(super) struct Cluster {
     pub(super) broker: Arc<dyn Broker>,
     pub(super) book: Book,
     pub(super) models: BTreeMap<String, Model>,
+    pub(super) trace: Trace,
     clock: TestClock,
     directory: PathBuf,
     heart: Option<Running<()>>,
@@ -151,13 +194,16 @@ impl Cluster {
     /// A heart, and these nodes, which serve.
     pub(super) async fn start(broker: Arc<dyn Broker>, ids: &[&str]) -> Cluster {
         let log = Arc::new(MemoryWriteLog::new("c1"));
-        Cluster::over(log, broker, ids).await
+        Cluster::over(log, broker, ids, Trace::new(), 0).await
     }
 
+    /// The same over a log, with what happens noted and random numbers of this seed.
     pub(super) async fn over(
         log: Arc<dyn WriteLog>,
         broker: Arc<dyn Broker>,
         ids: &[&str],
+        trace: Trace,
+        seed: u64,
     ) -> Cluster {
         let name = format!("leveret-cluster-{}", uuid::Uuid::now_v7());
         let directory = std::env::temp_dir().join(name);
@@ -167,7 +213,8 @@ impl Cluster {
             broker,
             book: Book::default(),
             models: BTreeMap::new(),
-            clock: TestClock(Instant::now()),
+            trace,
+            clock: TestClock::new(seed),
             directory,
             heart: None,
             nodes: BTreeMap::new(),
@@ -198,7 +245,7 @@ impl Cluster {
             links: Arc::new(move |advertise, _database_id| {
                 Ok(Arc::new(Address(book.clone(), advertise.to_owned())) as Arc<dyn NodeLink>)
             }),
-            clock: Arc::new(self.clock),
+            clock: Arc::new(self.clock.clone()),
         }
     }
 
@@ -207,6 +254,7 @@ impl Cluster {
     }
 
     pub(super) fn start_heart_with(&mut self, options: HeartOptions) {
+        self.trace.note(format_args!("a heart is started"));
         let heart = Heart::new(self.parts(), options);
         let (stop, stopped) = watch::channel(false);
         self.book.entries().heart = Some(heart.clone());
@@ -251,6 +299,7 @@ impl Cluster {
 
     /// It ends in the middle of whatever it does.
     pub(super) fn kill_heart(&mut self) {
+        self.trace.note(format_args!("the heart is killed"));
         self.book.entries().heart = None;
         if let Some(running) = self.heart.take() {
             running.task.abort();
@@ -258,13 +307,16 @@ impl Cluster {
     }
 
     pub(super) async fn start_node(&mut self, id: &str) {
+        self.trace.note(format_args!("{id} is started"));
         let model = self.models.entry(id.to_owned());
-        let model = model.or_insert_with(|| Model::new(id)).clone();
+        let model = model
+            .or_insert_with(|| Model::new(id, self.trace.clone()))
+            .clone();
         let parts = NodeParts {
             replica: Arc::new(model),
             broker: self.broker.clone(),
             heart: Arc::new(self.book.clone()),
-            clock: Arc::new(self.clock),
+            clock: Arc::new(self.clock.clone()),
         };
         let options = NodeOptions {
             advertise: id.to_owned(),
@@ -278,6 +330,7 @@ impl Cluster {
     }
 
     pub(super) fn kill_node(&mut self, id: &str) {
+        self.trace.note(format_args!("{id} is killed"));
         self.book.entries().nodes.remove(id);
         if let Some(running) = self.nodes.remove(id) {
             running.task.abort();

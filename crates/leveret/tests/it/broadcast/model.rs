@@ -17,6 +17,8 @@ use leveret::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::cluster::Trace;
+
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Contents {
     pub(super) cluster: Option<Arc<str>>,
@@ -33,15 +35,17 @@ pub(super) struct Model {
     disk: Arc<Mutex<Contents>>,
     position: watch::Sender<u64>,
     hangs: Arc<AtomicBool>,
+    trace: Trace,
 }
 
 impl Model {
-    pub(super) fn new(id: &str) -> Model {
+    pub(super) fn new(id: &str, trace: Trace) -> Model {
         Model {
             id: format!("database-{id}").into(),
             disk: Arc::default(),
             position: watch::Sender::new(0),
             hangs: Arc::default(),
+            trace,
         }
     }
 
@@ -162,6 +166,15 @@ impl Replica for Model {
             applied.push(disk.apply(logged));
         }
         self.position.send_replace(disk.position.seq);
+        let (first, last, hash) = (
+            writes.first().map(|write| write.position.seq),
+            disk.position.seq,
+            disk.hash,
+        );
+        self.trace.note(format_args!(
+            "{} applies {first:?} to {last}: {hash:x}",
+            self.id
+        ));
         Ok(applied)
     }
 
@@ -230,6 +243,10 @@ impl Replica for Model {
         }
         *self.disk() = serde_json::from_slice(&printed).unwrap();
         self.position.send_replace(snapshot.position.seq);
+        self.trace.note(format_args!(
+            "{} restores {}",
+            self.id, snapshot.position.seq
+        ));
         Ok(())
     }
 

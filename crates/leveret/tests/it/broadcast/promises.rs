@@ -352,7 +352,7 @@ async fn a_log_is_truncated_behind_a_snapshot() {
 /// While the broker takes nothing, writes are accepted, and nodes fetch them.
 #[tokio::test(start_paused = true)]
 async fn goes_on_without_the_broker() {
-    let broker = Arc::new(super::sim::Faulty::new(1));
+    let broker = Arc::new(super::sim::Faulty::new(1, super::cluster::Trace::new()));
     let cluster = Cluster::start(broker.clone(), &["a", "b"]).await;
     broker.block(true);
     let written = cluster.write("add x", 1, Ack::Accepted).await.unwrap();

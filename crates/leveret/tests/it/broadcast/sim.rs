@@ -1,4 +1,6 @@
-//! Clusters that crash, lose, double and reorder, by seed. Afterwards all is equal, and the history keeps the promises.
+//! Clusters that crash, lose, double and reorder, by seed. Afterwards all is equal, and the history keeps the promises. The same seed gives the
+//! same trace, to the microsecond: random numbers and the time are the test's, all runs on one thread, and nothing that is iterated over or
+//! selected from has an order of its own.
 
 use std::{
     sync::{
@@ -23,7 +25,7 @@ use leveret::{
 };
 
 use super::{
-    cluster::{Cluster, number, question, write},
+    cluster::{Cluster, Trace, number, question, write},
     history::{Call, What, check},
 };
 
@@ -36,6 +38,9 @@ const CALLS: usize = 12;
 /// Seeds of a usual run; `LEVERET_SIM_SEEDS` says another number.
 const SEEDS: u64 = 60;
 
+/// Seeds that are run twice.
+const REPEATED: u64 = 10;
+
 /// A broker that loses, doubles and holds back, and that may take nothing.
 pub(super) struct Faulty {
     inner: MemoryBroker,
@@ -44,11 +49,13 @@ pub(super) struct Faulty {
     /// In a hundred.
     faults: AtomicU64,
     is_blocked: AtomicBool,
+    trace: Trace,
 }
 
 impl Faulty {
-    pub(super) fn new(seed: u64) -> Faulty {
+    pub(super) fn new(seed: u64, trace: Trace) -> Faulty {
         Faulty {
+            trace,
             inner: MemoryBroker::new(),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
             held: Mutex::default(),
@@ -72,9 +79,13 @@ impl Faulty {
         if random.u64(..100) >= self.faults.load(Ordering::Relaxed) {
             let mut all = vec![publication];
             all.append(&mut held);
+            self.trace.note(format_args!("{} are published", all.len()));
             return all;
         }
-        match random.u8(..3) {
+        let fate = random.u8(..3);
+        self.trace
+            .note(format_args!("a publication has fate {fate}"));
+        match fate {
             0 => Vec::new(),
             1 => vec![publication.clone(), publication],
             _ => {
@@ -149,8 +160,8 @@ impl Broker for Faulty {
 }
 
 /// What all clients share: a count of events, and what happened.
-#[derive(Default)]
 struct Recorder {
+    trace: Trace,
     events: AtomicU64,
     numbers: AtomicI64,
     calls: Mutex<Vec<Call>>,
@@ -168,6 +179,7 @@ impl Recorder {
             ended: self.event(),
             what,
         };
+        self.trace.note(format_args!("{call:?}"));
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         calls.push(call);
     }
@@ -265,13 +277,20 @@ async fn unrest(cluster: &mut Cluster, broker: &Faulty, random: &mut fastrand::R
     }
 }
 
-async fn run(seed: u64) {
+async fn run(seed: u64) -> Vec<String> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let broker = Arc::new(Faulty::new(seed));
+    let trace = Trace::new();
+    let broker = Arc::new(Faulty::new(seed, trace.clone()));
     let log = Arc::new(MemoryWriteLog::new("c1"));
-    let mut cluster = Cluster::over(log.clone(), broker.clone(), &["a", "b", "c"]).await;
+    let nodes = ["a", "b", "c"];
+    let mut cluster = Cluster::over(log.clone(), broker.clone(), &nodes, trace.clone(), seed).await;
     broker.misbehave(random.u64(..40));
-    let recorder = Arc::new(Recorder::default());
+    let recorder = Arc::new(Recorder {
+        trace: trace.clone(),
+        events: AtomicU64::default(),
+        numbers: AtomicI64::default(),
+        calls: Mutex::default(),
+    });
     let clients: Vec<_> = (0..CLIENTS)
         .map(|at| {
             let seed = random.u64(..);
@@ -292,6 +311,18 @@ async fn run(seed: u64) {
     assert_eq!(cluster.models["a"].disk().values, expected);
     assert_eq!(cluster.heart().metrics().divergences.get(), 0);
     cluster.stop().await;
+    let lines = trace.lines().clone();
+    lines
+}
+
+fn simulate(seed: u64) -> Vec<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let ran = std::panic::catch_unwind(|| runtime.block_on(run(seed)));
+    ran.unwrap_or_else(|_| panic!("seed {seed}"))
 }
 
 #[test]
@@ -302,12 +333,28 @@ fn keeps_its_promises_whatever_happens() {
         .and_then(|text| text.parse().ok())
         .unwrap_or(SEEDS);
     for seed in 0..seeds {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .start_paused(true)
-            .build()
-            .unwrap();
-        let ran = std::panic::catch_unwind(|| runtime.block_on(run(seed)));
-        assert!(ran.is_ok(), "seed {seed}");
+        simulate(seed);
+    }
+}
+
+#[test]
+fn the_same_seed_repeats_its_trace() {
+    for seed in 0..REPEATED {
+        let (first, second) = (simulate(seed), simulate(seed));
+        assert!(first.len() > 50, "something happened");
+        let differs = first
+            .iter()
+            .zip(&second)
+            .position(|(one, other)| one != other);
+        if let Some(at) = differs {
+            let from = at.saturating_sub(5);
+            let window = |lines: &[String]| lines[from..(at + 3).min(lines.len())].join("\n");
+            panic!(
+                "seed {seed}, line {at}:\n{}\n--- or\n{}",
+                window(&first),
+                window(&second)
+            );
+        }
+        assert_eq!(first.len(), second.len(), "seed {seed}");
     }
 }
