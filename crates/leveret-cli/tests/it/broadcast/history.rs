@@ -113,26 +113,48 @@ fn assert_order_of_time(by_seq: &[Write]) {
     }
 }
 
+/// What was answered by some moment.
+struct Answered(Vec<(Instant, u64)>);
+
+impl Answered {
+    fn of<'a>(writes: impl Iterator<Item = &'a Write>) -> Answered {
+        let mut moments: Vec<_> = writes.map(|write| (write.answered, write.seq)).collect();
+        moments.sort_unstable();
+        let mut highest = 0;
+        for (_, seq) in &mut moments {
+            highest = highest.max(*seq);
+            *seq = highest;
+        }
+        Answered(moments)
+    }
+
+    /// How many, and the highest seq of them.
+    fn by(&self, moment: Instant) -> (u64, u64) {
+        let count = self.0.partition_point(|(answered, _)| *answered <= moment);
+        let highest = count.checked_sub(1).map_or(0, |last| self.0[last].1);
+        (count as u64, highest)
+    }
+}
+
 fn assert_reads(writes: &[Write], reads: &[Read]) {
+    let all = Answered::of(writes.iter());
+    let mut by_client: BTreeMap<usize, Answered> = BTreeMap::new();
     for read in reads {
-        let before = writes.iter().filter(|write| write.answered <= read.asked);
         if read.level == "session" {
-            let own: Vec<u64> = before
-                .filter(|write| write.client == read.client)
-                .map(|write| write.seq)
-                .collect();
-            let last = own.iter().max().copied().unwrap_or(0);
+            let own = by_client.entry(read.client).or_insert_with(|| {
+                Answered::of(writes.iter().filter(|write| write.client == read.client))
+            });
+            let (count, last) = own.by(read.asked);
             assert!(
                 read.seq >= last,
                 "a client does not read its own writes: {read:?}, {last}"
             );
             assert!(
-                read.own >= own.len() as u64,
-                "a client misses writes of its own: {read:?}, {}",
-                own.len()
+                read.own >= count,
+                "a client misses writes of its own: {read:?}, {count}"
             );
         } else {
-            let last = before.map(|write| write.seq).max().unwrap_or(0);
+            let (_, last) = all.by(read.asked);
             assert!(read.seq >= last, "latest is not: {read:?}, {last}");
         }
     }

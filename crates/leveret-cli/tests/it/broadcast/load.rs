@@ -48,6 +48,10 @@ impl Load {
                 "journal",
                 json!({ "sql": "CREATE TABLE journal (id INTEGER PRIMARY KEY, key TEXT NOT NULL, client INTEGER NOT NULL, at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP, luck INTEGER DEFAULT (random()))" }),
             ),
+            (
+                "index",
+                json!({ "sql": "CREATE INDEX journal_of_client ON journal (client)" }),
+            ),
             ("rows", json!({ "statements": cells })),
         ] {
             write(&http, heart, key, &body).await;
