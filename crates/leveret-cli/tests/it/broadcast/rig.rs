@@ -17,7 +17,7 @@ use crate::support::{self, Directory, Ended, Server};
 /// How long anything may take that must happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// How often a condition is looked at that another process brings about.
-const POLL: Duration = Duration::from_millis(20);
+pub(crate) const POLL: Duration = Duration::from_millis(20);
 
 /// A heart and nodes on a broker that others use, too.
 pub(crate) struct Cluster {

@@ -472,7 +472,9 @@ mod tests {
                 fields.values().for_each(|value| references(value, found));
             }
             serde_json::Value::Array(values) => {
-                values.iter().for_each(|value| references(value, found));
+                for value in values {
+                    references(value, found);
+                }
             }
             _ => {}
         }

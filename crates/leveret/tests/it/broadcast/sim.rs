@@ -311,8 +311,7 @@ async fn run(seed: u64) -> Vec<String> {
     assert_eq!(cluster.models["a"].disk().values, expected);
     assert_eq!(cluster.heart().metrics().divergences.get(), 0);
     cluster.stop().await;
-    let lines = trace.lines().clone();
-    lines
+    trace.lines().clone()
 }
 
 fn simulate(seed: u64) -> Vec<String> {
