@@ -26,6 +26,7 @@ Examples:
   eval \"$(cargo xtask servers up)\"          servers for `cargo test` and `leveret`, until `down`
   cargo xtask servers restart rabbitmq      as an operator would, data kept
   cargo xtask servers kill postgres         as a power failure would (SIGKILL), data kept
+  cargo xtask servers ctl list_queues       as `rabbitmqctl` does, at the RabbitMQ in use
   cargo xtask servers down                  stop them and remove their data
   cargo xtask orders                        write examples/data/orders.jsonl again";
 

@@ -94,6 +94,12 @@ pub(crate) enum Action {
     Start { name: Kind },
     /// Stop, then start
     Restart { name: Kind },
+    /// Give RabbitMQ an order of an operator, as `rabbitmqctl` takes it, and print what it says
+    Ctl {
+        /// The order and its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        args: Vec<String>,
+    },
     /// Print the `export …` lines
     Env,
 }
@@ -111,6 +117,7 @@ pub(crate) fn act(action: Action) -> Result<()> {
             fleet.get(name)?.stop()?;
             fleet.get(name)?.start()?;
         }
+        Action::Ctl { args } => rabbitmq::order(current()?.get(Kind::RabbitMq)?, &args)?,
         Action::Env => print!("{}", current()?.exports()?),
     }
     Ok(())

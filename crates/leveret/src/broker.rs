@@ -13,6 +13,7 @@
 //! Publishing before acknowledging is [`Broker::publish_then_ack`]: a crash before it returns redelivers, a crash
 //! after it loses nothing.
 
+mod again;
 pub mod conformance;
 pub(crate) mod connect;
 pub mod dead_letters;
@@ -40,6 +41,7 @@ use tokio::sync::{mpsc, watch};
 use crate::crash::{self, Point};
 
 pub use self::{
+    again::HEADER_AGAIN,
     connect::{connect, connect_late},
     topology::{
         Binding, Delay, EXPIRES_AFTER_MAX, Exchange, ExchangeKind, Queue, Topology,
@@ -357,8 +359,8 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Publishes a batch; results in the order of the batch. `Ok` means durable in every queue it was routed to. A batch
     /// costs one round trip, and batches of several callers overlap. A message that one of its queues does not take because it is
-    /// [full](Queue::length_max) is [`BrokerError::NotAccepted`]; others may have taken it. On an error the message may still have arrived: publish again with
-    /// the same `message_id`.
+    /// [full](Queue::length_max) is [`BrokerError::NotAccepted`]; others may have taken it. On an error the message may still have arrived: publish it
+    /// [again](Publication::again) with the same `message_id`.
     async fn publish(&self, batch: Vec<Publication>) -> Vec<Result<(), BrokerError>>;
 
     /// Publishes, and once everything is confirmed, acks. If a publish fails, nothing is acked: the receipts come back in the error, with
@@ -410,7 +412,7 @@ pub trait Broker: Send + Sync + 'static {
 pub struct Unfinished {
     /// Why. If there are several reasons, the one that waiting helps least.
     pub error: BrokerError,
-    /// What is not confirmed, in its order.
+    /// What is not confirmed, in its order. It may have arrived all the same: what goes again says [so](Publication::again).
     pub left: Vec<Publication>,
     /// What was to be acked afterwards. Empty if the broker was closed: the deliveries have returned to their queues.
     pub receipts: Vec<Receipt>,

@@ -21,7 +21,7 @@ use crate::{
     nodes::Registry,
     one_file::OneFile,
     store::{
-        Batching, Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunRecord,
+        Batching, Committed, Finished, Load, Loaded, NewRun, NewTimer, Progress, RunEnd, RunRecord,
         RunStatus, Started, Store, StoreError, commit_each, load_each, start_each,
     },
 };
@@ -246,6 +246,7 @@ pub(crate) struct Inner {
     starts: Batcher<NewRun, Result<Started, StoreError>>,
     loads: Batcher<(RunId, Load), Result<Option<Loaded>, StoreError>>,
     marks: Batcher<RunId, Result<(), StoreError>>,
+    reminders: Batcher<NewTimer, Result<(), StoreError>>,
     starter: Starter,
     plans: Plans,
     hub: Arc<Hub>,
@@ -301,6 +302,7 @@ impl Engine {
             starts: starts(&store),
             loads: loads(&store),
             marks: marks(&store),
+            reminders: reminders(&store),
             starter: Starter::default(),
             store,
             broker,
@@ -535,6 +537,14 @@ fn marks(store: &Arc<dyn Store>) -> Batcher<RunId, Result<(), StoreError>> {
     })
 }
 
+fn reminders(store: &Arc<dyn Store>) -> Batcher<NewTimer, Result<(), StoreError>> {
+    let store = store.clone();
+    Batcher::new(CALL_MAX, 1, move |batch: Vec<NewTimer>| {
+        let store = store.clone();
+        async move { vec![store.set_timers(&batch).await; batch.len()] }
+    })
+}
+
 fn loads(store: &Arc<dyn Store>) -> Batcher<(RunId, Load), Result<Option<Loaded>, StoreError>> {
     let store = store.clone();
     Batcher::new(CALL_MAX, CALLS_MAX, move |batch: Vec<(RunId, Load)>| {
@@ -670,6 +680,11 @@ impl Inner {
     ) -> Result<Option<(RunEnd, bool)>, StoreError> {
         let cancel = || self.store.cancel(run_id, at);
         Ok(self.durably(cancel).await?.0)
+    }
+
+    async fn remind(&self, timer: NewTimer) -> Result<(), StoreError> {
+        let set = || async { self.reminders.submit(timer.clone()).await? };
+        self.durably(set).await.map(drop)
     }
 
     async fn set_redeliveries(&self, key: &StepKey, count: u32) -> Result<(), StoreError> {

@@ -351,6 +351,17 @@ pub struct NodeValue {
     pub via: Option<EdgeIx>,
 }
 
+/// A wake-up call to set, for a step of a run that is recorded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewTimer {
+    /// The step.
+    pub key: StepKey,
+    /// When it is due.
+    pub due: Timestamp,
+    /// How often it was due before.
+    pub attempts: u32,
+}
+
 /// A wake-up call that is due.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timer {
@@ -544,6 +555,9 @@ pub trait Store: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<Timer>, StoreError>;
 
+    /// Sets timers, each in the place of the one that its step has. When it returns, this is durable; a crash before may leave some of them.
+    async fn set_timers(&self, timers: &[NewTimer]) -> Result<(), StoreError>;
+
     /// Removes claimed timers, each only if nobody claimed it or set it anew since. To be called when what they call for is published.
     ///
     /// When it returns, this is durable. A crash before may leave timers, which are due again when their claim ends. Calling again is
@@ -553,7 +567,8 @@ pub trait Store: Send + Sync + 'static {
     /// When the next timer is due.
     async fn next_timer(&self) -> Result<Option<Timestamp>, StoreError>;
 
-    /// Marks running runs as [unbegun](NewRun::UNBEGUN): their first jobs could not be published. When it returns, this is durable.
+    /// Marks runs as [unbegun](NewRun::UNBEGUN): their first jobs are not confirmed. Also those that have ended: their jobs may have been
+    /// delivered all the same, and what tells of the end lost. When it returns, this is durable.
     async fn mark_unbegun(&self, runs: &[RunId]) -> Result<(), StoreError>;
 
     /// Claims up to `limit` unbegun runs, by their ids: the oldest first, as ids are ordered by time. Each is due for the reconciler at
@@ -577,7 +592,8 @@ pub trait Store: Send + Sync + 'static {
         limit: u32,
     ) -> Result<(Vec<RunId>, u32), StoreError>;
 
-    /// Keeps running runs from [`claim_stalled`](Self::claim_stalled) until then: a worker has a job of theirs. Nothing is brought forward.
+    /// Keeps running runs from [`claim_stalled`](Self::claim_stalled) until then: a worker has a job of theirs. Nothing is brought forward, and
+    /// what is unbegun stays so.
     async fn put_off(&self, runs: &[RunId], until: Timestamp) -> Result<(), StoreError>;
 
     /// What is recorded of a run's course.

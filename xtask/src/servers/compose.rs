@@ -73,6 +73,11 @@ impl Container {
         }
     }
 
+    /// Runs a program in the container.
+    pub(crate) fn execute(&self, argv: &[&str]) -> Result<()> {
+        self.compose(&[&["exec", "--no-TTY", &self.service], argv].concat())
+    }
+
     fn compose(&self, args: &[&str]) -> Result<()> {
         let mut command = Command::new("docker");
         command

@@ -6,10 +6,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::Kind;
-use super::instance::{Daemon, Instance, Program, environment};
+use super::instance::{Backing, Daemon, Instance, Program, environment};
 use crate::{paths, ports};
 
 /// Where Debian and Red Hat keep the script itself; their `rabbitmq-server` on the `PATH` changes the user.
@@ -98,6 +98,30 @@ pub(crate) fn plan(dir: &Path, port: u16, distribution_port: u16) -> Result<Inst
             helper: Some(helper),
         },
     ))
+}
+
+/// Gives the broker an order of an operator.
+pub(crate) fn order(broker: &Instance, args: &[String]) -> Result<()> {
+    let program = match &broker.backing {
+        Backing::Program(program) => program,
+        Backing::Container(container) => {
+            let args = args.iter().map(String::as_str);
+            let order: Vec<&str> = ["rabbitmqctl"].into_iter().chain(args).collect();
+            return container.execute(&order);
+        }
+    };
+    let ctl = Path::new(SCRIPT).with_file_name("rabbitmqctl");
+    let ctl = Some(ctl).filter(|path| path.is_file());
+    let ctl = ctl.or_else(|| paths::program("rabbitmqctl"));
+    let ctl = ctl.context("rabbitmqctl is not installed")?;
+    let mut command = vec![ctl.display().to_string()];
+    command.extend_from_slice(args);
+    let status = program.daemon.command(&command).status();
+    let status = status.context("cannot run rabbitmqctl")?;
+    if !status.success() {
+        bail!("`rabbitmqctl {}` failed ({status})", args.join(" "));
+    }
+    Ok(())
 }
 
 /// A nearly full disk shall not block the publishers of a test.

@@ -26,6 +26,8 @@ mod messages;
 mod outages;
 // A step that ends its worker's process.
 mod poison;
+// RabbitMQ is there and refuses what is published.
+mod refusals;
 // Runs are started while RabbitMQ is away.
 mod starts;
 // Workers are killed.

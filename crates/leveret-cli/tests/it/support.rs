@@ -99,12 +99,13 @@ impl Server {
     }
 
     /// As [`start`](Self::start), by a command of one's own.
-    pub(crate) fn of(mut command: Command) -> Server {
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
+    pub(crate) fn of(command: Command) -> Server {
+        Server::logging_to(Stdio::inherit(), command)
+    }
+
+    /// As [`of`](Self::of), with a place for the log.
+    pub(crate) fn logging_to(log: impl Into<Stdio>, mut command: Command) -> Server {
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();

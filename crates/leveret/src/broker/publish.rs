@@ -1,8 +1,8 @@
 //! Publishing that persists: what all who publish call.
 //!
 //! A batch goes out at once. Where only some of it is confirmed, only the others go again, after pauses that grow: a queue that is full, or
-//! was deleted, holds up what must go there and nothing else, and what was confirmed is never sent a second time. If exchange, queue or
-//! binding are gone, they are declared again first.
+//! was deleted, holds up what must go there and nothing else, and what was confirmed is never sent a second time. What goes again
+//! [says so](Publication::again). If exchange, queue or binding are gone, they are declared again first.
 //!
 //! A message whose exchange routes it to several queues, one of which is full, is not confirmed as a whole: each try gives the others a
 //! copy with the same `message_id`. The pauses bound how many.
@@ -112,7 +112,7 @@ pub async fn all(
         if !tries.again(&unfinished).await {
             return Err(unfinished);
         }
-        left = unfinished.left;
+        left = again(unfinished.left);
     }
 }
 
@@ -133,13 +133,17 @@ pub async fn all_then_ack(
             return Ok(());
         };
         let has_receipts = !unfinished.receipts.is_empty();
-        let again = tries.again(&unfinished).await;
+        let goes_on = tries.again(&unfinished).await;
         let is_gone = has_receipts && !unfinished.receipts.iter().any(Receipt::is_open);
-        if !again || is_gone {
+        if !goes_on || is_gone {
             return Err(unfinished);
         }
-        (left, open) = (unfinished.left, unfinished.receipts);
+        (left, open) = (again(unfinished.left), unfinished.receipts);
     }
+}
+
+fn again(left: Vec<Publication>) -> Vec<Publication> {
+    left.into_iter().map(Publication::again).collect()
 }
 
 struct Tries<'a> {

@@ -35,7 +35,7 @@ use super::{
     wire::{BadJob, Job},
 };
 use crate::{
-    broker::Publication,
+    broker::{Message, Publication},
     store::{
         Committed, ErrorCode, Finished, Load, NewRun, NodeValue, Outcome, RunStatus, Started,
         StepError, StepStatus, StoreError, commit::ending_of,
@@ -49,6 +49,13 @@ const PURE_STEPS_MAX: usize = 64;
 pub(crate) enum Disposal {
     /// Publish these, then ack.
     Done(Vec<Publication>),
+    /// The run has ended: publish its completion, then ack. Whenever the step's job is published again, it comes to this again.
+    Ended {
+        completion: Publication,
+        step: StepKey,
+        /// Of the job.
+        attempts: u32,
+    },
     /// The message can never be handled: publish it to the dead-letter queue with this reason (and publish these), then ack.
     Dead(String, Vec<Publication>),
 }
@@ -65,11 +72,33 @@ pub(crate) enum DriveError {
     Suspected(u32),
 }
 
+/// How a job comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Coming {
+    /// For the first time, as far as is known. If its step is recorded it is a mere copy: another delivery sees to what follows.
+    Once,
+    /// It may have been [published before](Publication::again), delivered and lost, so that nobody sees to what follows.
+    PublishedAgain,
+    /// It was delivered before, and perhaps ended its worker.
+    Redelivered,
+}
+
+impl Coming {
+    /// Of a delivery of this message.
+    pub(crate) fn of(message: &Message, redelivered: bool) -> Coming {
+        match redelivered {
+            true => Coming::Redelivered,
+            false if message.is_again() => Coming::PublishedAgain,
+            false => Coming::Once,
+        }
+    }
+}
+
 /// Handles the body of a delivery. One that is suspected needs a turn.
 pub(crate) async fn drive(
     inner: &Arc<Inner>,
     body: &[u8],
-    redelivered: bool,
+    coming: Coming,
     turn: Option<&Turn>,
 ) -> Result<Disposal, DriveError> {
     let job = Job::decode(body, inner.options.message_bytes_max)?;
@@ -80,8 +109,8 @@ pub(crate) async fn drive(
             plan.workflow.id, job.node_id
         ))
     })?;
-    let mut drive = Drive::new(inner, plan, job.execution_id.clone(), redelivered);
-    drive.turn = turn;
+    let mut drive = Drive::new(inner, plan, job.execution_id.clone(), coming);
+    (drive.turn, drive.job) = (turn, (node, job.attempts));
     if job.cancel {
         drive.cancel(job.cancelled_at).await?;
         return Ok(drive.disposal());
@@ -93,13 +122,13 @@ pub(crate) async fn drive(
     }
     let _turn = inner
         .underway
-        .turn(&job.execution_id, &job.node_id, redelivered)
+        .turn(&job.execution_id, &job.node_id, drive.comes_again())
         .await;
     drive.known.run_input.clone_from(&job.input);
     let ready = Ready { node, via: job.via };
     if job.workflow.is_some() {
         drive.first(&job, ready).await?;
-    } else if job.fresh && !redelivered && job.input.is_some() {
+    } else if job.fresh && !drive.comes_again() && job.input.is_some() {
         drive
             .trail
             .begin(drive.plan.workflow.graph.starts().len() == 1);
@@ -117,9 +146,9 @@ pub(crate) async fn drive_new(
     new: NewRun,
     node: NodeIx,
 ) -> Result<Disposal, DriveError> {
-    let mut drive = Drive::new(inner, plan, new.run_id, false);
+    let mut drive = Drive::new(inner, plan, new.run_id, Coming::Once);
     drive.known.run_input = Some(new.input);
-    drive.unseen = true;
+    (drive.unseen, drive.job) = (true, (node, 0));
     drive.trail.begin(true);
     drive.chain(Ready { node, via: None }, 0, false).await?;
     Ok(drive.disposal())
@@ -152,14 +181,18 @@ struct Drive<'a> {
     inner: &'a Arc<Inner>,
     plan: Arc<Plan>,
     run_id: RunId,
-    redelivered: bool,
+    coming: Coming,
     turn: Option<&'a Turn>,
+    /// The job's node, and its attempts.
+    job: (NodeIx, u32),
     /// The run's start is on its way to the disk: until something is recorded, which goes there behind it, nothing can be loaded.
     unseen: bool,
     known: Known,
     /// Steps that were executed and are not recorded yet, for status messages.
     begun: Vec<Begun>,
     publications: Vec<Publication>,
+    /// Whether the run's completion is among them.
+    tells_end: bool,
     trail: Trail,
     steps: u32,
     dead: Option<String>,
@@ -175,27 +208,64 @@ struct Begun {
 }
 
 impl Drive<'_> {
-    fn new(inner: &Arc<Inner>, plan: Arc<Plan>, run_id: RunId, redelivered: bool) -> Drive<'_> {
+    fn new(inner: &Arc<Inner>, plan: Arc<Plan>, run_id: RunId, coming: Coming) -> Drive<'_> {
         Drive {
             inner,
             plan,
             run_id,
-            redelivered,
+            coming,
             turn: None,
+            job: (0, 0),
             unseen: false,
             known: Known::default(),
             begun: Vec::new(),
             publications: Vec::new(),
+            tells_end: false,
             trail: Trail::default(),
             steps: 0,
             dead: None,
         }
     }
 
-    fn disposal(self) -> Disposal {
-        match self.dead {
-            Some(reason) => Disposal::Dead(reason, self.publications),
-            None => Disposal::Done(self.publications),
+    /// Whether nobody else may see to what follows from steps that are recorded.
+    fn comes_again(&self) -> bool {
+        self.coming != Coming::Once
+    }
+
+    /// Whether the broker may have lost this very delivery, too, and others have seen to its job already. What others recorded is then gone on
+    /// with by jobs of their own: whatever this delivery records beyond it, nobody would tell of.
+    fn may_be_lost(&self) -> bool {
+        self.coming == Coming::PublishedAgain
+    }
+
+    fn is_redelivered(&self) -> bool {
+        self.coming == Coming::Redelivered
+    }
+
+    fn disposal(mut self) -> Disposal {
+        if let Some(reason) = self.dead {
+            return Disposal::Dead(reason, self.publications);
+        }
+        let (node, attempts) = self.job;
+        let step = self.key(node);
+        match self.publications.pop() {
+            Some(completion) if self.tells_end && self.publications.is_empty() => Disposal::Ended {
+                completion,
+                step,
+                attempts,
+            },
+            last => {
+                self.publications.extend(last);
+                Disposal::Done(self.publications)
+            }
+        }
+    }
+
+    fn key(&self, node: NodeIx) -> StepKey {
+        StepKey {
+            run_id: self.run_id.clone(),
+            node_id: self.plan.node_id(node).clone(),
+            scope: Scope::root(),
         }
     }
 
@@ -238,7 +308,7 @@ impl Drive<'_> {
                 self.inner.metrics.runs_started.inc();
                 self.known.run_input = Some(input);
                 for &node in starts.iter().filter(|&&node| node != ready.node) {
-                    self.publish_job(Ready { node, via: None }, 0);
+                    self.publish_job(Ready { node, via: None }, false);
                 }
                 self.trail.begin(starts.len() == 1);
                 self.chain(
@@ -258,7 +328,7 @@ impl Drive<'_> {
                         return Err(BadJob::OtherInput(self.run_id.clone()).into());
                     }
                 }
-                if self.redelivered {
+                if self.comes_again() {
                     let begin = decide_start(&plan.workflow.graph).ready;
                     return self.resume(begin).await;
                 }
@@ -273,14 +343,14 @@ impl Drive<'_> {
     async fn later(&mut self, job: &Job, ready: Ready) -> Result<(), DriveError> {
         let load = Load {
             step: Some((self.node_ref(ready.node), Scope::root())),
-            redeliveries: self.redelivered,
+            redeliveries: self.is_redelivered(),
             ..self.wanted(ready, true)
         };
         let Some(loaded) = self.inner.load(&self.run_id, load.clone()).await? else {
             return Err(BadJob::UnknownRun(self.run_id.clone()).into());
         };
         self.expect_definition(&loaded.workflow_hash)?;
-        if self.redelivered
+        if self.is_redelivered()
             && loaded.redeliveries >= self.inner.options.deliveries_max
             && matches!(loaded.step, Some((StepStatus::Failed, _)))
         {
@@ -288,7 +358,7 @@ impl Drive<'_> {
             self.dead = Some(given_up(loaded.redeliveries));
         }
         if loaded.status != RunStatus::Running {
-            if self.redelivered {
+            if self.comes_again() {
                 self.repeat_completion().await?;
             }
             return Ok(());
@@ -300,7 +370,7 @@ impl Drive<'_> {
                     .await
             }
             Some((StepStatus::Waiting, _)) => Ok(()),
-            Some(_) if self.redelivered => self.resume([ready]).await,
+            Some(_) if self.comes_again() => self.resume([ready]).await,
             Some(_) => {
                 self.inner.metrics.duplicates.inc();
                 Ok(())
@@ -320,7 +390,8 @@ impl Drive<'_> {
         Err(BadJob::OtherDefinition(self.run_id.clone()).into())
     }
 
-    /// Goes on from what is committed: publishes what should be running, or goes on with it here if it is a single step.
+    /// Goes on from what is committed: publishes again what should be running, or goes on with it here if it is a single step of a delivery that
+    /// comes again if it is lost.
     async fn resume(&mut self, from: impl IntoIterator<Item = Ready>) -> Result<(), DriveError> {
         let from: Vec<Ready> = from.into_iter().collect();
         loop {
@@ -334,9 +405,9 @@ impl Drive<'_> {
             let (marks, joins) = progress.resolve(&self.plan.workflow)?;
             let graph = &self.plan.workflow.graph;
             let ready = unfinished(graph, from.iter().copied(), &marks, &joins);
-            let [single] = ready[..] else {
+            let (&[single], false) = (&ready[..], self.may_be_lost()) else {
                 for ready in ready {
-                    self.publish_job(ready, 0);
+                    self.publish_job(ready, true);
                 }
                 return Ok(());
             };
@@ -367,15 +438,11 @@ impl Drive<'_> {
         woken: bool,
         counted: u32,
     ) -> Result<(), DriveError> {
-        if !self.redelivered {
+        if !self.is_redelivered() {
             return self.chain(ready, attempts, woken).await;
         }
         let inner = self.inner;
-        let key = StepKey {
-            run_id: self.run_id.clone(),
-            node_id: self.plan.node_id(ready.node).clone(),
-            scope: Scope::root(),
-        };
+        let key = self.key(ready.node);
         if counted > 0 && !self.turn.is_some_and(|turn| turn.serves(counted)) {
             return Err(DriveError::Suspected(counted));
         }
@@ -409,9 +476,9 @@ impl Drive<'_> {
         self.dead = Some(message);
         let now = self.inner.clock.now();
         let finished = self.finished(ready, attempts, now, outcome);
-        if let Some(decision) = self.record(&[finished]).await? {
+        if let Some(Follows { decision, again }) = self.record(&[finished]).await? {
             for next in decision.ready {
-                self.publish_job(next, 0);
+                self.publish_job(next, again);
             }
         }
         Ok(())
@@ -442,7 +509,7 @@ impl Drive<'_> {
                 continue;
             }
             executed.push(finished);
-            let Some(decision) = self.record(&executed).await? else {
+            let Some(Follows { decision, again }) = self.record(&executed).await? else {
                 return Ok(());
             };
             executed.clear();
@@ -452,10 +519,10 @@ impl Drive<'_> {
                 self.known.forget_context();
             }
             match decision.ready[..] {
-                [next] if inline => ready = next,
+                [next] if inline && !(again && self.may_be_lost()) => ready = next,
                 _ => {
                     for next in decision.ready {
-                        self.publish_job(next, 0);
+                        self.publish_job(next, again);
                     }
                     return Ok(());
                 }
@@ -648,7 +715,7 @@ impl Drive<'_> {
     }
 
     /// Commits steps, then does what follows from the last: tells observers and those who wait. `None`: nothing follows.
-    async fn record(&mut self, batch: &[Arc<Finished>]) -> Result<Option<Decision>, DriveError> {
+    async fn record(&mut self, batch: &[Arc<Finished>]) -> Result<Option<Follows>, DriveError> {
         let inner = self.inner;
         let begun = std::mem::take(&mut self.begun);
         let (results, ambiguous) = inner.commit_durably(batch).await?;
@@ -680,7 +747,7 @@ impl Drive<'_> {
                 Committed::Over(_) => {
                     self.spare(ambiguous);
                     // Perhaps by this very step, in a call that lost its answer.
-                    if ambiguous || self.redelivered {
+                    if ambiguous || self.comes_again() {
                         self.repeat_completion().await?;
                     }
                     return Ok(None);
@@ -692,9 +759,12 @@ impl Drive<'_> {
             }
         }
         match last {
-            Some(decision) => Ok(Some(decision)),
+            Some(decision) => Ok(Some(Follows {
+                decision,
+                again: false,
+            })),
             // Recorded by another, or by this very call before it lost its answer: in doubt, go on from what is committed.
-            None if ambiguous || self.redelivered => {
+            None if ambiguous || self.comes_again() => {
                 let from = batch.last().map(|finished| Ready {
                     node: finished.node,
                     via: finished.via,
@@ -710,9 +780,13 @@ impl Drive<'_> {
                 self.known.forget_steps();
                 let (marks, joins) = progress.resolve(&self.plan.workflow)?;
                 let ready = unfinished(&self.plan.workflow.graph, from, &marks, &joins);
-                Ok(Some(Decision {
+                let decision = Decision {
                     ready,
                     ..Decision::default()
+                };
+                Ok(Some(Follows {
+                    decision,
+                    again: true,
                 }))
             }
             None => {
@@ -729,14 +803,23 @@ impl Drive<'_> {
         }
     }
 
-    fn publish_job(&mut self, ready: Ready, attempts: u32) {
+    /// Publishes the job of a step; `again` if it may have been published before.
+    fn publish_job(&mut self, ready: Ready, again: bool) {
         let job = Job {
             via: ready.via,
-            attempts,
             ..self.plan.job(&self.run_id, ready.node)
         };
-        self.publications.push(self.inner.names.job(&job));
+        let job = self.inner.names.job(&job);
+        self.publications
+            .push(if again { job.again() } else { job });
     }
+}
+
+/// What follows from steps that are recorded.
+struct Follows {
+    decision: Decision,
+    /// Not from this call: the jobs of what is ready may have been published before.
+    again: bool,
 }
 
 fn given_up(redeliveries: u32) -> String {

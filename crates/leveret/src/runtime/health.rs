@@ -9,6 +9,8 @@ use std::{
     },
 };
 
+use tokio::time::Instant;
+
 /// A part that readiness depends on. The names are part of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -56,6 +58,8 @@ impl fmt::Display for What {
 #[derive(Debug)]
 struct Held {
     holders: usize,
+    /// Something was put off until then: if nobody says more, it was published.
+    until: Option<Instant>,
     reason: String,
 }
 
@@ -110,6 +114,7 @@ impl Health {
             let mut all = self.lock();
             let held = all.entry(what).or_insert_with(|| Held {
                 holders: 0,
+                until: None,
                 reason: String::new(),
             });
             held.holders += 1;
@@ -121,12 +126,30 @@ impl Health {
         }
     }
 
+    /// As [`hold_back`](Self::hold_back), until then.
+    pub(crate) fn put_off(self: &Arc<Self>, what: What, reason: impl fmt::Display, until: Instant) {
+        let _held = self.hold_back(what, reason);
+        if let Some(held) = self.lock().get_mut(&what) {
+            held.until = held.until.max(Some(until));
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<What, Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|what, held| held.lasts(*what, Instant::now()));
+        held
     }
 }
 
 impl Held {
+    fn lasts(&self, what: What, now: Instant) -> bool {
+        let lasts = self.holders > 0 || self.until.is_some_and(|until| until > now);
+        if !lasts {
+            tracing::info!("{what} wait no more");
+        }
+        lasts
+    }
+
     fn tell(&mut self, what: What, reason: &impl fmt::Display) {
         let reason = reason.to_string();
         if self.reason != reason {
@@ -155,21 +178,35 @@ impl HeldBack {
 
 impl Drop for HeldBack {
     fn drop(&mut self) {
-        let mut all = self.health.lock();
-        let Some(held) = all.get_mut(&self.what) else {
-            return;
-        };
-        held.holders -= 1;
-        if held.holders == 0 {
-            all.remove(&self.what);
-            tracing::info!("{} wait no more", self.what);
+        if let Some(held) = self.health.lock().get_mut(&self.what) {
+            held.holders -= 1;
         }
+        // Forgets it, and says so.
+        drop(self.health.lock());
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::sleep;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_put_off_is_held_back_until_its_time() {
+        let health = Arc::new(Health::default());
+        let at = |seconds| Instant::now() + Duration::from_secs(seconds);
+        health.put_off(What::Successors, "full", at(5));
+        health.put_off(What::Successors, "full", at(3));
+        drop(health.hold_back(What::Successors, "full"));
+        sleep(Duration::from_millis(4_999)).await;
+        assert!(!health.get(Part::Publishing));
+        sleep(Duration::from_millis(2)).await;
+        assert!(health.get(Part::Publishing));
+        assert!(health.reasons().is_empty());
+    }
 
     /// Not ready as long as one of them holds something back, and the reason is the last one.
     #[test]

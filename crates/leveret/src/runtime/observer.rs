@@ -299,7 +299,7 @@ impl Publisher {
                     Remedy::Declare => missing = true,
                     Remedy::Wait => {}
                 }
-                again.push(publication);
+                again.push(publication.again());
                 reason = Some(error);
             }
             left = again;

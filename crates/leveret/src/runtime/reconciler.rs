@@ -76,7 +76,8 @@ async fn revive(inner: &Inner, run_id: &RunId) -> Result<(), FireError> {
         "run {run_id} is stalled; publishing its jobs again"
     );
     inner.metrics.reconciled.inc();
-    let jobs = jobs.iter().map(|job| inner.names.job(job)).collect();
+    let jobs = jobs.iter().map(|job| inner.names.job(job).again());
+    let jobs = jobs.collect();
     for result in inner.broker.publish(jobs).await {
         result?;
         inner.metrics.published.inc();

@@ -253,7 +253,9 @@ async fn publish(inner: &Inner, claimed: &[(RunId, WorkflowHash)]) -> Option<Bro
             }
         };
         for &node in plan.workflow.graph.starts() {
-            jobs.push(inner.names.job_from_client(&plan.job(run_id, node)));
+            // It may have been under way before, and delivered.
+            let job = inner.names.job_from_client(&plan.job(run_id, node));
+            jobs.push(job.again());
             owners.push(run_id);
         }
     }

@@ -1,8 +1,8 @@
 //! Durable timers: wakes steps that sleep or wait for their next attempt.
 //!
 //! A timer is a row in the store; memory holds only when the next one is due. Firing is claim, publish, confirm, remove: a crash in
-//! between fires again, and the step that was woken before makes that harmless. What is claimed and cannot be published is tried again for as
-//! long as the claim holds; then it is anybody's.
+//! between fires again, and the step that was woken before makes that harmless. What is claimed and not confirmed is tried again until it is:
+//! it may have woken its step, which ended the timer, and the broker may have lost what follows. When the claim is over, others may try, too.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -61,39 +61,38 @@ impl TimerHints {
 /// was not published is due again when the claim ends.
 pub(crate) async fn run_once(inner: &Inner, now: Timestamp) -> Result<usize, FireError> {
     let timers = inner.store.claim_timers(now, CLAIM, BATCH).await?;
-    let (fired, left) = fire(inner, timers).await?;
-    match left {
-        Some((_, error)) => Err(error.into()),
-        None => Ok(fired),
-    }
+    fire(inner, timers, &mut Vec::new()).await
 }
 
-/// Publishes the jobs of claimed timers and removes these. Returns how many, and those that the broker did not take, with its last reason.
+/// Publishes the jobs of claimed timers and removes these; returns how many. Those that are not confirmed are `held` afterwards. What is published and
+/// cannot be removed is due again when its claim ends.
 async fn fire(
     inner: &Inner,
     timers: Vec<Timer>,
-) -> Result<(usize, Option<(Vec<Timer>, BrokerError)>), StoreError> {
+    held: &mut Vec<Timer>,
+) -> Result<usize, FireError> {
     if timers.is_empty() {
-        return Ok((0, None));
+        return Ok(0);
     }
     let jobs = timers
         .iter()
-        .map(|timer| inner.names.job(&job_of(timer)))
+        // Whoever claimed it before may have died after this.
+        .map(|timer| inner.names.job(&job_of(timer)).again())
         .collect();
-    let (mut published, mut left, mut refusal) = (Vec::new(), Vec::new(), None);
+    let (mut published, mut refusal) = (Vec::new(), None);
     for (timer, result) in timers.into_iter().zip(inner.broker.publish(jobs).await) {
         match result {
             Ok(()) => published.push(timer),
             Err(error) => {
-                left.push(timer);
+                held.push(timer);
                 refusal = Some(error);
             }
         }
     }
-    inner.store.remove_timers(&published).await?;
     inner.metrics.timers_fired.add(published.len() as u64);
     inner.metrics.published.add(published.len() as u64);
-    Ok((published.len(), refusal.map(|error| (left, error))))
+    inner.store.remove_timers(&published).await?;
+    refusal.map_or(Ok(published.len()), |error| Err(error.into()))
 }
 
 /// Why timers were not fired; they are due again later.
@@ -180,21 +179,15 @@ pub(crate) async fn run(inner: Arc<Inner>, mut shutdown: watch::Receiver<bool>) 
     }
 }
 
-/// Fires what is held of an earlier claim, else what is due now. What the broker does not take is held.
+/// Fires what is held of earlier claims, else what is due now. What the broker does not confirm is held: a batch at most.
 async fn fire_next(inner: &Inner, held: &mut Vec<Timer>) -> Result<usize, FireError> {
-    let now = inner.clock.now();
-    held.retain(|timer| timer.claimed_until > now);
     let timers = if held.is_empty() {
+        let now = inner.clock.now();
         inner.store.claim_timers(now, CLAIM, BATCH).await?
     } else {
         std::mem::take(held)
     };
-    let (fired, left) = fire(inner, timers).await?;
-    if let Some((left, error)) = left {
-        *held = left;
-        return Err(error.into());
-    }
-    Ok(fired)
+    fire(inner, timers, held).await
 }
 
 /// How long nothing is due, as far as the store and the hints say.

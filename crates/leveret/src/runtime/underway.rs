@@ -1,5 +1,5 @@
-//! Jobs that this process drives now. A job that comes again while it is driven here, because the connection that it came by was lost, waits
-//! until that is over: what it asks for is being done, and it then goes on from what was recorded.
+//! Jobs that this process drives now. A job that comes again while it is driven here, because the connection that it came by was lost or nobody
+//! confirmed it, waits until that is over: what it asks for is being done, and it then goes on from what was recorded.
 
 use std::{
     collections::HashMap,
@@ -29,11 +29,11 @@ impl Underway {
         &self,
         run_id: &RunId,
         node_id: &NodeId,
-        redelivered: bool,
+        comes_again: bool,
     ) -> Option<Turn<'_>> {
         let key = (run_id.clone(), node_id.clone());
         let lock = self.jobs().entry(key.clone()).or_default().clone();
-        let lock = if redelivered {
+        let lock = if comes_again {
             lock.lock_owned().await
         } else {
             lock.try_lock_owned().ok()?

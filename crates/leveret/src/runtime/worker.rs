@@ -1,11 +1,12 @@
 //! The worker: takes jobs from the queue, drives each to its end, drains on shutdown.
 
 use std::{
+    error::Error,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use leveret_core::ids::RunId;
+use leveret_core::ids::{RunId, StepKey};
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinError,
@@ -14,16 +15,19 @@ use tokio::{
 
 use super::{
     Inner,
-    drive::{Disposal, DriveError, drive},
+    drive::{Coming, Disposal, DriveError, drive},
     health::{Part, What},
     suspects::{Lane, Turn, acquit},
     wire::Job,
 };
-use crate::broker::{
-    BrokerError, ConsumeOptions, ConsumerState, Delivery, Publication, Receipt, Unfinished,
-    publish::{self, Persist},
-    pump::{Event, Place, Pump},
-    work::dead_letter,
+use crate::{
+    broker::{
+        BrokerError, ConsumeOptions, ConsumerState, Delivery, Publication, Receipt, Unfinished,
+        publish::{self, Pauses, Persist},
+        pump::{Event, Place, Pump},
+        work::dead_letter,
+    },
+    store::NewTimer,
 };
 
 /// How a worker takes jobs.
@@ -50,6 +54,14 @@ impl Default for WorkerOptions {
 
 /// Pause before something that this process cannot do now is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// Pauses before a completion that was refused is tried again.
+const LATER: Pauses = Pauses {
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(30),
+};
+/// So long after that it is published, or known to be refused again.
+const LATER_MARGIN: Duration = Duration::from_secs(5);
 
 /// How long a worker that stops may take to tell the store that it does so by itself.
 const ACQUIT_TIME_MAX: Duration = Duration::from_secs(1);
@@ -255,9 +267,11 @@ async fn handle(inner: Arc<Inner>, delivery: Delivery, place: Place) -> Handled 
         return Handled::Settled;
     };
     inner.observer.room().await;
-    let driven = match &delivery.flaw {
-        Some(flaw) => Ok(Disposal::Dead(flaw.to_string(), Vec::new())),
-        None => drive(&inner, &delivery.message.body, redelivered, None).await,
+    let driven = if let Some(flaw) = &delivery.flaw {
+        Ok(Disposal::Dead(flaw.to_string(), Vec::new()))
+    } else {
+        let coming = Coming::of(&delivery.message, redelivered);
+        drive(&inner, &delivery.message.body, coming, None).await
     };
     if let Err(DriveError::Suspected(counted)) = driven {
         return Handled::Suspected(Box::new(delivery), counted);
@@ -274,7 +288,8 @@ async fn handle_in_turn(
     place: Place,
 ) -> Handled {
     inner.observer.room().await;
-    let driven = drive(&inner, &delivery.message.body, true, Some(&turn)).await;
+    let (body, coming) = (&delivery.message.body, Coming::Redelivered);
+    let driven = drive(&inner, body, coming, Some(&turn)).await;
     if let Err(DriveError::Suspected(counted)) = driven {
         return Handled::Suspected(Box::new(delivery), counted);
     }
@@ -294,20 +309,24 @@ pub(crate) async fn finish(
     driven: Result<Disposal, DriveError>,
     place: Option<&Place>,
 ) {
-    let (mut publications, reason) = match driven {
-        Ok(Disposal::Done(publications)) => (publications, None),
-        Ok(Disposal::Dead(reason, publications)) => (publications, Some(reason)),
-        Err(DriveError::Bad(bad)) => (Vec::new(), Some(bad.to_string())),
+    let (mut publications, mut ended, mut reason) = (Vec::new(), None, None);
+    match driven {
+        Ok(Disposal::Done(all)) => publications = all,
+        Ok(Disposal::Ended {
+            completion,
+            step,
+            attempts,
+        }) => {
+            publications.push(completion);
+            ended = Some((step, attempts));
+        }
+        Ok(Disposal::Dead(why, all)) => (publications, reason) = (all, Some(why)),
+        Err(DriveError::Bad(bad)) => reason = Some(bad.to_string()),
         // Those are handled again instead.
         Err(DriveError::Suspected(_)) => return delivery.receipt.requeue(),
-        Err(DriveError::Store(error)) => {
-            // What can be repeated was, until it worked: this is a store that is closing, or one that refuses.
-            tracing::error!(%error, "a job cannot be executed and returns to its queue");
-            tokio::time::sleep(PAUSE).await;
-            inner.metrics.requeued.inc();
-            return delivery.receipt.requeue();
-        }
-    };
+        // What can be repeated was, until it worked: this is a store that is closing, or one that refuses.
+        Err(DriveError::Store(error)) => return give_back(inner, &error, [delivery.receipt]).await,
+    }
     if let Some(reason) = reason {
         inner.metrics.dead_letters.inc();
         tracing::warn!(%reason, "a job goes to the dead-letter queue");
@@ -320,14 +339,28 @@ pub(crate) async fn finish(
             now,
         ));
     }
-    settle(inner, publications, delivery.receipt, place).await;
+    settle(inner, publications, delivery.receipt, ended, place).await;
 }
 
-/// Publishes, then acks; until that works, or the connection that the delivery came by is gone and the job with it.
+/// Returns jobs to their queue that cannot be executed here now.
+async fn give_back(
+    inner: &Inner,
+    error: &(dyn Error + Sync),
+    receipts: impl IntoIterator<Item = Receipt>,
+) {
+    tracing::error!(%error, "a job cannot be brought to its end and returns to its queue");
+    tokio::time::sleep(PAUSE).await;
+    inner.metrics.requeued.inc();
+    receipts.into_iter().for_each(Receipt::requeue);
+}
+
+/// Publishes, then acks; until that works, or the connection that the delivery came by is gone and the job with it. If the run has `ended`,
+/// and a queue refuses its completion, that is [told later](tell_later).
 async fn settle(
     inner: &Arc<Inner>,
     publications: Vec<Publication>,
     receipt: Receipt,
+    ended: Option<(StepKey, u32)>,
     place: Option<&Place>,
 ) {
     if publications.is_empty() {
@@ -348,8 +381,27 @@ async fn settle(
         }
     };
     let persist = Persist::new(&inner.topology).telling(&on_failure);
-    let receipts = vec![receipt];
-    let settled = publish::all_then_ack(&*inner.broker, publications, receipts, &persist).await;
+    let once = Persist {
+        deadline: Some(Instant::now()),
+        ..persist
+    };
+    let (first, receipts) = (ended.as_ref().map_or(&persist, |_| &once), vec![receipt]);
+    let settled = publish::all_then_ack(&*inner.broker, publications, receipts, first).await;
+    let settled = match (settled, ended) {
+        (Err(unfinished), Some(ended)) if unfinished.receipts.iter().any(Receipt::is_open) => {
+            let Unfinished {
+                error,
+                left,
+                receipts,
+            } = unfinished;
+            if let BrokerError::NotAccepted { .. } = error {
+                return tell_later(inner, ended, &error, receipts).await;
+            }
+            let left = left.into_iter().map(Publication::again).collect();
+            publish::all_then_ack(&*inner.broker, left, receipts, &persist).await
+        }
+        (settled, _) => settled,
+    };
     let left = settled
         .as_ref()
         .map_or_else(|error| error.left.len(), |()| 0);
@@ -360,13 +412,35 @@ async fn settle(
         Err(unfinished) if unfinished.error.is_retryable() => {}
         Err(Unfinished {
             error, receipts, ..
-        }) => {
-            tracing::error!(%error, "what follows from a job cannot be published; the job returns to its queue");
-            tokio::time::sleep(PAUSE).await;
-            inner.metrics.requeued.inc();
-            receipts.into_iter().for_each(Receipt::requeue);
-        }
+        }) => give_back(inner, &error, receipts).await,
     }
+}
+
+/// A run has ended and a queue refuses its completion: a timer has the job published again, which then tells of the end. So no delivery waits for
+/// that queue, and the others go on.
+///
+/// Acks when the timer is durable. A crash before that redelivers.
+async fn tell_later(
+    inner: &Arc<Inner>,
+    (key, attempts): (StepKey, u32),
+    refusal: &BrokerError,
+    receipts: Vec<Receipt>,
+) {
+    let pause = LATER.after(attempts);
+    let due = inner.clock.now() + pause;
+    let timer = NewTimer {
+        key,
+        due,
+        attempts: attempts.saturating_add(1),
+    };
+    if let Err(error) = inner.remind(timer).await {
+        return give_back(inner, &error, receipts).await;
+    }
+    let told_by = Instant::now() + pause + LATER_MARGIN;
+    inner.health.put_off(What::Successors, refusal, told_by);
+    inner.timers.hint(due);
+    inner.metrics.acked.inc();
+    receipts.into_iter().for_each(Receipt::ack);
 }
 
 #[cfg(test)]

@@ -97,6 +97,7 @@ pub const CASES: &[Case] = cases![
     waiting::claim_hides_until_it_ends,
     waiting::claims_are_bounded_and_earliest_first,
     waiting::remove_only_if_unchanged,
+    waiting::timers_are_set_for_runs_that_ended,
     waiting::next_timer_is_the_earliest,
     waiting::retry_overtakes,
     waiting::completion_removes_its_own_timer_only,

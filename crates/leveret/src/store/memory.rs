@@ -16,8 +16,8 @@ use leveret_core::{
 };
 
 use super::{
-    Committed, Finished, Load, Loaded, NewRun, NodeValue, Outcome, Progress, RunEnd, RunFilter,
-    RunRecord, RunStatus, Started, StepRecord, StepStatus, Store, StoreError, Timer,
+    Committed, Finished, Load, Loaded, NewRun, NewTimer, NodeValue, Outcome, Progress, RunEnd,
+    RunFilter, RunRecord, RunStatus, Started, StepRecord, StepStatus, Store, StoreError, Timer,
     WorkflowRecord,
     commit::{decide_finished, fails_run, key_of, mark_of, passed_status, status_of},
 };
@@ -47,7 +47,7 @@ struct Run {
 
 impl Run {
     fn is_unbegun(&self) -> bool {
-        self.record.status == RunStatus::Running && self.reconcile_at == NewRun::UNBEGUN
+        self.reconcile_at == NewRun::UNBEGUN
     }
 }
 
@@ -403,6 +403,25 @@ impl Store for MemoryStore {
             .collect())
     }
 
+    async fn set_timers(&self, timers: &[NewTimer]) -> Result<(), StoreError> {
+        let mut state = self.state();
+        for NewTimer { key, due, attempts } in timers {
+            let Some(run) = state.runs.get(&key.run_id) else {
+                continue;
+            };
+            let timer = Timer {
+                key: key.clone(),
+                workflow_id: run.record.workflow_id.clone(),
+                workflow_hash: run.record.workflow_hash,
+                via: None,
+                attempts: *attempts,
+                claimed_until: *due,
+            };
+            state.timers.insert(key.clone(), Timed { due: *due, timer });
+        }
+        Ok(())
+    }
+
     async fn remove_timers(&self, timers: &[Timer]) -> Result<(), StoreError> {
         let mut state = self.state();
         for timer in timers {
@@ -479,7 +498,9 @@ impl Store for MemoryStore {
     async fn put_off(&self, runs: &[RunId], until: Timestamp) -> Result<(), StoreError> {
         let mut state = self.state();
         for run_id in runs {
-            if let Some(run) = state.runs.get_mut(run_id) {
+            if let Some(run) = state.runs.get_mut(run_id)
+                && !run.is_unbegun()
+            {
                 run.reconcile_at = run.reconcile_at.max(until);
             }
         }

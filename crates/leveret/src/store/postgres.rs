@@ -16,8 +16,8 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use self::workflows::Known;
 use super::{
-    Batching, Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunFilter, RunRecord,
-    Started, StepRecord, Store, StoreError, Timer, WorkflowRecord,
+    Batching, Committed, Finished, Load, Loaded, NewRun, NewTimer, Progress, RunEnd, RunFilter,
+    RunRecord, Started, StepRecord, Store, StoreError, Timer, WorkflowRecord,
 };
 use crate::postgres::{PLANS_BY_KEY, Pool, PoolOptions};
 use async_trait::async_trait;
@@ -32,7 +32,10 @@ use leveret_core::{
 const COMPONENT: &str = "store";
 
 /// In order; the version is how many have been applied.
-const MIGRATIONS: &[&str] = &[include_str!("postgres/schema.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("postgres/schema.sql"),
+    include_str!("postgres/unbegun.sql"),
+];
 
 /// How to reach PostgreSQL, and how much of it to use.
 #[derive(Clone)]
@@ -209,6 +212,10 @@ impl Store for PostgresStore {
         limit: u32,
     ) -> Result<Vec<Timer>, StoreError> {
         Ok(timers::claim(&self.0.writes, now, claim, limit).await?)
+    }
+
+    async fn set_timers(&self, timers: &[NewTimer]) -> Result<(), StoreError> {
+        Ok(timers::set(&self.0.writes, timers).await?)
     }
 
     async fn remove_timers(&self, timers: &[Timer]) -> Result<(), StoreError> {

@@ -21,13 +21,16 @@ use leveret_core::{
 use rusqlite::{Row, types::FromSql};
 
 use super::{
-    Batching, Committed, Finished, Load, Loaded, NewRun, Progress, RunEnd, RunFilter, RunRecord,
-    Started, StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
+    Batching, Committed, Finished, Load, Loaded, NewRun, NewTimer, Progress, RunEnd, RunFilter,
+    RunRecord, Started, StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
 };
 use crate::sqlite::{Database, DatabaseError, Session};
 
 /// What was applied once never changes; add to the end.
-const MIGRATIONS: &[&str] = &[include_str!("sqlite/schema.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("sqlite/schema.sql"),
+    include_str!("sqlite/unbegun.sql"),
+];
 
 /// The store. Clones share the file.
 #[derive(Clone, Debug)]
@@ -284,6 +287,12 @@ impl Store for SqliteStore {
             return Ok(Vec::new());
         }
         self.write(move |session| timers::claim(session, now, until, limit))
+            .await
+    }
+
+    async fn set_timers(&self, timers: &[NewTimer]) -> Result<(), StoreError> {
+        let timers = timers.to_vec();
+        self.write(move |session| timers::set(session, &timers))
             .await
     }
 

@@ -1,13 +1,16 @@
 //! What a completion message tells.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use leveret::{
     Connected,
-    broker::{ConsumeOptions, Message, Publication},
+    broker::{Binding, ConsumeOptions, Message, Publication, Queue, Topology},
     connect,
     core::{json::Json, parse::workflow_from_json},
-    runtime::{Engine, EngineOptions, EngineParts, Publish, Roles, RunResult, StartRequest},
+    runtime::{
+        Engine, EngineOptions, EngineParts, Part, Publish, Roles, RunResult, StartRequest,
+        WorkerOptions,
+    },
 };
 use serde_json::{Value, json};
 
@@ -251,4 +254,59 @@ async fn it_comes_once_for_cancellations_at_the_same_time() {
     let stats = engine.broker().queue_stats(&queue).await;
     assert_eq!(stats.expect("the queue is there").ready, 0);
     assert_eq!(engine.metrics().dead_letters.get(), 0);
+}
+
+/// A queue of others gets completions, too, and is full: more runs end than the worker takes deliveries, readiness tells what waits, and all
+/// completions come when there is room.
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_holds_up_nothing_else() {
+    const RUNS: usize = 12;
+    let parts = EngineParts {
+        clock: Arc::new(PausedClock::new("r", Instant::now())),
+        ..in_memory()
+    };
+    let roles = Roles {
+        worker: Some(WorkerOptions {
+            concurrency: 2,
+            prefetch: 4,
+            ..WorkerOptions::default()
+        }),
+        ..Roles::all()
+    };
+    let engine = serving(parts, roles).await;
+    let names = engine.names().clone();
+    let audit = Topology {
+        queues: vec![Queue::plain("audit").length_max(1)],
+        bindings: vec![Binding {
+            queue: "audit".into(),
+            exchange: names.exchange,
+            routing_key: names.completion,
+        }],
+        ..Topology::default()
+    };
+    engine.broker().declare(&audit).await.expect("declares");
+    let mut missing = BTreeSet::new();
+    for _ in 0..RUNS {
+        let ended = tokio::time::timeout(Duration::from_secs(60), run(&engine, "x")).await;
+        let result = ended.expect("the run ends");
+        missing.insert(format!("{}/completion", result.run_id));
+    }
+    // Through several tries.
+    for _ in 0..50 {
+        tokio::time::sleep(Duration::from_millis(999)).await;
+        assert_eq!(engine.not_ready(true).await, [Part::Publishing]);
+    }
+    assert_eq!(engine.held_back().len(), 1, "{:?}", engine.held_back());
+
+    let queue = ConsumeOptions::queue("audit");
+    let mut completions = engine.broker().consume(queue).await.expect("consumes");
+    while !missing.is_empty() {
+        let next = tokio::time::timeout(Duration::from_secs(60), completions.next()).await;
+        let delivery = next.ok().flatten().expect("the completion comes");
+        missing.remove(&*delivery.message.message_id.clone().expect("has an id"));
+        delivery.receipt.ack();
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(engine.not_ready(true).await, []);
+    assert_eq!(engine.store().next_timer().await.expect("answers"), None);
 }

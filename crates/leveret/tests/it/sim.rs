@@ -1,4 +1,5 @@
-//! Simulation: two workers run a handful of workflows over a store and a broker that delay, fail, lose answers, duplicate and crash, by a seed.
+//! Simulation: two workers run a handful of workflows over a store and a broker that delay, fail, lose answers and jobs, duplicate and crash, by a
+//! seed.
 //!
 //! Checked for each seed: every accepted run ends exactly once and as it would without faults, or cancelled; each step is recorded once; every
 //! run has its completion; nothing is dead-lettered, nothing is left in the queue. The same seed gives the same trace.
@@ -12,7 +13,11 @@ use std::{
 };
 
 use leveret::{
-    broker::{Broker, ConsumeOptions, memory::MemoryBroker},
+    broker::{
+        Broker, ConsumeOptions,
+        memory::MemoryBroker,
+        publish::{self, Persist},
+    },
     core::{ids::RunId, json::Json, parse::workflow_from_json, workflow::Workflow},
     runtime::{
         Engine, EngineOptions, EngineParts, Publish, Roles, StartRequest, StatusMessages,
@@ -23,7 +28,7 @@ use leveret::{
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::Instant};
 
-use self::chaos::{ChaosBroker, ChaosStore, Life, World};
+use self::chaos::{ChaosBroker, ChaosStore, Life, LosingBroker, World};
 use crate::harness::{PausedClock, blueprint, registry, summary};
 
 /// Workflows that between them have everything: chains, joins, routes, failures, fallbacks, retries, sleeps. What each comes to.
@@ -70,15 +75,19 @@ struct Simulation {
 
 impl Simulation {
     async fn engine(&self, name: &str, life: Option<&Life>) -> Engine {
+        let broker = Arc::new(LosingBroker {
+            inner: self.broker.clone(),
+            world: self.world.clone(),
+        });
         let (store, broker): (Arc<dyn Store>, Arc<dyn Broker>) = match life {
-            None => (self.store.clone(), self.broker.clone()),
+            None => (self.store.clone(), broker),
             Some(life) => (
                 Arc::new(ChaosStore {
                     inner: self.store.clone(),
                     life: life.clone(),
                 }),
                 Arc::new(ChaosBroker {
-                    inner: self.broker.clone(),
+                    inner: broker,
                     life: life.clone(),
                 }),
             ),
@@ -156,8 +165,8 @@ async fn simulate_async(seed: u64) -> Vec<String> {
         quiet: Duration::from_secs(if seed.is_multiple_of(2) { 20 } else { 1 << 30 }),
     });
     let client = simulation.engine("client", None).await;
-    let mut completions = client
-        .broker()
+    let mut completions = simulation
+        .broker
         .consume(ConsumeOptions {
             prefetch: 10_000,
             ..ConsumeOptions::queue(client.names().completion.clone())
@@ -263,13 +272,10 @@ async fn begin(client: &Engine, n: u32, run_id: &RunId, mut definition: Value) {
     let message = leveret::broker::Message::json(serde_json::to_vec(&body).expect("prints"));
     let publication =
         leveret::broker::Publication::to_queue(client.names().execution.clone(), message);
-    for result in client
-        .broker()
-        .publish(vec![publication.clone(), publication])
-        .await
-    {
-        result.expect("publishes");
-    }
+    let twice = vec![publication.clone(), publication];
+    let topology = leveret::broker::Topology::default();
+    let published = publish::all(&**client.broker(), twice, &Persist::new(&topology)).await;
+    published.expect("publishes");
 }
 
 async fn until_ended(client: &Engine, run_id: &RunId) -> leveret::runtime::RunResult {

@@ -112,8 +112,7 @@ async fn rabbitmq_crashes() {
     endure(
         "kill-rabbitmq",
         &["rabbitmq"],
-        // A job that was delivered and not confirmed yet may be lost with the broker's memory.
-        Reconciler::Always,
+        Reconciler::Never,
         &[Outage::Crash],
     )
     .await;

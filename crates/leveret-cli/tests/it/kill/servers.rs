@@ -116,12 +116,21 @@ impl Servers {
 
     /// Gives an order, such as `kill rabbitmq`, and waits until it is done.
     pub(crate) async fn order(&self, order: &str, server: &str) {
-        let mut command = self.command(&[order, server]);
+        self.perform(&[order, server]).await;
+    }
+
+    /// As `rabbitmqctl`.
+    pub(crate) async fn rabbitmqctl(&self, arguments: &[&str]) {
+        self.perform(&[&["ctl"], arguments].concat()).await;
+    }
+
+    async fn perform(&self, arguments: &[&str]) {
+        let mut command = self.command(arguments);
         let output = tokio::task::spawn_blocking(move || command.output())
             .await
             .expect("no panic")
             .expect("xtask starts");
-        assert!(output.status.success(), "{order} {server}: {output:?}");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
     }
 
     fn command(&self, arguments: &[&str]) -> Command {

@@ -25,7 +25,7 @@ const BEFORE: Duration = Duration::from_secs(2);
 const AWAY: Duration = Duration::from_secs(20);
 /// What a start may take at the median, and at most.
 const START_MEDIAN: Duration = Duration::from_millis(200);
-const START_MAX: Duration = Duration::from_secs(2);
+pub(super) const START_MAX: Duration = Duration::from_secs(2);
 /// How long after RabbitMQ's return all runs are done.
 const DONE_WITHIN: Duration = Duration::from_secs(10);
 
@@ -109,7 +109,7 @@ async fn outage(servers: Servers) -> (Instant, Servers) {
 }
 
 /// One start, which is accepted; its run, and how long the answer took.
-async fn start(http: Client, url: String) -> (RunId, Duration) {
+pub(super) async fn start(http: Client, url: String) -> (RunId, Duration) {
     let begun = Instant::now();
     let answer = http.post(url).send().await.expect("the server answers");
     let latency = begun.elapsed();

@@ -155,7 +155,7 @@ async fn gives_up_at_the_deadline() {
     let persist = Persist::until(&topology, begun + Duration::from_millis(500));
     let batch = vec![to("full", "1"), to("q", "2")];
     let unfinished = all(&*broker, batch, &persist).await.unwrap_err();
-    assert_eq!(unfinished.left, [to("full", "1")]);
+    assert_eq!(unfinished.left, [to("full", "1").again()]);
     assert!(unfinished.error.is_retryable());
     // Once more when the time is over, not later.
     assert_eq!(begun.elapsed(), Duration::from_millis(500));
@@ -204,7 +204,7 @@ async fn what_is_missing_for_good_is_told() {
     let unfinished = all(&*broker, batch, &Persist::new(&topology))
         .await
         .unwrap_err();
-    assert_eq!(unfinished.left, [to("nowhere", "1")]);
+    assert_eq!(unfinished.left, [to("nowhere", "1").again()]);
     assert!(matches!(unfinished.error, BrokerError::Unroutable { .. }));
     assert_eq!(broker.sent().len(), 2 + DECLARED_MAX as usize);
     assert_eq!(ready(&broker, "q").await, 1);

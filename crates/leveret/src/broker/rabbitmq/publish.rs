@@ -142,7 +142,7 @@ struct Lane {
 
 impl Lane {
     /// Publishes a chunk. The broker closes the channel over a message that it refuses, and does not always say which one. Then all that
-    /// are not confirmed go again, each for itself, so that only the one to blame fails.
+    /// are not confirmed go [again](Publication::again), each for itself, so that only the one to blame fails.
     async fn publish(&mut self, chunk: &[&Publication], deadline: Instant) -> Vec<Outcome> {
         let (mut outcomes, refused) = self.attempt(chunk, deadline).await;
         let Some(error) = refused else {
@@ -162,7 +162,8 @@ impl Lane {
     }
 
     async fn publish_alone(&mut self, publication: &Publication, deadline: Instant) -> Outcome {
-        let (outcomes, refused) = self.attempt(&[publication], deadline).await;
+        let again = publication.clone().again();
+        let (outcomes, refused) = self.attempt(&[&again], deadline).await;
         let outcome = outcomes.into_iter().next();
         refused.map_or_else(
             || outcome.unwrap_or_else(|| Err(lost_error())),

@@ -84,6 +84,7 @@ impl Drive<'_> {
             .filter(|whole| whole.message.body.len() <= bytes_max)
             .unwrap_or_else(|| names.completion(&completion(Map::new()).without_context()));
         self.publications.push(publication);
+        self.tells_end = true;
         Ok(())
     }
 

@@ -26,7 +26,7 @@ fn drive_of<'a>(engine: &'a Engine, definition: &Value) -> Drive<'a> {
     let inner = &engine.inner;
     let workflow = workflow_from_json(definition, None).expect("valid");
     let plan = inner.plans.insert(Arc::new(workflow), &inner.registry);
-    Drive::new(inner, plan, inner.clock.new_run_id(), false)
+    Drive::new(inner, plan, inner.clock.new_run_id(), Coming::Once)
 }
 
 /// Begins the run, and drives it from its only start node.

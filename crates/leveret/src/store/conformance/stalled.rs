@@ -170,7 +170,7 @@ async fn claim_unbegun(world: &World, until: i64, limit: u32) -> Vec<RunId> {
     claimed.map(|(run_id, _)| run_id).collect()
 }
 
-/// The oldest first, each to one caller; what is unbegun is not stalled, and what was claimed may be.
+/// The oldest first, each to one caller, whether or not it has ended; what is unbegun is not stalled, and what was claimed may be.
 pub(super) async fn unbegun_runs_are_claimed_once(world: &mut World) {
     let runs = unbegun(world, &["r3", "r1", "r2", "ended"]).await;
     let ids =
@@ -179,8 +179,8 @@ pub(super) async fn unbegun_runs_are_claimed_once(world: &mut World) {
     begin(world, "begun", 500).await;
     assert_eq!(claim(world, 500).await, (vec!["begun".to_owned()], 1));
 
-    assert_eq!(claim_unbegun(world, 2000, 2).await, ids(&[1, 2]));
-    assert_eq!(claim_unbegun(world, 2000, 2).await, ids(&[0]));
+    assert_eq!(claim_unbegun(world, 2000, 2).await, ids(&[3, 1]));
+    assert_eq!(claim_unbegun(world, 2000, 9).await, ids(&[2, 0]));
     assert_eq!(claim_unbegun(world, 2000, 2).await, []);
     let hash = world.run_record(&runs[0]).await.workflow_hash;
     assert_eq!(hash, runs[0].workflow.hash);
@@ -194,20 +194,22 @@ pub(super) async fn unbegun_runs_are_claimed_once(world: &mut World) {
     );
 }
 
-/// Also one that was claimed before, or of which steps are recorded; not one that has ended or is unknown.
+/// Also one that was claimed before, or has ended; and it stays so when a worker has a job of it.
 pub(super) async fn a_run_is_marked_unbegun(world: &mut World) {
     let fresh = begin(world, "fresh", 500).await;
     let ended = begin(world, "ended", 500).await;
     world.store.cancel(&ended.id, world.at(1)).await.unwrap();
-    let all = [fresh.id.clone(), ended.id, world.run_id("unknown")];
+    let all = [ended.id, fresh.id.clone(), world.run_id("unknown")];
     for until in [2000, 3000] {
         world.store.mark_unbegun(&all).await.unwrap();
         world.store.mark_unbegun(&[]).await.unwrap();
-        assert_eq!(claim_unbegun(world, until, 10).await, all[..1]);
+        assert_eq!(claim_unbegun(world, until, 10).await, all[..2]);
     }
     assert_eq!(claim(world, 2999).await, (vec![], 0));
     world.store.mark_unbegun(&all).await.unwrap();
     world.store.put_off(&all, world.at(4000)).await.unwrap();
-    assert_eq!(claim_unbegun(world, 5000, 10).await, [], "a worker has it");
+    assert_eq!(claim_unbegun(world, 3000, 10).await, all[..2]);
+    world.store.put_off(&all, world.at(4000)).await.unwrap();
+    assert_eq!(claim(world, 3999).await, (vec![], 0));
     assert_eq!(claim(world, 4000).await, (vec!["fresh".to_owned()], 1));
 }

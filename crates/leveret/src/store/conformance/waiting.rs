@@ -3,9 +3,12 @@
 use serde_json::json;
 
 use super::world::{World, assert_over, assert_repeated, error, ms, node_id, ready, recorded};
-use leveret_core::{ids::Scope, time::Timestamp};
+use leveret_core::{
+    ids::{Scope, StepKey},
+    time::Timestamp,
+};
 
-use crate::store::{Finished, Load, RunStatus, StepStatus};
+use crate::store::{Finished, Load, NewTimer, RunStatus, StepStatus};
 
 pub(super) async fn timer_is_due_at_its_time(world: &mut World) {
     let run = world.run("r", &world.flow("a>b", &json!({}))).await;
@@ -105,6 +108,46 @@ pub(super) async fn remove_only_if_unchanged(world: &mut World) {
     world.store.remove_timers(&newer).await.unwrap();
     world.store.remove_timers(&newer).await.unwrap();
     assert!(world.claim(world.at(9999), ms(1)).await.is_empty());
+}
+
+/// In the place of what is set for the step; not for a run that is unknown.
+pub(super) async fn timers_are_set_for_runs_that_ended(world: &mut World) {
+    let run = world.run("r", &world.flow("a>b", &json!({}))).await;
+    world.record(run.waiting("a", 1, world.at(10))).await;
+    world.store.cancel(&run.id, world.at(20)).await.unwrap();
+    let key = run.done("a").key();
+    let timer = |due, attempts| NewTimer {
+        key: key.clone(),
+        due: world.at(due),
+        attempts,
+    };
+    let unknown = NewTimer {
+        key: StepKey {
+            run_id: world.run_id("unknown"),
+            ..key.clone()
+        },
+        ..timer(5, 1)
+    };
+    world.store.set_timers(&[]).await.unwrap();
+    world
+        .store
+        .set_timers(&[timer(30, 1), unknown])
+        .await
+        .unwrap();
+    assert!(world.claim(world.at(29), ms(9)).await.is_empty());
+    let claimed = world.claim(world.at(30), ms(9)).await;
+    assert_eq!(claimed.len(), 1);
+    assert_eq!((&claimed[0].key, claimed[0].via), (&key, None));
+    assert_eq!(claimed[0].workflow_hash, run.workflow.hash);
+
+    // Set anew while it was claimed.
+    world.store.set_timers(&[timer(60, 2)]).await.unwrap();
+    world.store.remove_timers(&claimed).await.unwrap();
+    let claimed = world.claim(world.at(60), ms(9)).await;
+    let attempts: Vec<u32> = claimed.iter().map(|timer| timer.attempts).collect();
+    assert_eq!(attempts, [2]);
+    world.store.remove_timers(&claimed).await.unwrap();
+    assert!(world.claim(world.at(9999), ms(9)).await.is_empty());
 }
 
 pub(super) async fn next_timer_is_the_earliest(world: &mut World) {

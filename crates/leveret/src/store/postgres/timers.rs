@@ -1,7 +1,7 @@
 //! Timers, redeliveries, and the reconciler's claims: rows that workers take from each other. Claims skip rows that another one is just
 //! taking, so nobody waits.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use leveret_core::{
     ids::{RunId, Scope, StepKey},
@@ -16,7 +16,10 @@ use super::{
 };
 use crate::{
     postgres::Pool,
-    store::{StoreError, Timer, commit::edge_from_i64},
+    store::{
+        NewTimer, StoreError, Timer,
+        commit::{edge_from_i64, edge_to_i64},
+    },
 };
 
 const CLAIM: &str = "
@@ -30,6 +33,13 @@ const CLAIM: &str = "
     )
     SELECT c.run_id, c.node_id, c.scope, c.via, c.attempts, r.workflow_id, r.workflow_hash
     FROM claimed c JOIN runs r ON r.run_id = c.run_id";
+
+const SET: &str = "
+    INSERT INTO timers (run_id, node_id, scope, due_at_ms, attempts, via)
+    SELECT n.run_id, n.node_id, n.scope, n.due_at_ms, n.attempts, $6
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[]) AS n (run_id, node_id, scope, due_at_ms, attempts)
+    ON CONFLICT (run_id, node_id, scope)
+    DO UPDATE SET due_at_ms = excluded.due_at_ms, attempts = excluded.attempts, via = excluded.via";
 
 const REMOVE: &str = "
     DELETE FROM timers t USING unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[])
@@ -59,12 +69,12 @@ const STALLED: &str = "
 /// [`NewRun::UNBEGUN`](crate::store::NewRun::UNBEGUN) is -1.
 const MARK_UNBEGUN: &str = "
     UPDATE runs SET reconcile_at_ms = -1 WHERE run_id IN (
-        SELECT run_id FROM runs WHERE run_id = ANY($1) AND ended_at_ms IS NULL ORDER BY run_id FOR NO KEY UPDATE
+        SELECT run_id FROM runs WHERE run_id = ANY($1) ORDER BY run_id FOR NO KEY UPDATE
     )";
 
 const CLAIM_UNBEGUN: &str = "
     WITH unbegun AS (
-        SELECT run_id FROM runs WHERE ended_at_ms IS NULL AND reconcile_at_ms = -1
+        SELECT run_id FROM runs WHERE reconcile_at_ms = -1
         ORDER BY run_id LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
     )
     UPDATE runs r SET reconcile_at_ms = $1 FROM unbegun u WHERE r.run_id = u.run_id
@@ -72,7 +82,8 @@ const CLAIM_UNBEGUN: &str = "
 
 const PUT_OFF: &str = "
     UPDATE runs SET reconcile_at_ms = $2 WHERE run_id IN (
-        SELECT run_id FROM runs WHERE run_id = ANY($1) AND ended_at_ms IS NULL AND reconcile_at_ms < $2
+        SELECT run_id FROM runs
+        WHERE run_id = ANY($1) AND ended_at_ms IS NULL AND reconcile_at_ms < $2 AND reconcile_at_ms <> -1
         FOR UPDATE SKIP LOCKED
     )";
 
@@ -114,6 +125,26 @@ fn timer_at(row: &Row, claimed_until: Timestamp) -> Result<Timer, StoreError> {
         workflow_hash: hash_at(row, 6)?,
         claimed_until,
     })
+}
+
+pub(super) async fn set(pool: &Pool, timers: &[NewTimer]) -> Result<(), Failure> {
+    // One of each step, as a statement sets a row once.
+    let timers: BTreeMap<&StepKey, &NewTimer> =
+        timers.iter().map(|timer| (&timer.key, timer)).collect();
+    if timers.is_empty() {
+        return Ok(());
+    }
+    let runs: Vec<&str> = timers.keys().map(|key| key.run_id.as_str()).collect();
+    let nodes: Vec<&str> = timers.keys().map(|key| key.node_id.as_str()).collect();
+    let scopes: Vec<&str> = timers.keys().map(|key| key.scope.as_str()).collect();
+    let due: Vec<i64> = timers.values().map(|timer| timer.due.0).collect();
+    let attempts: Vec<i64> = timers.values().map(|timer| timer.attempts.into()).collect();
+    let via = edge_to_i64(None);
+    pool.lease()
+        .await?
+        .query(SET, &[&runs, &nodes, &scopes, &due, &attempts, &via])
+        .await?;
+    Ok(())
 }
 
 pub(super) async fn remove(pool: &Pool, timers: &[Timer]) -> Result<(), Failure> {

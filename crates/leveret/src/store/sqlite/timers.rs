@@ -10,7 +10,10 @@ use leveret_core::{
 use rusqlite::{Row, params};
 
 use super::{Session, hash, id, numbers};
-use crate::store::{NewRun, StoreError, Timer, commit::edge_from_i64};
+use crate::store::{
+    NewRun, NewTimer, StoreError, Timer,
+    commit::{edge_from_i64, edge_to_i64},
+};
 
 pub(super) fn next(session: &Session<'_>) -> Result<Option<Timestamp>, StoreError> {
     let due = session.row::<_, StoreError>("SELECT min(due_at_ms) FROM timers", [], |row| {
@@ -82,6 +85,25 @@ fn timer(row: &Row<'_>, claimed_until: Timestamp) -> Result<Timer, StoreError> {
         workflow_hash: hash(row, 6)?,
         claimed_until,
     })
+}
+
+pub(super) fn set(session: &Session<'_>, timers: &[NewTimer]) -> Result<(), StoreError> {
+    for NewTimer { key, due, attempts } in timers {
+        session.execute(
+            "INSERT INTO timers (run_id, node_id, scope, due_at_ms, attempts, via) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (run_id, node_id, scope)
+             DO UPDATE SET due_at_ms = excluded.due_at_ms, attempts = excluded.attempts, via = excluded.via",
+            params![
+                key.run_id.as_str(),
+                key.node_id.as_str(),
+                key.scope.as_str(),
+                due.0,
+                attempts,
+                edge_to_i64(None),
+            ],
+        )?;
+    }
+    Ok(())
 }
 
 pub(super) fn remove(session: &Session<'_>, timers: &[Timer]) -> Result<(), StoreError> {
@@ -160,7 +182,7 @@ fn last_step(session: &Session<'_>, run_id: &RunId) -> Result<Option<Timestamp>,
 pub(super) fn mark_unbegun(session: &Session<'_>, runs: &[RunId]) -> Result<(), StoreError> {
     for run_id in runs {
         session.execute(
-            "UPDATE runs SET reconcile_at_ms = ?2 WHERE run_id = ?1 AND status = 'running'",
+            "UPDATE runs SET reconcile_at_ms = ?2 WHERE run_id = ?1",
             params![run_id.as_str(), NewRun::UNBEGUN.0],
         )?;
     }
@@ -173,9 +195,9 @@ pub(super) fn unbegun(
     limit: u32,
 ) -> Result<Vec<(RunId, WorkflowHash)>, StoreError> {
     session.rows(
-        "SELECT run_id, workflow_hash FROM runs WHERE status = 'running' AND reconcile_at_ms = ?1
-         ORDER BY run_id LIMIT ?2",
-        params![NewRun::UNBEGUN.0, limit],
+        // `NewRun::UNBEGUN`.
+        "SELECT run_id, workflow_hash FROM runs WHERE reconcile_at_ms = -1 ORDER BY run_id LIMIT ?1",
+        [limit],
         |row| Ok((id(row, 0)?, hash(row, 1)?)),
     )
 }
@@ -189,7 +211,7 @@ pub(super) fn claim_unbegun(
     let mut claimed = Vec::with_capacity(runs.len());
     for run in runs {
         let count = session.execute(
-            "UPDATE runs SET reconcile_at_ms = ?2 WHERE run_id = ?1 AND status = 'running' AND reconcile_at_ms = ?3",
+            "UPDATE runs SET reconcile_at_ms = ?2 WHERE run_id = ?1 AND reconcile_at_ms = ?3",
             params![run.0.as_str(), until.0, NewRun::UNBEGUN.0],
         )?;
         claimed.extend((count > 0).then(|| run.clone()));
@@ -204,8 +226,9 @@ pub(super) fn put_off(
 ) -> Result<(), StoreError> {
     for run_id in runs {
         session.execute(
-            "UPDATE runs SET reconcile_at_ms = ?2 WHERE run_id = ?1 AND status = 'running' AND reconcile_at_ms < ?2",
-            params![run_id.as_str(), until.0],
+            "UPDATE runs SET reconcile_at_ms = ?2
+             WHERE run_id = ?1 AND status = 'running' AND reconcile_at_ms < ?2 AND reconcile_at_ms <> ?3",
+            params![run_id.as_str(), until.0, NewRun::UNBEGUN.0],
         )?;
     }
     Ok(())

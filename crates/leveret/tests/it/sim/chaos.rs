@@ -1,5 +1,7 @@
 //! A store and a broker that delay, fail, lose answers, duplicate and crash, by a seed; and write down what they did.
 
+mod losing;
+
 use std::{
     future::Future,
     sync::{Arc, Mutex},
@@ -19,11 +21,13 @@ use leveret::{
         workflow::{Workflow, WorkflowHash},
     },
     store::{
-        Committed, Finished, Load, Loaded, NewRun, Outcome, Progress, RunEnd, RunFilter, RunRecord,
-        Started, StepRecord, Store, StoreError, Timer, WorkflowRecord,
+        Committed, Finished, Load, Loaded, NewRun, NewTimer, Outcome, Progress, RunEnd, RunFilter,
+        RunRecord, Started, StepRecord, Store, StoreError, Timer, WorkflowRecord,
     },
 };
 use tokio::sync::watch;
+
+pub(crate) use self::losing::LosingBroker;
 
 /// What the whole simulation shares: randomness by the seed, and what happened.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub(crate) struct World {
     crashes_left: u32,
     /// How many more calls fail.
     failures_left: u32,
+    /// How many more jobs are lost by the broker before it confirms them, while somebody executes them.
+    losses_left: u32,
     pub(crate) trace: Vec<String>,
     /// Steps recorded as final, and ends of runs, as often as it was said.
     pub(crate) recorded: Vec<String>,
@@ -40,11 +46,15 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// Jobs are lost where no process crashes: who published one that was lost publishes it again.
     pub(crate) fn new(seed: u64) -> Arc<Mutex<World>> {
         let mut random = fastrand::Rng::with_seed(seed);
+        let (crashes, losses) = (random.u32(0..8), random.u32(0..8));
+        let broker_loses = random.bool();
         Arc::new(Mutex::new(World {
-            crashes_left: random.u32(0..8),
+            crashes_left: if broker_loses { 0 } else { crashes },
             failures_left: random.u32(0..12),
+            losses_left: if broker_loses { losses } else { 0 },
             random,
             trace: Vec::new(),
             recorded: Vec::new(),
@@ -290,6 +300,11 @@ impl Store for ChaosStore {
             .store("claim_timers", self.inner.claim_timers(now, claim, limit))
             .await
     }
+    async fn set_timers(&self, timers: &[NewTimer]) -> Result<(), StoreError> {
+        self.life
+            .store("set_timers", self.inner.set_timers(timers))
+            .await
+    }
     async fn remove_timers(&self, timers: &[Timer]) -> Result<(), StoreError> {
         self.life
             .store("remove_timers", self.inner.remove_timers(timers))
@@ -433,6 +448,14 @@ impl Broker for ChaosBroker {
         batch: Vec<Publication>,
         receipts: Vec<Receipt>,
     ) -> Result<(), Unfinished> {
+        if receipts.iter().any(|receipt| !receipt.is_open()) {
+            // The broker crashed in the meantime.
+            return Err(Unfinished {
+                error: away(),
+                left: batch,
+                receipts,
+            });
+        }
         let results = self.publish(batch.clone()).await;
         let receipts = Unfinished::of(batch, results, receipts)?;
         // A crash between the confirm and the ack.
