@@ -185,6 +185,14 @@ impl Pool {
         })
     }
 
+    /// A connection beside the pool's, for what belongs to a session. It is closed with its client.
+    pub(crate) async fn connection_apart(&self) -> Result<Client, PostgresError> {
+        if self.0.closed.load(Ordering::Acquire) {
+            return Err(PostgresError::Closed);
+        }
+        self.0.target.connect_for_queries().await
+    }
+
     /// Waits for the leases and closes the connections.
     pub(crate) async fn close(&self) {
         self.0.closed.store(true, Ordering::Release);

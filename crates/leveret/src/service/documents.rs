@@ -324,7 +324,7 @@ pub struct Capabilities {
     pub lease: Duration,
 }
 
-/// How long this process has a claimed message or deadline to itself. Nothing renews it: what is not sent by then may go out twice, with the
+/// How long this process has a claimed message or deadline to itself, at most; a process that ends has nothing to itself any more. Nothing renews it: what is not sent by then may go out twice, with the
 /// same `message_id`.
 pub const LEASE: Duration = Duration::from_secs(30);
 

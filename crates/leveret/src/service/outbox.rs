@@ -43,7 +43,7 @@ pub mod postgres {
 
     use super::super::documents::{
         DocumentsError, Outgoing, check_outgoing,
-        postgres::{LAST_OF_LANES, Outgoings, PUBLISH, occupied},
+        postgres::{LAST_OF_LANES, Outgoings, PUBLISH, Term, occupied},
     };
     use crate::postgres::quoted;
 
@@ -73,7 +73,13 @@ pub mod postgres {
         outgoings.add(messages, now);
         // A lease that is over at once: what is first in its lane can be claimed.
         let publish = of_schema(PUBLISH, schema);
-        transaction.query(&publish, &outgoings.params(&0)).await?;
+        let over = Term {
+            lease_ms: 0,
+            holder: None,
+        };
+        transaction
+            .query(&publish, &outgoings.params(&over))
+            .await?;
         Ok(())
     }
 

@@ -1,10 +1,12 @@
 //! Documents in PostgreSQL, for a service of several processes: a schema for each service.
 //!
-//! Batches are set-based: one of any size is two round trips, see `commit`. Leases and deadlines go by the server's clock. When the server goes
+//! Batches are set-based: one of any size is two round trips, see `commit`. Leases and deadlines go by the server's clock; what a
+//! process held when it ended is free sooner, see `holders`. When the server goes
 //! away, calls fail with [`DocumentsError::Unavailable`], and the next ones connect again.
 
 mod commit;
 mod error;
+mod holders;
 mod outbox;
 mod read;
 mod write;
@@ -18,8 +20,9 @@ use std::{
 use async_trait::async_trait;
 use leveret_core::time::Timestamp;
 
+use self::holders::Holder;
 pub(in crate::service) use self::{
-    outbox::{LAST_OF_LANES, occupied},
+    outbox::{LAST_OF_LANES, Term, occupied},
     write::{Outgoings, PUBLISH},
 };
 use super::{
@@ -29,7 +32,10 @@ use super::{
 use crate::postgres::{PLANS_BY_KEY, Pool, PoolOptions};
 
 /// What was applied once never changes; add to the end.
-const MIGRATIONS: &[&str] = &[include_str!("postgres/schema.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("postgres/schema.sql"),
+    include_str!("postgres/holders.sql"),
+];
 
 /// What the server's clock shows, in milliseconds.
 macro_rules! now_ms {
@@ -90,6 +96,7 @@ struct Inner {
     writes: Pool,
     reads: Pool,
     lease: Duration,
+    holder: Holder,
     /// One call at a time forgets what was sent, so that two parts of a lane do not overlook each other.
     sending: tokio::sync::Mutex<()>,
     /// When it was last looked for lanes that everybody overlooked.
@@ -120,8 +127,10 @@ impl PostgresDocuments {
         });
         let writes = writes.await?;
         writes.migrate("service", MIGRATIONS).await?;
+        let holder = Holder::enter(&writes).await?;
         Ok(PostgresDocuments(Arc::new(Inner {
             kinds,
+            holder,
             schema: options.schema,
             reads: writes.beside(options.read_connections_max),
             writes,
@@ -131,8 +140,12 @@ impl PostgresDocuments {
         })))
     }
 
-    fn lease_ms(&self) -> i64 {
-        i64::try_from(self.0.lease.as_millis()).unwrap_or(i64::MAX >> 1)
+    /// What is claimed belongs to this process for so long.
+    fn term(&self) -> Term {
+        Term {
+            lease_ms: i64::try_from(self.0.lease.as_millis()).unwrap_or(i64::MAX >> 1),
+            holder: Some(self.0.holder.id()),
+        }
     }
 
     /// Whether it is time to look for overlooked lanes: once a lease.
@@ -170,7 +183,7 @@ impl Documents for PostgresDocuments {
         now: Timestamp,
     ) -> Result<Vec<Committed>, DocumentsError> {
         self.0.kinds.check_batch(batch, usize::MAX)?;
-        Ok(commit::commit(&self.0.writes, batch, now, self.lease_ms()).await?)
+        Ok(commit::commit(&self.0.writes, batch, now, self.term()).await?)
     }
 
     async fn list(&self, query: &Query) -> Result<Page, DocumentsError> {
@@ -196,7 +209,7 @@ impl Documents for PostgresDocuments {
         if self.must_mend() {
             outbox::mend(&self.0.writes).await?;
         }
-        Ok(outbox::claim(&self.0.writes, limit, self.lease_ms()).await?)
+        Ok(outbox::claim(&self.0.writes, limit, self.term()).await?)
     }
 
     async fn sent(
@@ -205,7 +218,7 @@ impl Documents for PostgresDocuments {
         _now: Timestamp,
     ) -> Result<Vec<Claimed>, DocumentsError> {
         let _sending = self.0.sending.lock().await;
-        Ok(outbox::sent(&self.0.writes, ids, self.lease_ms()).await?)
+        Ok(outbox::sent(&self.0.writes, ids, self.term()).await?)
     }
 
     async fn release(&self, ids: &[OutgoingId]) -> Result<(), DocumentsError> {
@@ -217,7 +230,7 @@ impl Documents for PostgresDocuments {
         limit: u32,
         _now: Timestamp,
     ) -> Result<Vec<Due>, DocumentsError> {
-        Ok(outbox::claim_deadlines(&self.0.writes, limit, self.lease_ms()).await?)
+        Ok(outbox::claim_deadlines(&self.0.writes, limit, self.term()).await?)
     }
 
     async fn next_deadline(&self) -> Result<Option<Timestamp>, DocumentsError> {
@@ -246,6 +259,7 @@ impl Documents for PostgresDocuments {
     }
 
     async fn close(&self) {
+        self.0.holder.leave();
         self.0.writes.close().await;
         self.0.reads.close().await;
     }

@@ -14,7 +14,7 @@ use tokio_postgres::Row;
 
 use super::{
     error::Failure,
-    outbox::{LAST_OF_LANES, occupied},
+    outbox::{LAST_OF_LANES, Term, occupied},
     write::{Statements, write},
 };
 use crate::{
@@ -69,7 +69,7 @@ pub(super) async fn commit(
     pool: &Pool,
     batch: &[Commit],
     now: Timestamp,
-    lease_ms: i64,
+    term: Term,
 ) -> Result<Vec<Committed>, Failure> {
     if batch.is_empty() {
         return Ok(Vec::new());
@@ -77,7 +77,7 @@ pub(super) async fn commit(
     let mut conflicts = 0;
     loop {
         let mut lease = pool.lease().await?;
-        match commit_once(&mut lease, batch, now, lease_ms).await {
+        match commit_once(&mut lease, batch, now, term).await {
             Err(failure) => {
                 lease.roll_back().await;
                 conflicts += 1;
@@ -94,13 +94,13 @@ async fn commit_once(
     lease: &mut Lease,
     batch: &[Commit],
     now: Timestamp,
-    lease_ms: i64,
+    term: Term,
 ) -> Result<Vec<Committed>, Failure> {
     let statements = Statements::prepare(lease).await?;
     let found = find(lease, batch, now).await?;
     let mut committed: Vec<Option<Committed>> =
         batch.iter().map(|commit| refusal(commit, &found)).collect();
-    let claimed = write(lease, &statements, batch, &committed, found, now, lease_ms).await?;
+    let claimed = write(lease, &statements, batch, &committed, found, now, term).await?;
     let mut claimed = claimed.into_iter();
     for answer in committed.iter_mut().filter(|answer| answer.is_none()) {
         *answer = claimed.next().map(Committed::Done);

@@ -15,6 +15,13 @@ use crate::{
     service::documents::{Claimed, Due, Key, LANE_CLAIM_MAX, OutgoingId},
 };
 
+/// How long a claim is good: for this time, while this process lives. Without one, for the time.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::service) struct Term {
+    pub(in crate::service) lease_ms: i64,
+    pub(in crate::service) holder: Option<i32>,
+}
+
 /// How often a statement is tried again after others got in its way.
 const CONFLICTS_MAX: u32 = 10;
 
@@ -61,13 +68,14 @@ const CLAIM: &str = concat!(
     )
     UPDATE outgoing AS o SET claimable_at_ms = ",
     now_ms!(),
-    " + $3
+    " + $3, holder = $4
     FROM free AS f WHERE f.place <= $1 AND o.lane = f.lane AND o.number = f.number
     RETURNING f.place, o.lane, o.number, o.created_at_ms, o.must_route, o.copied, o.exchange, o.routing_key, o.properties, o.body"
 );
 
-pub(super) async fn claim(pool: &Pool, limit: u32, lease_ms: i64) -> Result<Vec<Claimed>, Failure> {
-    let params: [&(dyn ToSql + Sync); 3] = [&i64::from(limit), &(LANE_CLAIM_MAX as i64), &lease_ms];
+pub(super) async fn claim(pool: &Pool, limit: u32, term: Term) -> Result<Vec<Claimed>, Failure> {
+    let (limit, most) = (i64::from(limit), LANE_CLAIM_MAX as i64);
+    let params: [&(dyn ToSql + Sync); 4] = [&limit, &most, &term.lease_ms, &term.holder];
     claimed(&retried(pool, CLAIM, &params).await?)
 }
 
@@ -97,7 +105,7 @@ const NEXT: &str = concat!(
     )
     UPDATE outgoing AS o SET claimable_at_ms = ",
     now_ms!(),
-    " + $3
+    " + $3, holder = $4
     FROM free AS f
     WHERE o.lane = f.lane AND o.number = f.number AND (o.claimable_at_ms IS NULL OR o.claimable_at_ms <= ",
     now_ms!(),
@@ -109,7 +117,7 @@ const NEXT: &str = concat!(
 pub(super) async fn sent(
     pool: &Pool,
     ids: &[OutgoingId],
-    lease_ms: i64,
+    term: Term,
 ) -> Result<Vec<Claimed>, Failure> {
     let (lanes, numbers) = columns(ids);
     if lanes.is_empty() {
@@ -118,7 +126,7 @@ pub(super) async fn sent(
     let mut conflicts = 0;
     loop {
         let mut lease = pool.lease().await?;
-        match sent_once(&mut lease, &lanes, &numbers, lease_ms).await {
+        match sent_once(&mut lease, &lanes, &numbers, term).await {
             Err(failure) => {
                 lease.roll_back().await;
                 conflicts += 1;
@@ -135,14 +143,16 @@ async fn sent_once(
     lease: &mut Lease,
     lanes: &[&str],
     numbers: &[i64],
-    lease_ms: i64,
+    term: Term,
 ) -> Result<Vec<Row>, Failure> {
     let (forget, next) = (lease.statement(FORGET).await?, lease.statement(NEXT).await?);
     lease.set_in_transaction(true);
     let client = lease.client();
     let most = LANE_CLAIM_MAX as i64;
-    let (gone, following): ([&(dyn ToSql + Sync); 2], [&(dyn ToSql + Sync); 3]) =
-        ([&lanes, &numbers], [&lanes, &most, &lease_ms]);
+    let (gone, following): ([&(dyn ToSql + Sync); 2], [&(dyn ToSql + Sync); 4]) = (
+        [&lanes, &numbers],
+        [&lanes, &most, &term.lease_ms, &term.holder],
+    );
     // Two statements, so that the second sees what the first waited for.
     let ((), _, rows, ()) = tokio::try_join!(
         biased;
@@ -205,7 +215,7 @@ const CLAIM_DEADLINES: &str = concat!(
     )
     UPDATE deadlines AS d SET claimable_at_ms = ",
     now_ms!(),
-    " + $2
+    " + $2, holder = $3
     FROM due WHERE d.kind = due.kind AND d.id = due.id AND d.name = due.name
     RETURNING due.claimable_at_ms, d.at_ms, d.kind, d.id, d.name"
 );
@@ -213,9 +223,11 @@ const CLAIM_DEADLINES: &str = concat!(
 pub(super) async fn claim_deadlines(
     pool: &Pool,
     limit: u32,
-    lease_ms: i64,
+    term: Term,
 ) -> Result<Vec<Due>, Failure> {
-    let rows = retried(pool, CLAIM_DEADLINES, &[&i64::from(limit), &lease_ms]).await?;
+    let limit = i64::from(limit);
+    let params: [&(dyn ToSql + Sync); 3] = [&limit, &term.lease_ms, &term.holder];
+    let rows = retried(pool, CLAIM_DEADLINES, &params).await?;
     let mut due = Vec::with_capacity(rows.len());
     for row in &rows {
         let at = Timestamp(row.try_get(1)?);

@@ -197,3 +197,87 @@ async fn overlooked_lanes_are_mended() {
     assert_eq!(bodies(&claimed), [b"2"]);
     documents.close().await;
 }
+
+/// Leases that nothing in a test waits for.
+async fn open_long(schema: &Schema) -> PostgresDocuments {
+    let options = PostgresDocumentsOptions {
+        lease: Duration::from_secs(3600),
+        ..PostgresDocumentsOptions::new(&*schema.url, &*schema.name, &conformance::kinds())
+    };
+    PostgresDocuments::connect(options).await.unwrap()
+}
+
+/// Claims until there is something.
+async fn claim_soon(documents: &PostgresDocuments) -> Vec<Claimed> {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let claimed = documents.claim_outgoing(100, NOW).await.unwrap();
+        if !claimed.is_empty() {
+            return claimed;
+        }
+        assert!(Instant::now() < end, "nothing is free");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Of two processes that hold messages and deadlines, one ends without a word, and one loses only the connection that shows that it lives: a third
+/// gets what the first one held, long before its lease is over, and nothing of the other's.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_ended_process_held_is_free_and_no_other() {
+    let Some(schema) = Schema::new() else {
+        return;
+    };
+    let (lives, ends) = (open_long(&schema).await, open_long(&schema).await);
+    let third = open_long(&schema).await;
+    let due = |id: &str| {
+        let key = Key::new("order", id);
+        let deadline = super::super::DeadlineChange::Set {
+            key,
+            name: "d".into(),
+            at: Timestamp(1),
+        };
+        Commit {
+            deadlines: vec![deadline],
+            ..commit(id, &[])
+        }
+    };
+    for (documents, id) in [(&lives, "lives"), (&ends, "ends")] {
+        let publish = [(id, id), (id, "second")];
+        let batch = [commit(&format!("{id}-m"), &publish), due(id)];
+        documents.commit(&batch, NOW).await.unwrap();
+        let claimed = documents.claim_deadlines(10, NOW).await.unwrap();
+        assert_eq!(claimed.len(), 1);
+    }
+    let client = schema.client().await;
+    let schema_of = format!("SET search_path TO {}", quoted(&schema.name));
+    client.batch_execute(&schema_of).await.unwrap();
+    let held = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted
+                AND classid = 'holders'::regclass::oid AND objid = $1::int4::oid";
+    let id = lives.0.holder.id();
+    let pid: i32 = client.query_one(held, &[&id]).await.unwrap().get(0);
+    let end_session = "SELECT pg_terminate_backend($1)";
+    client.query(end_session, &[&pid]).await.unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let rows = client.query(held, &[&id]).await.unwrap();
+        if rows.first().is_some_and(|row| row.get::<_, i32>(0) != pid) {
+            break;
+        }
+        assert!(Instant::now() < end, "it shows again that it lives");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    drop(ends);
+    let began = Instant::now();
+    assert_eq!(
+        bodies(&claim_soon(&third).await),
+        [b"ends".as_slice(), b"second"]
+    );
+    assert!(began.elapsed() < Duration::from_secs(10));
+    let due = third.claim_deadlines(10, NOW).await.unwrap();
+    assert_eq!(due.len(), 1);
+    assert_eq!(&*due[0].key.id, "ends");
+    assert!(third.claim_outgoing(100, NOW).await.unwrap().is_empty());
+    lives.close().await;
+    third.close().await;
+}

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use leveret_core::time::Timestamp;
 use tokio_postgres::{Client, Error, Row, Statement, types::ToSql};
 
-use super::{commit::Found, error::Failure, now_ms};
+use super::{commit::Found, error::Failure, now_ms, outbox::Term};
 use crate::{
     broker::properties,
     postgres::Lease,
@@ -55,7 +55,7 @@ const SET: &str = "
     INSERT INTO deadlines (kind, id, name, at_ms, claimable_at_ms)
     SELECT n.kind, n.id, n.name, n.at_ms, n.at_ms
     FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS n (kind, id, name, at_ms)
-    ON CONFLICT (kind, id, name) DO UPDATE SET at_ms = excluded.at_ms, claimable_at_ms = excluded.at_ms";
+    ON CONFLICT (kind, id, name) DO UPDATE SET at_ms = excluded.at_ms, claimable_at_ms = excluded.at_ms, holder = NULL";
 
 const UNPARK: &str = "
     DELETE FROM parked AS p
@@ -68,14 +68,14 @@ const PARK: &str = "
                          $9::bytea[])
     ON CONFLICT (kind, id, consumer, message_id) DO NOTHING";
 
-/// Numbers are given in the order of the columns. `$9` says which are claimed, `$10` for how long.
+/// Numbers are given in the order of the columns. `$9` says which are claimed, `$10` for how long, `$11` by whom.
 pub(in crate::service) const PUBLISH: &str = concat!(
     "
-    INSERT INTO outgoing (lane, created_at_ms, must_route, copied, exchange, routing_key, properties, body, claimable_at_ms)
+    INSERT INTO outgoing (lane, created_at_ms, must_route, copied, exchange, routing_key, properties, body, claimable_at_ms, holder)
     SELECT n.lane, n.created_at_ms, n.must_route, n.copied, n.exchange, n.routing_key, n.properties, n.body,
            CASE WHEN n.held THEN ",
     now_ms!(),
-    " + $10 END
+    " + $10 END, CASE WHEN n.held THEN $11::integer END
     FROM unnest($1::text[], $2::bigint[], $3::bool[], $4::bool[], $5::text[], $6::text[], $7::text[], $8::bytea[], $9::bool[])
          WITH ORDINALITY
       AS n (lane, created_at_ms, must_route, copied, exchange, routing_key, properties, body, held, place)
@@ -126,7 +126,7 @@ pub(super) async fn write(
     answers: &[Option<Committed>],
     mut found: Found<'_>,
     now: Timestamp,
-    lease_ms: i64,
+    term: Term,
 ) -> Result<Vec<Vec<Claimed>>, Failure> {
     let good = || {
         let commits = batch.iter().zip(answers);
@@ -151,7 +151,7 @@ pub(super) async fn write(
     let parked = Parted::parked(good());
 
     let client = lease.client();
-    let publish = outgoing.params(&lease_ms);
+    let publish = outgoing.params(&term);
     let (_, _, _, _, _, _, _, _, _, _, numbers, ()) = tokio::try_join!(
         biased;
         run(client, &statements.take_back, taken_messages.len(), vec![&taken_consumers, &taken_messages]),
@@ -504,7 +504,7 @@ impl<'a> Outgoings<'a> {
         self.lanes.len()
     }
 
-    pub(in crate::service) fn params<'p>(&'p self, lease_ms: &'p i64) -> Params<'p> {
+    pub(in crate::service) fn params<'p>(&'p self, term: &'p Term) -> Params<'p> {
         vec![
             &self.lanes,
             &self.created,
@@ -515,7 +515,8 @@ impl<'a> Outgoings<'a> {
             &self.properties,
             &self.bodies,
             &self.held,
-            lease_ms,
+            &term.lease_ms,
+            &term.holder,
         ]
     }
 }
