@@ -77,6 +77,9 @@ impl Default for RetryPolicy {
     }
 }
 
+/// How long the dead letters of a queue that expires stay after it.
+pub const DEAD_LETTERS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// How a work queue is consumed.
 #[derive(Clone)]
 #[non_exhaustive]
@@ -89,6 +92,8 @@ pub struct WorkOptions {
     pub concurrency: u16,
     /// When to try again.
     pub retry: RetryPolicy,
+    /// Whether the queue goes when nobody has used it for so long. Its dead letters stay [`DEAD_LETTERS_KEPT`] longer. Never.
+    pub expires_after: Option<Duration>,
     /// A larger body is dead-lettered and reaches no handler, in bytes. 16 MiB.
     pub message_bytes_max: usize,
     /// How long handlers that run at shutdown may go on; then their deliveries return to the queue. 30 s.
@@ -115,6 +120,7 @@ impl WorkOptions {
             prefetch: ConsumeOptions::PREFETCH_DEFAULT,
             concurrency: 1,
             retry: RetryPolicy::default(),
+            expires_after: None,
             message_bytes_max: 16 * 1024 * 1024,
             drain_timeout: Duration::from_secs(30),
             requeue_pauses: Pauses {
@@ -137,14 +143,19 @@ impl WorkOptions {
     /// What [`serve`] declares: the queue, its delay queues, that of suspects, its dead letter queue, and what handlers publish to.
     pub fn topology(&self) -> Topology {
         let delays = self.retry.delays.iter();
-        let mut queues = vec![Queue::plain(self.queue.clone())];
+        let queue = |name: Arc<str>, expires_after| Queue {
+            expires_after,
+            ..Queue::plain(name)
+        };
+        let mut queues = vec![queue(self.queue.clone(), self.expires_after)];
         for queue in delays.map(|delay| Queue::retry_of(&self.queue, *delay)) {
             if !queues.contains(&queue) {
                 queues.push(queue);
             }
         }
-        queues.push(Queue::plain(self.suspects()));
-        queues.push(Queue::plain(dead_letter_queue_name(&self.queue)));
+        queues.push(queue(self.suspects().into(), self.expires_after));
+        let kept = self.expires_after.map(|after| after + DEAD_LETTERS_KEPT);
+        queues.push(queue(dead_letter_queue_name(&self.queue).into(), kept));
         let Topology {
             exchanges,
             queues: further,

@@ -29,6 +29,8 @@ mod postgres;
 // RabbitMQ behind the broker seam: conformance, chaos, throughput. Needs `LEVERET_TEST_AMQP_URL`.
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
+// Requests and their answers.
+mod requests;
 // Secrets in the errors of steps.
 mod secrets;
 // Simulation by seed: crashes, lost answers, duplicates, delays.
