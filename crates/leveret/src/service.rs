@@ -47,7 +47,7 @@ use self::{
 };
 pub use self::{
     decider::{Aggregate, Change, Decider, Decision, Next, Of, Publish, Refusal, ReplyTo, View},
-    desk::{ExecuteError, Now, PARKED_MAX},
+    desk::{ExecuteError, Now, PARKED_MAX, Watch},
     documents::{Documents, DocumentsError, Due, Key, Kind},
     effects::{Effect, Performed},
     requests::{ReplyCounts, RequestError, Requests},
@@ -359,7 +359,13 @@ impl Service {
     /// Waits for the next commit of this process that puts a document. A hint: look at the document before and after, and now and then without
     /// one, since other processes commit too. Whoever calls this before looking misses nothing of this process.
     pub fn changed(&self, key: &Key) -> impl Future<Output = ()> + Send + use<> {
-        self.0.desk.changed(key)
+        let mut watch = self.watch(key);
+        async move { drop(watch.next().await) }
+    }
+
+    /// Watches what commits of this process make of a document, from now on. Other processes commit, too: look at the stored document now and then.
+    pub fn watch(&self, key: &Key) -> Watch {
+        self.0.desk.watch(key)
     }
 
     /// What keeps it from being ready, each in a few words: empty when every subscription is live, the broker is connected and the database

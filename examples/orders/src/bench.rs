@@ -1,5 +1,7 @@
 //! Measures orders end to end: placed, charged over HTTP, stocked, completed.
 
+mod outbox;
+
 use std::{
     sync::{
         Arc,
@@ -17,8 +19,8 @@ use crate::{
     inventory::{Inventory, StockMessage},
     order::{Item, Order, OrderMessage, OrderStatus, Place},
     settings::{BenchArgs, Work, WorkArgs},
-    stack::{Places, Role, Stack, Store, embedded},
-    watch::ended,
+    stack::{Places, Role, Stack, Store, embedded, open},
+    watch::end_of,
 };
 
 /// More than any bench takes.
@@ -30,7 +32,11 @@ pub(crate) async fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let measured = measure(args, &data).await;
     // What is left of a directory in the place for temporary files does no harm.
     drop(std::fs::remove_dir_all(&data));
-    let (elapsed, mut latencies) = measured?;
+    let Measured {
+        elapsed,
+        mut latencies,
+        rates,
+    } = measured?;
     latencies.sort_unstable();
     let at = |share: f64| {
         let index = (latencies.len() as f64 * share) as usize;
@@ -46,6 +52,8 @@ pub(crate) async fn run(args: &BenchArgs) -> anyhow::Result<()> {
             "p50_ms": at(0.5),
             "p99_ms": at(0.99),
             "elapsed_ms": elapsed.as_secs_f64() * 1e3,
+            "publish_per_s": rates.publish,
+            "relay_per_s": rates.relay,
         });
         println!("{report}");
     } else {
@@ -56,14 +64,21 @@ pub(crate) async fn run(args: &BenchArgs) -> anyhow::Result<()> {
             at(0.5),
             at(0.99)
         );
+        println!(
+            "the relay of an outbox: {:.0} messages/s; a bare loop over the same client: {:.0}/s",
+            rates.relay, rates.publish
+        );
     }
     Ok(())
 }
 
-async fn measure(
-    args: &BenchArgs,
-    data: &std::path::Path,
-) -> anyhow::Result<(Duration, Vec<Duration>)> {
+struct Measured {
+    elapsed: Duration,
+    latencies: Vec<Duration>,
+    rates: outbox::Rates,
+}
+
+async fn measure(args: &BenchArgs, data: &std::path::Path) -> anyhow::Result<Measured> {
     let (_stop, stopped) = watch::channel(false);
     let places = Places {
         broker: args.broker.clone().unwrap_or_else(|| embedded(data)),
@@ -95,8 +110,15 @@ async fn measure(
     let begun = Instant::now();
     let latencies = load(&stack, args, args.orders).await?;
     let elapsed = begun.elapsed();
+    let documents = open("bench", &[], &places.store).await?;
+    let rates = outbox::measure(stack.broker.clone(), documents.clone(), &work).await;
+    documents.close().await;
     stack.stop().await;
-    Ok((elapsed, latencies))
+    Ok(Measured {
+        elapsed,
+        latencies,
+        rates: rates?,
+    })
 }
 
 async fn load(stack: &Stack, args: &BenchArgs, orders: u32) -> anyhow::Result<Vec<Duration>> {
@@ -127,8 +149,10 @@ async fn load(stack: &Stack, args: &BenchArgs, orders: u32) -> anyhow::Result<Ve
                     total: 1250,
                 };
                 let decider = Of::<Order>::default();
-                service.call(&decider, &OrderMessage::Place(place)).await?;
-                let state = ended(&service, &order_id).await?;
+                let key = Of::<Order>::key(&order_id);
+                let watch = service.watch(&key);
+                let state = service.call(&decider, &OrderMessage::Place(place)).await?;
+                let state = end_of(&service, &key, watch, state).await?;
                 anyhow::ensure!(
                     state.status == OrderStatus::Completed,
                     "an order ended {}",

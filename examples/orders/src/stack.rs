@@ -6,11 +6,14 @@ use anyhow::Context;
 use axum::Router;
 use leveret::{
     broker::{Broker, connect_late},
+    http::{DeadLetterQueues, Guard, Scope, dead_letters, guarded},
     service::{Documents, Kind, Service, documents, http::operations},
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
-use crate::{inventory, openapi, order, payment, problem, settings::Work, watch::pending_age};
+use crate::{
+    inventory, openapi, order, payment, problem, settings::Work, watch::pending_age, wire,
+};
 
 /// Which service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,19 @@ impl Role {
             Role::Order => "order",
             Role::Payment => "payment",
             Role::Inventory => "inventory",
+        }
+    }
+
+    /// The queues that it reads.
+    fn queues(self) -> &'static [&'static str] {
+        match self {
+            Role::Order => &[wire::ORDER_QUEUE],
+            Role::Payment => &[
+                wire::PAYMENT_QUEUE,
+                wire::REFUND_QUEUE,
+                payment::GATEWAY_QUEUE,
+            ],
+            Role::Inventory => &[wire::INVENTORY_QUEUE],
         }
     }
 
@@ -88,7 +104,7 @@ impl Stack {
             .context("cannot use the broker")?;
         let mut services = Vec::new();
         for &role in roles {
-            let documents = open(role, &places.store).await?;
+            let documents = open(role.name(), &role.kinds(), &places.store).await?;
             services.push((role, service(role, documents, &broker, places, work)?));
         }
         let (stop, stopped) = watch::channel(false);
@@ -135,8 +151,20 @@ impl Stack {
         router
             .merge(openapi::router(&roles))
             .merge(operations)
+            .merge(self.dead_letters(&roles))
             .fallback(problem::no_route)
             .method_not_allowed_fallback(problem::no_method)
+    }
+
+    /// What `leveret dlq` asks for: an embedded broker's file belongs to this process. No web page of somebody else may discard them.
+    fn dead_letters(&self, roles: &[Role]) -> Router {
+        let names = roles.iter().flat_map(|role| role.queues());
+        let queues = DeadLetterQueues {
+            names: names.map(|&name| name.into()).collect(),
+            prefix: None,
+        };
+        let routes = dead_letters(self.broker.clone(), queues);
+        guarded(routes, Guard::default(), |_, _| Some(Scope::Admin))
     }
 
     /// Serves its routes until `stopped` turns true, or a service cannot go on.
@@ -177,8 +205,12 @@ impl Stack {
     }
 }
 
-async fn open(role: Role, store: &Store) -> anyhow::Result<Arc<dyn Documents>> {
-    let name = role.name();
+/// The documents of a service, once the database is there.
+pub(crate) async fn open(
+    name: &str,
+    kinds: &[Kind],
+    store: &Store,
+) -> anyhow::Result<Arc<dyn Documents>> {
     let url = match store {
         Store::Url(url) => url.clone(),
         Store::Files(data) => {
@@ -186,7 +218,7 @@ async fn open(role: Role, store: &Store) -> anyhow::Result<Arc<dyn Documents>> {
         }
     };
     loop {
-        match documents::connect(&url, name, &role.kinds()).await {
+        match documents::connect(&url, name, kinds).await {
             Ok(documents) => return Ok(documents),
             Err(error) if error.is_retryable() => {
                 tracing::warn!(service = name, %error, "the database is not there yet; trying again");

@@ -5,8 +5,8 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use leveret::{
     metrics::text::{Kind, TextWriter},
     service::{
-        Of, Service,
-        documents::{Order as Listing, Query},
+        Key, Of, Service, Watch,
+        documents::{Document, Order as Listing, Query},
         http::Extra,
     },
 };
@@ -20,18 +20,36 @@ const POLL: Duration = Duration::from_millis(500);
 /// Waits for an order's end.
 pub(crate) async fn ended(service: &Service, order_id: &str) -> anyhow::Result<OrderState> {
     let key = Of::<Order>::key(order_id);
-    loop {
-        let changed = service.changed(&key);
-        let loaded = service.documents().load(std::slice::from_ref(&key)).await?;
-        let state = loaded.first().and_then(|document| document.state.as_ref());
-        let state = state.ok_or_else(|| anyhow::anyhow!("there is no order '{order_id}'"))?;
-        let state: OrderState = serde_json::from_str(state.text())?;
-        if state.status.is_final() {
-            return Ok(state);
-        }
-        // Whether it was told or the time is up: look again.
-        drop(timeout(POLL, changed).await);
+    let watch = service.watch(&key);
+    let state = stored(service, &key).await?;
+    end_of(service, &key, watch, state).await
+}
+
+/// Waits for the end of an order that is watched and was in this state.
+pub(crate) async fn end_of(
+    service: &Service,
+    key: &Key,
+    mut watch: Watch,
+    mut state: OrderState,
+) -> anyhow::Result<OrderState> {
+    while !state.status.is_final() {
+        state = match timeout(POLL, watch.next()).await {
+            Ok(document) => read(key, &document)?,
+            Err(_) => stored(service, key).await?,
+        };
     }
+    Ok(state)
+}
+
+async fn stored(service: &Service, key: &Key) -> anyhow::Result<OrderState> {
+    let loaded = service.documents().load(std::slice::from_ref(key)).await?;
+    read(key, &loaded[0])
+}
+
+fn read(key: &Key, document: &Document) -> anyhow::Result<OrderState> {
+    let state = document.state.as_ref();
+    let state = state.ok_or_else(|| anyhow::anyhow!("there is no order '{}'", key.id))?;
+    Ok(serde_json::from_str(state.text())?)
 }
 
 /// The metrics of orders by status, and the age of the oldest one that waits.

@@ -9,6 +9,8 @@ mod cache;
 mod fold;
 mod watchers;
 
+pub use self::watchers::Watch;
+
 use std::{fmt, sync::Arc};
 
 use futures_util::future::{Either, ready};
@@ -152,9 +154,9 @@ impl Desk {
         &self.documents
     }
 
-    /// Waits for the next commit that puts a document.
-    pub(super) fn changed(&self, key: &Key) -> impl Future<Output = ()> + Send + use<> {
-        self.watchers.wait(key)
+    /// Watches a document from now on.
+    pub(super) fn watch(&self, key: &Key) -> Watch {
+        self.watchers.watch(key)
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -195,20 +197,23 @@ impl Desk {
                 } = draft;
                 if commit == Commit::default() {
                     let done = Fate::Done(Vec::new());
-                    return Some(Ok((answer, refusal, Either::Left(ready(Ok(Ok(done)))))));
+                    let committed = Either::Left(ready(Ok(Ok(done))));
+                    return Some(Ok((answer, refusal, Vec::new(), committed)));
                 }
                 if let Err(error) = check_values(&commit) {
                     return Some(Err(Refusal::malformed(error.to_string())));
                 }
                 let marks = hand.replace(&documents, &commit);
+                let is_put = |one: &Arc<Document>| commit.put.iter().any(|put| put.key == one.key);
+                let put: Vec<_> = documents.into_iter().filter(is_put).collect();
                 let submitted = self.commits.submit(Item {
                     commit,
                     own: arrived.as_ref().map(|arrived| arrived.handled.clone()),
                     marks,
                 });
-                Some(Ok((answer, refusal, Either::Right(submitted))))
+                Some(Ok((answer, refusal, put, Either::Right(submitted))))
             });
-            let (answer, refusal, committed) = match submitted {
+            let (answer, refusal, put, committed) = match submitted {
                 // What was loaded is gone again.
                 None => continue,
                 Some(Err(refusal)) => return Ok(Executed::Refused(refusal)),
@@ -216,7 +221,7 @@ impl Desk {
             };
             match committed.await?? {
                 Fate::Done(claimed) => {
-                    self.watchers.tell(&keys);
+                    self.watchers.tell(&put);
                     return Ok(match (answer, refusal) {
                         (Some(answer), _) => Executed::Done { answer, claimed },
                         (None, Some(refusal)) => Executed::Refused(refusal),

@@ -10,6 +10,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use leveret_core::time::Timestamp;
 use tokio::{
     sync::{Notify, Semaphore, watch},
+    task::JoinSet,
     time::{sleep, timeout},
 };
 
@@ -28,6 +29,10 @@ use crate::{
 const POLL: Duration = Duration::from_secs(1);
 /// How many messages one look claims.
 const CLAIM_MAX: u32 = 512;
+/// How many batches of these are on their way at once.
+const BATCHES_MAX: usize = 3;
+/// After so many looks it is seen whether the relay is to stop.
+const LOOKS_MAX: u32 = 64;
 /// How many publishing tasks of this process may be under way; what comes beyond waits in the outbox.
 const TASKS_MAX: usize = 4096;
 /// How often a message is tried, with pauses from [`PAUSE`] on that double, before it goes back to the outbox.
@@ -108,12 +113,10 @@ impl Relay {
         let ready = permit.is_ok() && self.0.broker.is_connected();
         tokio::spawn(async move {
             let _permit = permit;
-            let mut claimed = claimed;
-            if !ready {
-                return relay.give_back(&claimed).await;
-            }
-            while !claimed.is_empty() {
-                claimed = relay.publish_once(claimed).await;
+            if ready {
+                relay.publish_all(claimed).await;
+            } else {
+                relay.give_back(&claimed).await;
             }
         });
     }
@@ -198,15 +201,39 @@ impl Relay {
         self.0.hint.notify_one();
     }
 
-    /// Publishes what nobody has claimed; returns how many messages that were.
+    /// Publishes what nobody has claimed; returns how many messages that were. While one batch is on its way, the next one is claimed.
     pub(super) async fn run_once(&self, now: Timestamp) -> Result<usize, DocumentsError> {
-        let claimed = self.0.documents.claim_outgoing(CLAIM_MAX, now).await?;
-        let count = claimed.len();
-        let mut claimed = claimed;
+        let mut publishing = JoinSet::new();
+        let (mut count, mut result) = (0, Ok(()));
+        for _ in 0..LOOKS_MAX {
+            let claimed = match self.0.documents.claim_outgoing(CLAIM_MAX, now).await {
+                Ok(claimed) => claimed,
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            };
+            let is_all = claimed.len() < CLAIM_MAX as usize;
+            count += claimed.len();
+            if !claimed.is_empty() {
+                publishing.spawn(self.clone().publish_all(claimed));
+            }
+            if is_all {
+                break;
+            }
+            while publishing.len() >= BATCHES_MAX {
+                publishing.join_next().await;
+            }
+        }
+        while publishing.join_next().await.is_some() {}
+        result.map(|()| count)
+    }
+
+    /// Publishes, and what waited behind it.
+    async fn publish_all(self, mut claimed: Vec<Claimed>) {
         while !claimed.is_empty() {
             claimed = self.publish_once(claimed).await;
         }
-        Ok(count)
     }
 
     /// Publishes until `stop` turns true.

@@ -49,9 +49,9 @@ pub(super) async fn commit_all(
     let mut waiting: Vec<(usize, Item)> = items.into_iter().enumerate().collect();
     while !waiting.is_empty() {
         waiting.retain(|(_, item)| cache.holds(&item.marks));
-        let (groups, rest) = group(waiting, documents_max);
+        let (mut groups, rest) = group(waiting, documents_max);
         waiting = rest;
-        let commits: Vec<Commit> = groups.iter().map(fold).collect();
+        let commits: Vec<Commit> = groups.iter_mut().map(fold).collect();
         if commits.is_empty() {
             break;
         }
@@ -141,8 +141,11 @@ fn fits(group: &Group, item: &Item, documents_max: usize) -> bool {
     group.len() < FOLD_MAX && keys.len() <= documents_max
 }
 
-/// One commit that does what all of them do, one after the other.
-fn fold(group: &Group) -> Commit {
+/// One commit that does what all of them do, one after the other. An item that is alone gives its own away.
+fn fold(group: &mut Group) -> Commit {
+    if let [(_, item)] = group.as_mut_slice() {
+        return std::mem::take(&mut item.commit);
+    }
     let mut folded = Commit::default();
     let mut places: HashMap<Key, usize> = HashMap::new();
     for (_, item) in group {

@@ -5,66 +5,84 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
-use crate::service::documents::Key;
+use crate::service::documents::{Document, Key};
 
-/// Those who wait, by document.
+type Latest = Option<Arc<Document>>;
+
+/// Those who watch, by document.
 #[derive(Debug, Default)]
-pub(super) struct Watchers(Mutex<HashMap<Key, Vec<oneshot::Sender<()>>>>);
+pub(super) struct Watchers(Mutex<HashMap<Key, watch::Sender<Latest>>>);
 
 impl Watchers {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Vec<oneshot::Sender<()>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, watch::Sender<Latest>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registers now; resolves at the next change.
-    pub(super) fn wait(self: &Arc<Self>, key: &Key) -> impl Future<Output = ()> + Send + use<> {
-        let (sender, changed) = oneshot::channel();
-        let mut waiting = self.lock();
-        let waiting = waiting.entry(key.clone()).or_default();
-        // Those who gave up make room.
-        waiting.retain(|waiter| !waiter.is_closed());
-        waiting.push(sender);
-        let gone = Gone {
-            watchers: self.clone(),
+    /// Watches from now on.
+    pub(super) fn watch(self: &Arc<Self>, key: &Key) -> Watch {
+        let mut watched = self.lock();
+        let sender = watched.entry(key.clone());
+        let latest = sender.or_insert_with(|| watch::Sender::new(None));
+        Watch {
+            latest: latest.subscribe(),
             key: key.clone(),
-        };
-        async move {
-            let _gone = gone;
-            drop(changed.await);
+            watchers: self.clone(),
         }
     }
 
-    /// Tells those who wait for these documents.
-    pub(super) fn tell(&self, keys: &[Key]) {
-        let mut waiting = self.lock();
-        if waiting.is_empty() {
+    /// Tells what documents are now. One that comes late, after a newer one of its key, is left out.
+    pub(super) fn tell(&self, documents: &[Arc<Document>]) {
+        let watched = self.lock();
+        if watched.is_empty() {
             return;
         }
-        for key in keys {
-            for waiter in waiting.remove(key).unwrap_or_default() {
-                // Whoever waited may have gone.
-                let _gone = waiter.send(());
+        for document in documents {
+            let Some(sender) = watched.get(&document.key) else {
+                continue;
+            };
+            sender.send_if_modified(|latest| {
+                let known = latest.as_ref().map_or(0, |latest| latest.version);
+                let newer = document.version > known;
+                if newer {
+                    *latest = Some(document.clone());
+                }
+                newer
+            });
+        }
+    }
+}
+
+/// Sees what commits of this process make of a document, the last one if there were several since the last look.
+#[derive(Debug)]
+pub struct Watch {
+    latest: watch::Receiver<Latest>,
+    key: Key,
+    watchers: Arc<Watchers>,
+}
+
+impl Watch {
+    /// Waits for the next commit that puts the document; the document as that left it, durably. Dropping the future misses nothing.
+    pub async fn next(&mut self) -> Arc<Document> {
+        loop {
+            if self.latest.changed().await.is_err() {
+                // It is among the watchers as long as somebody watches.
+                std::future::pending::<()>().await;
+            }
+            if let Some(document) = &*self.latest.borrow_and_update() {
+                return document.clone();
             }
         }
     }
 }
 
-/// Somebody who waited and is gone.
-struct Gone {
-    watchers: Arc<Watchers>,
-    key: Key,
-}
-
-impl Drop for Gone {
+impl Drop for Watch {
     fn drop(&mut self) {
-        let mut waiting = self.watchers.lock();
-        if let Some(others) = waiting.get_mut(&self.key) {
-            others.retain(|waiter| !waiter.is_closed());
-            if others.is_empty() {
-                waiting.remove(&self.key);
-            }
+        let mut watched = self.watchers.lock();
+        let sender = watched.get(&self.key);
+        if sender.is_some_and(|sender| sender.receiver_count() <= 1) {
+            watched.remove(&self.key);
         }
     }
 }

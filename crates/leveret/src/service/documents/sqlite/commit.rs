@@ -147,9 +147,17 @@ pub(in crate::service) fn insert_outgoing(
     Ok(session.last_insert_rowid() as u64)
 }
 
+/// Removes messages, those with numbers in a row at once.
 pub(super) fn forget(session: &Session<'_>, numbers: &[u64]) -> Result<(), DocumentsError> {
-    for number in numbers {
-        session.execute("DELETE FROM outgoing WHERE number = ?1", [*number as i64])?;
+    let mut numbers = numbers.to_vec();
+    numbers.sort_unstable();
+    for row in numbers.chunk_by(|one, next| one + 1 == *next) {
+        if let (Some(first), Some(last)) = (row.first(), row.last()) {
+            session.execute(
+                "DELETE FROM outgoing WHERE number BETWEEN ?1 AND ?2",
+                (*first as i64, *last as i64),
+            )?;
+        }
     }
     Ok(())
 }
