@@ -95,6 +95,11 @@ pub(crate) fn stock(item: &str) -> Key {
     Key::new(STOCK, item)
 }
 
+/// The document of what became of a request.
+fn reservation(request: &ReserveRequest) -> Key {
+    Key::new(RESERVATION, request.order_id.text())
+}
+
 impl Decider for Inventory {
     type Message = StockMessage;
     type Answer = StockState;
@@ -103,10 +108,9 @@ impl Decider for Inventory {
         match message {
             StockMessage::Set { item, .. } => vec![stock(item)],
             StockMessage::Reserve { request, .. } => {
-                let reservation = Key::new(RESERVATION, request.order_id.text());
                 let wanted = wanted(&request.items);
                 let items = wanted.keys().map(|item| stock(item));
-                [reservation].into_iter().chain(items).collect()
+                [reservation(request)].into_iter().chain(items).collect()
             }
         }
     }
@@ -121,6 +125,16 @@ impl Decider for Inventory {
             StockMessage::Set { item, quantity } => set(documents, item, *quantity),
             StockMessage::Reserve { request, answer_to } => reserve(documents, request, answer_to),
         }
+    }
+
+    fn again(&self, documents: &View<'_>, message: &StockMessage) -> Result<Vec<Publish>, Refusal> {
+        let StockMessage::Reserve { request, answer_to } = message else {
+            return Ok(Vec::new());
+        };
+        let settled = documents.state::<ReservationState>(&reservation(request))?;
+        let settled = settled.filter(|settled| settled.items == request.items);
+        let answers = settled.iter().map(|settled| answer(settled, answer_to));
+        Ok(answers.collect())
     }
 }
 
@@ -146,7 +160,7 @@ fn reserve(
     request: &ReserveRequest,
     answer_to: &ReplyTo,
 ) -> Result<Decision<StockState>, Refusal> {
-    let key = Key::new(RESERVATION, request.order_id.text());
+    let key = reservation(request);
     if let Some(settled) = documents.state::<ReservationState>(&key)? {
         if settled.items != request.items {
             return Err(Refusal::rejected(

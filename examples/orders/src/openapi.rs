@@ -49,12 +49,48 @@ fn document(roles: &[Role]) -> Value {
         }});
         paths.insert(path.to_owned(), operation);
     }
+    let mut schemas = schemas();
+    add_dead_letters(&mut paths, &mut schemas);
     json!({
         "openapi": "3.1.0",
         "info": { "title": "Orders", "version": env!("CARGO_PKG_VERSION"), "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" } },
         "paths": paths,
-        "components": { "schemas": schemas() },
+        "components": { "schemas": schemas },
     })
+}
+
+/// Adds the library's routes for dead letters, with the schemas that they name.
+fn add_dead_letters(paths: &mut Map<String, Value>, schemas: &mut Map<String, Value>) {
+    let library = serde_json::to_value(leveret::http::document()).expect("a document prints");
+    let of_dead_letters = library["paths"].as_object().into_iter().flatten();
+    let of_dead_letters = of_dead_letters.filter(|(path, _)| path.starts_with("/api/v1/dlq"));
+    for (path, item) in of_dead_letters {
+        add_schemas(item, &library["components"]["schemas"], schemas);
+        paths.insert(path.clone(), item.clone());
+    }
+}
+
+/// Adds the schemas that a value refers to, and what these refer to.
+fn add_schemas(value: &Value, known: &Value, schemas: &mut Map<String, Value>) {
+    match value {
+        Value::Object(fields) => {
+            let reference = fields.get("$ref").and_then(Value::as_str);
+            let name = reference.and_then(|path| path.strip_prefix("#/components/schemas/"));
+            if let Some(name) = name
+                && !schemas.contains_key(name)
+            {
+                schemas.insert(name.to_owned(), known[name].clone());
+                add_schemas(&known[name], known, schemas);
+            }
+            fields
+                .values()
+                .for_each(|field| add_schemas(field, known, schemas));
+        }
+        Value::Array(items) => items
+            .iter()
+            .for_each(|item| add_schemas(item, known, schemas)),
+        _ => {}
+    }
 }
 
 fn path_id(name: &str) -> Value {
@@ -153,13 +189,13 @@ fn inventory_paths() -> Value {
     }})
 }
 
-fn schemas() -> Value {
+fn schemas() -> Map<String, Value> {
     let text = json!({ "type": "string" });
     let nullable = json!({ "type": ["string", "null"] });
     let minor = json!({ "type": "integer", "minimum": 1, "description": "In minor units" });
     let status = json!({ "type": "string", "enum": ["PENDING", "PAID", "COMPLETED", "PAYMENT_FAILED", "CANCELLED"] });
     let id = json!({ "type": ["string", "integer"] });
-    json!({
+    let schemas = json!({
         "NewOrder": {
             "type": "object", "additionalProperties": false, "required": ["user_id", "currency", "items"],
             "properties": {
@@ -206,5 +242,9 @@ fn schemas() -> Value {
             "type": "object", "required": ["type", "title", "status", "detail"],
             "properties": { "type": text, "title": text, "status": { "type": "integer" }, "detail": text, "field": text },
         },
-    })
+    });
+    match schemas {
+        Value::Object(schemas) => schemas,
+        _ => Map::new(),
+    }
 }

@@ -37,7 +37,7 @@ use crate::{
 /// The kind of its documents.
 pub(crate) const KIND: &str = "payment";
 /// What the gateway is asked to do: the service's own queue.
-const GATEWAY_QUEUE: &str = "payment.gateway";
+pub(crate) const GATEWAY_QUEUE: &str = "payment.gateway";
 /// When the gateway could not say what is, it is asked again after so long.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(30);
 const ASK_AGAIN: &str = "ask_again";
@@ -305,6 +305,21 @@ impl Aggregate for Payment {
             PaymentMessage::AskAgain(_) => ask_again(state),
         }
     }
+
+    /// Whoever is still to be told, is when the result is there.
+    fn again(state: &PaymentState, message: &PaymentMessage) -> Vec<Publish> {
+        match message {
+            PaymentMessage::Charge(charge) if state.is_asked_by(charge) => state
+                .result()
+                .map(|result| state.answer(&charge.answer_to, result))
+                .into_iter()
+                .collect(),
+            PaymentMessage::Refund { answer_to, .. } if state.status == PaymentStatus::Refunded => {
+                vec![state.answer(answer_to, ResultStatus::Refunded)]
+            }
+            _ => Vec::new(),
+        }
+    }
 }
 
 fn begin(charge: &Charge, now: Timestamp) -> Next<PaymentState> {
@@ -334,18 +349,15 @@ fn begin(charge: &Charge, now: Timestamp) -> Next<PaymentState> {
 
 /// Another request for the same order: it is charged once, and whoever asks is told what came of it.
 fn charge_again(mut state: PaymentState, charge: &Charge) -> Result<Next<PaymentState>, Refusal> {
-    if charge.request.amount != state.amount || charge.currency != state.currency {
+    if !state.is_asked_by(charge) {
         return Err(Refusal::rejected(
             "other-amount",
             "the order has a payment of another amount or currency",
         ));
     }
     let answer_to = &charge.answer_to;
-    if let Some(status) = state.result() {
-        let answer = wire::answer(
-            answer_to,
-            wire::result_message(&state.order_id, status, state.transaction_id.as_deref()),
-        );
+    if let Some(result) = state.result() {
+        let answer = state.answer(answer_to, result);
         return Ok(Next::state(state).publish([answer]));
     }
     if !state.waiting.contains(answer_to) && state.waiting.len() < WAITING_MAX {
@@ -369,7 +381,7 @@ fn refund(
     }
     match state.status {
         PaymentStatus::Refunded => {
-            let answer = state.refunded(answer_to);
+            let answer = state.answer(answer_to, ResultStatus::Refunded);
             Ok(Next::state(state).publish([answer]))
         }
         PaymentStatus::Refunding => {
@@ -426,7 +438,8 @@ fn concluded(
         (Refunding, Outcome::Refunded) => {
             state.pass(Refunded, now);
             let waiting = std::mem::take(&mut state.waiting);
-            let answers: Vec<_> = waiting.iter().map(|to| state.refunded(to)).collect();
+            let refunded = |to| state.answer(to, ResultStatus::Refunded);
+            let answers: Vec<_> = waiting.iter().map(refunded).collect();
             Ok(Next::state(state).publish(answers).no_deadline(ASK_AGAIN))
         }
         (status, outcome) => Err(Refusal::stale(format!("{outcome:?} for one in {status:?}"))),
@@ -471,22 +484,19 @@ impl PaymentState {
         self.pass(status, now);
         self.original = None;
         let waiting = std::mem::take(&mut self.waiting);
-        let answers: Vec<_> = waiting
-            .iter()
-            .map(|answer_to| {
-                let transaction_id = self.transaction_id.as_deref();
-                let body = wire::result_message(&self.order_id, result, transaction_id);
-                wire::answer(answer_to, body)
-            })
-            .collect();
+        let answers: Vec<_> = waiting.iter().map(|to| self.answer(to, result)).collect();
         Next::state(self).publish(answers).no_deadline(ASK_AGAIN)
     }
 
-    fn refunded(&self, answer_to: &ReplyTo) -> Publish {
+    fn answer(&self, answer_to: &ReplyTo, result: ResultStatus) -> Publish {
         let transaction_id = self.transaction_id.as_deref();
-        let status = ResultStatus::Refunded;
-        let body = wire::result_message(&self.order_id, status, transaction_id);
+        let body = wire::result_message(&self.order_id, result, transaction_id);
         wire::answer(answer_to, body)
+    }
+
+    /// Whether a request asks for this charge.
+    fn is_asked_by(&self, charge: &Charge) -> bool {
+        charge.request.amount == self.amount && charge.currency == self.currency
     }
 
     fn intent(&self, action: Action) -> Publish {

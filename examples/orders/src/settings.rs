@@ -176,6 +176,9 @@ fn currency(code: &str) -> Result<String, String> {
     }
 }
 
+/// A database that is away is asked again after so long at most.
+const OUTAGE_PAUSE: Duration = Duration::from_secs(4);
+
 /// How the services work their queues.
 #[derive(Clone)]
 pub(crate) struct Work {
@@ -207,6 +210,7 @@ impl Work {
         options.retry = self.retry.clone();
         options.concurrency = self.concurrency;
         options.prefetch = self.concurrency.saturating_mul(2);
+        options.requeue_pauses.longest = OUTAGE_PAUSE;
     }
 
     /// Applies to a subscription.

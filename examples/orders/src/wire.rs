@@ -45,6 +45,8 @@ pub(crate) enum Id {
     Text(String),
     /// A whole number.
     Number(i64),
+    /// A whole number above all of these.
+    Large(u64),
 }
 
 impl Id {
@@ -53,13 +55,14 @@ impl Id {
         match self {
             Id::Text(text) => text.clone(),
             Id::Number(number) => number.to_string(),
+            Id::Large(number) => number.to_string(),
         }
     }
 
     fn check(&self, field: &str) -> Result<(), String> {
         match self {
             Id::Text(text) => check_text(text, field),
-            Id::Number(_) => Ok(()),
+            Id::Number(_) | Id::Large(_) => Ok(()),
         }
     }
 }

@@ -244,8 +244,8 @@ pub async fn show(
     })
 }
 
-/// Moves dead letters back to the queues that they came from, with no attempts made. Those that it reports as done are there, confirmed, and
-/// no dead letters any more. One that its queue does not take stays a dead letter, and if trying again later may help, the rest stays, too.
+/// Moves dead letters back to the queues that they came from, with no attempts made; `x-leveret-dead-at` stays, so that who handles one can tell
+/// it from a copy. Those that it reports as done are there, confirmed, and no dead letters any more. One that its queue does not take stays a dead letter, and if trying again later may help, the rest stays, too.
 ///
 /// A crash before it returns leaves every letter in one place at least, and at most one batch in both.
 pub async fn replay(
@@ -453,7 +453,6 @@ fn copy(letter: &Delivery, queue: &str) -> Publication {
         HEADER_DEATHS,
         HEADER_REASON,
         HEADER_QUEUE,
-        HEADER_DEAD_AT,
         HEADER_LEFT_OUT,
     ] {
         message.headers.remove(name);

@@ -30,6 +30,17 @@ pub trait Decider: Send + Sync + 'static {
         message: &Self::Message,
         now: Timestamp,
     ) -> Result<Decision<Self::Answer>, Refusal>;
+
+    /// What is said once more to a message that was handled before and is put back from the dead letters, since whoever sent it may never
+    /// have been told. It goes out once for each time that the message is put back, and no document changes. By default nothing.
+    fn again(
+        &self,
+        documents: &View<'_>,
+        message: &Self::Message,
+    ) -> Result<Vec<Publish>, Refusal> {
+        let _ = (documents, message);
+        Ok(Vec::new())
+    }
 }
 
 /// Why a message changes nothing.
@@ -300,6 +311,12 @@ pub trait Aggregate: Send + Sync + 'static {
         message: &Self::Message,
         now: Timestamp,
     ) -> Result<Next<Self::State>, Refusal>;
+
+    /// What is said once more to a message that was handled before and is put back from the dead letters. By default nothing.
+    fn again(state: &Self::State, message: &Self::Message) -> Vec<Publish> {
+        let _ = (state, message);
+        Vec::new()
+    }
 }
 
 /// What follows for one document.
@@ -402,5 +419,10 @@ impl<A: Aggregate> Decider for Of<A> {
             publish: next.publish,
             answer: next.state,
         })
+    }
+
+    fn again(&self, documents: &View<'_>, message: &A::Message) -> Result<Vec<Publish>, Refusal> {
+        let state = documents.state::<A::State>(&Of::<A>::key(&A::id(message)))?;
+        Ok(state.map_or_else(Vec::new, |state| A::again(&state, message)))
     }
 }

@@ -4,12 +4,13 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use leveret_core::time::Timestamp;
+use uuid::Uuid;
 
 use super::{
     counts::QueueCounts,
     decider::{Decider, Decision, Publish, Refusal, View},
     desk::{Arrived, Desk, ExecuteError, Executed, Reader},
-    documents::{Handled, Parked},
+    documents::{Handled, Key, Parked},
     relay::Relay,
 };
 use crate::broker::{
@@ -113,6 +114,37 @@ fn identity(message: &Message, named: Option<Arc<str>>) -> Result<Arc<str>, Stri
     })
 }
 
+/// Names the answers that are given again. Stored in inboxes: it never changes.
+const AGAIN: Uuid = Uuid::from_u128(0x1c0d_93a6_5f0b_4c1e_8a54_27d1_90e6_3b7f);
+
+/// Answers again.
+struct Again<D>(Arc<D>);
+
+impl<D: Decider> Decider for Again<D> {
+    type Message = D::Message;
+    type Answer = ();
+
+    fn keys(&self, message: &D::Message) -> Vec<Key> {
+        self.0.keys(message)
+    }
+
+    fn decide(
+        &self,
+        documents: &View<'_>,
+        message: &D::Message,
+        _: Timestamp,
+    ) -> Result<Decision<()>, Refusal> {
+        let publish = self.0.again(documents, message)?;
+        if publish.is_empty() {
+            return Err(Refusal::stale("nothing is said again"));
+        }
+        Ok(Decision {
+            publish,
+            ..Decision::answer(())
+        })
+    }
+}
+
 /// One subscription at work.
 pub(super) struct Station<D: Decider> {
     pub(super) decider: Arc<D>,
@@ -138,7 +170,7 @@ impl<D: Decider> Handler for Station<D> {
         let arrived = Arrived {
             handled: Handled {
                 consumer: self.consumer.clone(),
-                message_id,
+                message_id: message_id.clone(),
             },
             parkable: Some((&self.queue, message)),
         };
@@ -146,12 +178,43 @@ impl<D: Decider> Handler for Station<D> {
             .desk
             .execute(&*self.decider, &decoded, Some(arrived), &[])
             .await;
+        if matches!(executed, Ok(Executed::Repeated))
+            && let Some(Header::Text(dead_at)) = message.headers.get(HEADER_DEAD_AT)
+        {
+            return self.again(&decoded, &message_id, dead_at).await;
+        }
         self.verdict(executed).await
     }
 }
 
 impl<D: Decider> Station<D> {
-    async fn verdict(&self, executed: Result<Executed<D::Answer>, ExecuteError>) -> Verdict {
+    /// Says once more what a message was told that is put back from the dead letters, once for each time that it was one.
+    async fn again(&self, message: &D::Message, message_id: &str, dead_at: &str) -> Verdict {
+        let name = format!("{message_id}\0{dead_at}");
+        let arrived = Arrived {
+            handled: Handled {
+                consumer: self.consumer.clone(),
+                message_id: format!("again/{}", Uuid::new_v5(&AGAIN, name.as_bytes())).into(),
+            },
+            parkable: None,
+        };
+        let again = Again(self.decider.clone());
+        let executed = self.desk.execute(&again, message, Some(arrived), &[]);
+        match executed.await {
+            Ok(Executed::Done { claimed, .. }) => {
+                self.relay.publish(claimed).await;
+                Verdict::Repeated {
+                    publish: Vec::new(),
+                }
+            }
+            Ok(Executed::Refused(Refusal::Stale { .. })) => Verdict::Repeated {
+                publish: Vec::new(),
+            },
+            other => self.verdict(other).await,
+        }
+    }
+
+    async fn verdict<A>(&self, executed: Result<Executed<A>, ExecuteError>) -> Verdict {
         match executed {
             Ok(Executed::Done { claimed, .. }) => {
                 self.relay.publish(claimed).await;

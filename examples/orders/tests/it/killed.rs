@@ -1,6 +1,9 @@
 //! Processes end by `kill -9` under load, and brokers go away: every order ends, once, and the books add up.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use serde_json::Value;
 use tokio::{
@@ -148,41 +151,71 @@ async fn each_of_three_processes_is_killed_under_load() {
     place.remove().await;
 }
 
-/// A way to the broker that can be cut.
-struct Wire {
-    address: String,
-    open: watch::Sender<bool>,
+/// A way to a server that can be cut.
+pub(crate) struct Wire {
+    pub(crate) address: String,
+    open: watch::Sender<Way>,
+    tries: Arc<AtomicUsize>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Open,
+    /// Connections end.
+    Cut,
+    /// Connections stay, and nothing comes through.
+    Stalled,
 }
 
 impl Wire {
-    async fn to(amqp: &str, open: bool) -> Wire {
-        let (_, rest) = amqp.split_once('@').expect("a user");
+    pub(crate) async fn to(url: &str, open: bool) -> Wire {
+        let (_, rest) = url.split_once('@').expect("a user");
         let server = rest.split('/').next().expect("an address").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-        let address = amqp.replace(&server, &listener.local_addr().expect("bound").to_string());
-        let (open, is_open) = watch::channel(open);
+        let address = url.replace(&server, &listener.local_addr().expect("bound").to_string());
+        let (open, way) = watch::channel(if open { Way::Open } else { Way::Cut });
+        let tries = Arc::new(AtomicUsize::new(0));
+        let counted = tries.clone();
         tokio::spawn(async move {
             let mut ways = JoinSet::new();
             loop {
                 let (mut near, _) = listener.accept().await.expect("accepts");
-                let (mut is_open, server) = (is_open.clone(), server.clone());
+                counted.fetch_add(1, Ordering::Relaxed);
+                let (mut way, server) = (way.clone(), server.clone());
                 ways.spawn(async move {
-                    if !*is_open.borrow() {
+                    if *way.borrow() == Way::Cut {
                         return;
                     }
                     let mut far = TcpStream::connect(server).await.expect("connects");
                     tokio::select! {
                         _ = copy_bidirectional(&mut near, &mut far) => {}
-                        _ = is_open.wait_for(|open| !*open) => {}
+                        _ = way.wait_for(|way| *way != Way::Open) => {}
                     }
+                    // An error only says that the test is over.
+                    drop(way.wait_for(|way| *way != Way::Stalled).await);
                 });
             }
         });
-        Wire { address, open }
+        Wire {
+            address,
+            open,
+            tries,
+        }
     }
 
-    fn set(&self, open: bool) {
-        self.open.send_replace(open);
+    pub(crate) fn set(&self, open: bool) {
+        self.open
+            .send_replace(if open { Way::Open } else { Way::Cut });
+    }
+
+    /// Nothing comes through any more, and nobody is told.
+    pub(crate) fn stall(&self) {
+        self.open.send_replace(Way::Stalled);
+    }
+
+    /// How often somebody has connected.
+    pub(crate) fn tries(&self) -> usize {
+        self.tries.load(Ordering::Relaxed)
     }
 }
 

@@ -4,9 +4,13 @@
 mod rig;
 
 mod crashed;
+mod dead_letters;
 mod demo;
 mod foreign;
+mod gateways;
 mod http;
 mod killed;
 mod malformed;
+mod outages;
 mod repeated;
+mod servers;

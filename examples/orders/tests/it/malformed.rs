@@ -2,7 +2,7 @@
 
 use lapin::{BasicProperties, types::AMQPValue};
 
-use crate::rig::{Place, Process, books, json_of, until};
+use crate::rig::{Place, Process, books, json_of, sum, until};
 
 const CHARGES: &[&str] = &[
     "",
@@ -50,6 +50,19 @@ const RESERVATIONS: &[&str] = &[
     r#"{"items": [{"id": "sku", "quantity": 1}]}"#,
 ];
 
+const REFUNDS: &[&str] = &[
+    "no JSON",
+    "{}",
+    r#"{"order_id": "m", "transaction_id": "t"}"#,
+    r#"{"order_id": "m", "transaction_id": "t", "amount": 0}"#,
+    r#"{"order_id": "m", "transaction_id": "t", "amount": -1}"#,
+    r#"{"order_id": "m", "transaction_id": "t", "amount": "10"}"#,
+    r#"{"order_id": "m", "transaction_id": "", "amount": 10}"#,
+    r#"{"order_id": "m", "transaction_id": null, "amount": 10}"#,
+    r#"{"order_id": "", "transaction_id": "t", "amount": 10}"#,
+    r#"{"transaction_id": "t", "amount": 10}"#,
+];
+
 #[tokio::test]
 async fn malformed_messages_are_dead_letters_unchanged() {
     let Some(place) = Place::new("malformed").await else {
@@ -64,6 +77,7 @@ async fn malformed_messages_are_dead_letters_unchanged() {
         ("payment_queue", CHARGES),
         ("order_queue", RESULTS),
         ("inventory_queue", RESERVATIONS),
+        ("refund_queue", REFUNDS),
     ];
     let not_text: &[u8] = b"{\"order_id\": \"\xff\xfe\", \"amount\": 10, \"user_id\": \"u\"}";
     for (queue, bodies) in queues {
@@ -186,6 +200,9 @@ async fn what_the_gateway_makes_of_an_order() {
         0,
         "intents that were given up"
     );
+    let metrics = up.text("/metrics").await;
+    let asked = sum(&metrics, "leveret_work_handled_total", "\"refund_queue\"");
+    assert_eq!(asked, 1, "a refund is asked for once");
     assert_eq!(up.get("/stock/sku").await.1["reserved"], 2);
     drop(up);
     place.remove().await;

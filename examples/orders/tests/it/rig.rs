@@ -47,10 +47,13 @@ pub(crate) struct Place {
 impl Place {
     /// None: the servers are not given, and the test is skipped.
     pub(crate) async fn new(test: &str) -> Option<Place> {
-        let (amqp, server) = (
-            given("LEVERET_TEST_AMQP_URL")?,
-            given("LEVERET_TEST_POSTGRES_URL")?,
-        );
+        let server = given("LEVERET_TEST_POSTGRES_URL")?;
+        Place::at(test, &server).await
+    }
+
+    /// With the database in this PostgreSQL.
+    pub(crate) async fn at(test: &str, server: &str) -> Option<Place> {
+        let (amqp, server) = (given("LEVERET_TEST_AMQP_URL")?, server.to_owned());
         let foreign = Foreign::new(&amqp).await;
         for queue in QUEUES {
             let delays = ["100ms", "200ms", "400ms"].map(|delay| format!(".retry.{delay}"));

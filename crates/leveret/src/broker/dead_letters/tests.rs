@@ -318,7 +318,13 @@ async fn replay_moves_letters_back(broker: &Arc<dyn Broker>, in_order: bool) {
         .find(|message| message.message_id.as_deref() == Some("7"));
     let seventh = seventh.expect("with its id");
     let headers: Vec<_> = seventh.headers.keys().map(String::as_str).collect();
-    assert_eq!(headers, ["tenant", HEADER_EXCHANGE, HEADER_ROUTING_KEY]);
+    let kept = [
+        "tenant",
+        HEADER_DEAD_AT,
+        HEADER_EXCHANGE,
+        HEADER_ROUTING_KEY,
+    ];
+    assert_eq!(headers, kept);
     assert_eq!(bodies(&other.drain(&other.queue).await), ["601"]);
     assert!(world.drain(&world.dlq).await.is_empty());
     world.remove().await;
