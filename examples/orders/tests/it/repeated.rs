@@ -168,12 +168,15 @@ async fn bare_requests_for_stock_are_known_by_their_order() {
         handled >= 15
     })
     .await;
-    let mut told = Vec::new();
+    let (mut told, mut orders) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         let result = json_of(&foreign.take("order_queue").await.data);
-        assert!(result["order_id"].is_i64() && result["transaction_id"].is_null());
+        assert!(result["transaction_id"].is_null());
+        orders.push(result["order_id"].as_i64().expect("an integer"));
         told.push(result["status"].as_str().expect("a status").to_owned());
     }
+    orders.sort_unstable();
+    assert_eq!(orders, [1, 2, 3], "{told:?}");
     told.sort();
     assert_eq!(told, ["out_of_stock", "reserved", "reserved"]);
     assert_eq!(foreign.count("order_queue").await, 0);
