@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::servers::{Kind, compose};
+use crate::servers::{Kind, compose, mongodb};
 use crate::{paths, say};
 
 /// Where servers come from.
@@ -18,8 +18,8 @@ pub(crate) enum Source {
 
 /// Makes sure that the servers can be started, and says from where.
 ///
-/// What is missing is installed with `apt-get` where that exists, as root or through sudo. Elsewhere, or when
-/// that fails, all servers run in docker.
+/// What is missing is installed with `apt-get` where that exists, as root or through sudo, or with `pip`. Elsewhere,
+/// or when that fails, all servers run in docker.
 pub(crate) fn ensure(kinds: &[Kind]) -> Result<Source> {
     let missing = || -> Vec<Kind> {
         kinds
@@ -31,10 +31,22 @@ pub(crate) fn ensure(kinds: &[Kind]) -> Result<Source> {
     if missing().is_empty() {
         return Ok(Source::Programs);
     }
+    let pip = || {
+        if missing().contains(&Kind::MongoDb)
+            && let Err(error) = mongodb::install()
+        {
+            say(format_args!("{error:#}"));
+        }
+    };
+    pip();
+    if missing().is_empty() {
+        return Ok(Source::Programs);
+    }
     if paths::program("apt-get").is_some() {
         // The verdict is whether the programs are there: a package whose own service cannot start here (there
         // may be no service manager) makes apt-get fail, and is no less usable for us.
         let failed = apt_get(&missing()).err();
+        pip();
         if missing().is_empty() {
             return Ok(Source::Programs);
         }
@@ -63,6 +75,8 @@ fn package(kind: Kind) -> &'static str {
         Kind::RabbitMq => "rabbitmq-server",
         Kind::Postgres => "postgresql",
         Kind::Redis => "redis-server",
+        // What installs it.
+        Kind::MongoDb => "python3-venv",
     }
 }
 

@@ -40,11 +40,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Build everything and run all tests against private RabbitMQ, PostgreSQL and Redis servers
+    /// Build everything and run all tests against private RabbitMQ, PostgreSQL, Redis and MongoDB servers
     ///
     /// Missing servers are installed with apt-get, or run by docker compose where there is no apt-get.
-    /// A server whose LEVERET_TEST_AMQP_URL, LEVERET_TEST_POSTGRES_URL or LEVERET_TEST_REDIS_URL is set is
-    /// used as it is and not started.
+    /// A server whose LEVERET_TEST_AMQP_URL, LEVERET_TEST_POSTGRES_URL, LEVERET_TEST_REDIS_URL or
+    /// LEVERET_TEST_MONGODB_URL is set is used as it is and not started. MongoDB's part is played by SecantusDB.
     Test {
         /// Arguments for `cargo nextest run`, or `cargo test` where nextest is not installed
         #[arg(last = true)]

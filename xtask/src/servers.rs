@@ -1,4 +1,4 @@
-//! Private RabbitMQ, PostgreSQL and Redis servers: on free ports, with data directories of their own.
+//! Private RabbitMQ, PostgreSQL, Redis and MongoDB servers: on free ports, with data directories of their own.
 //!
 //! A [`Fleet`] is the set of servers in one directory, described by its `servers.json`, so that any later
 //! process (a kill test, a developer, the watchdog) can stop, break and restart them.
@@ -6,6 +6,7 @@
 pub(crate) mod compose;
 pub(crate) mod fleet;
 mod instance;
+pub(crate) mod mongodb;
 mod postgres;
 mod rabbitmq;
 mod ready;
@@ -31,16 +32,19 @@ pub(crate) enum Kind {
     RabbitMq,
     Postgres,
     Redis,
+    #[value(name = "mongodb")]
+    MongoDb,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 3] = [Self::RabbitMq, Self::Postgres, Self::Redis];
+    pub(crate) const ALL: [Self; 4] = [Self::RabbitMq, Self::Postgres, Self::Redis, Self::MongoDb];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::RabbitMq => "rabbitmq",
             Self::Postgres => "postgres",
             Self::Redis => "redis",
+            Self::MongoDb => "mongodb",
         }
     }
 
@@ -50,6 +54,7 @@ impl Kind {
             Self::RabbitMq => "LEVERET_TEST_AMQP_URL",
             Self::Postgres => "LEVERET_TEST_POSTGRES_URL",
             Self::Redis => "LEVERET_TEST_REDIS_URL",
+            Self::MongoDb => "LEVERET_TEST_MONGODB_URL",
         }
     }
 
@@ -58,6 +63,7 @@ impl Kind {
             Self::RabbitMq => format!("amqp://guest:guest@127.0.0.1:{port}/%2f"),
             Self::Postgres => format!("postgres://postgres@127.0.0.1:{port}/postgres"),
             Self::Redis => format!("redis://127.0.0.1:{port}"),
+            Self::MongoDb => format!("mongodb://127.0.0.1:{port}/leveret_test"),
         }
     }
 
@@ -67,6 +73,7 @@ impl Kind {
             Self::RabbitMq => rabbitmq::programs().is_some(),
             Self::Postgres => postgres::programs().is_some(),
             Self::Redis => redis::program().is_some(),
+            Self::MongoDb => mongodb::program().is_some(),
         }
     }
 }

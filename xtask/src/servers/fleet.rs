@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use super::instance::{Backing, CLOSING, Instance};
-use super::{Kind, SERVERS_ENV, compose, postgres, rabbitmq, redis};
+use super::{Kind, SERVERS_ENV, compose, mongodb, postgres, rabbitmq, redis};
 use crate::install::Source;
 use crate::{paths, ports, say};
 
@@ -41,6 +41,7 @@ impl Fleet {
                 (Source::Programs, Kind::RabbitMq) => rabbitmq::plan(dir, next_port(), next_port()),
                 (Source::Programs, Kind::Postgres) => postgres::plan(dir, next_port()),
                 (Source::Programs, Kind::Redis) => redis::plan(dir, next_port()),
+                (Source::Programs, Kind::MongoDb) => mongodb::plan(dir, next_port()),
             })
             .collect::<Result<_>>()?;
         let fleet = Self {

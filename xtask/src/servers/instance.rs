@@ -95,7 +95,7 @@ impl Instance {
                 match self.name {
                     Kind::RabbitMq => rabbitmq::initialise(program)?,
                     Kind::Postgres => postgres::initialise(program)?,
-                    Kind::Redis => fs::create_dir_all(&program.data_dir)?,
+                    Kind::Redis | Kind::MongoDb => fs::create_dir_all(&program.data_dir)?,
                 }
                 if let Some(helper) = program
                     .helper
@@ -214,7 +214,7 @@ impl Instance {
         match self.name {
             // "Fast": PostgreSQL would otherwise wait for its clients to leave.
             Kind::Postgres => Signal::INT,
-            Kind::RabbitMq | Kind::Redis => Signal::TERM,
+            Kind::RabbitMq | Kind::Redis | Kind::MongoDb => Signal::TERM,
         }
     }
 }

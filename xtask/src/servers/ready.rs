@@ -12,7 +12,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// True when a client would be served now.
 pub(crate) fn answers(kind: Kind, port: u16) -> bool {
-    first_byte(port, hello(kind)).is_some_and(|byte| byte == welcome(kind))
+    first_byte(port, hello(kind))
+        .is_some_and(|byte| welcome(kind).is_none_or(|welcome| byte == welcome))
 }
 
 /// What a client says first.
@@ -22,19 +23,27 @@ fn hello(kind: Kind) -> &'static [u8] {
         // The length, protocol 3.0, the parameters; each text ends with a zero.
         Kind::Postgres => b"\x00\x00\x00\x29\x00\x03\x00\x00user\0postgres\0database\0postgres\0\0",
         Kind::Redis => b"PING\r\n",
+        // The length, a number, no answer to another, OP_MSG, no flags, one document: `{ ping: 1, $db: "admin" }`.
+        Kind::MongoDb => {
+            b"\x33\0\0\0\x01\0\0\0\0\0\0\0\xdd\x07\0\0\0\0\0\0\0\
+              \x1e\0\0\0\x10ping\0\x01\0\0\0\x02$db\0\x06\0\0\0admin\0\0"
+        }
     }
 }
 
-/// The first byte of a server that is ready.
-fn welcome(kind: Kind) -> u8 {
-    match kind {
+/// The first byte of a server that is ready, where others begin otherwise.
+fn welcome(kind: Kind) -> Option<u8> {
+    let byte = match kind {
         // A method frame: connection.start.
         Kind::RabbitMq => 1,
         // Authentication, where `E` would be an error.
         Kind::Postgres => b'R',
         // `+PONG`, where `-` would be an error.
         Kind::Redis => b'+',
-    }
+        // Any answer will do.
+        Kind::MongoDb => return None,
+    };
+    Some(byte)
 }
 
 fn first_byte(port: u16, hello: &[u8]) -> Option<u8> {
@@ -51,10 +60,13 @@ fn first_byte(port: u16, hello: &[u8]) -> Option<u8> {
 mod tests {
     use super::*;
 
-    /// The message says its own length, itself included.
+    /// Messages say their own length, itself included.
     #[test]
-    fn the_postgres_greeting_has_its_length() {
-        let hello = hello(Kind::Postgres);
-        assert_eq!(hello.len(), usize::from(hello[3]));
+    fn greetings_have_their_length() {
+        let postgres = hello(Kind::Postgres);
+        assert_eq!(postgres.len(), usize::from(postgres[3]));
+        let mongodb = hello(Kind::MongoDb);
+        assert_eq!(mongodb.len(), usize::from(mongodb[0]));
+        assert_eq!(mongodb[21..].len(), usize::from(mongodb[21]));
     }
 }

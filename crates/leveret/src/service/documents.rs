@@ -23,6 +23,8 @@ mod lists;
 #[cfg(test)]
 mod measure;
 pub mod memory;
+#[cfg(feature = "mongodb")]
+pub mod mongodb;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod sqlite;
@@ -316,6 +318,9 @@ pub struct Capabilities {
     pub shared: bool,
     /// The most documents in one commit.
     pub documents_per_commit: usize,
+    /// Messages of several documents can be of one lane, and a commit that puts no document can publish to several. Where not, a lane keeps the
+    /// order, and has one holder, among the messages of commits that put the same document, or that put none and publish first to the same lane.
+    pub lanes_span_documents: bool,
     /// The most commits that are worth one call.
     pub batch_max: usize,
     /// The most calls that are worth being made at once.

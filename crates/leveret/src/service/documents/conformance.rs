@@ -121,6 +121,7 @@ pub const CASES: &[Case] = cases![
     outbox::lane_keeps_its_order,
     outbox::batch_keeps_the_order,
     outbox::several_lanes_in_one_commit,
+    outbox::lanes_span_documents,
     outbox::sent_waits_for_all_of_a_lane,
     outbox::lease_ends,
     outbox::released_at_once,

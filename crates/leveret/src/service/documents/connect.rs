@@ -11,9 +11,12 @@ use crate::connect::{self, ConnectError};
 /// |---|---|
 /// | `sqlite:PATH` | a SQLite file of the service's own, which this process alone has open |
 /// | `postgres://…` | PostgreSQL: a schema for each service, which any number of its processes share |
+/// | `mongodb://…/DATABASE` | MongoDB: a collection for each service, which any number of its processes share; one document a commit |
 /// | `memory:` | this process's memory, for tests |
 ///
-/// `schema` names the tables' place in PostgreSQL; the others do without.
+/// `schema` names the tables' place in PostgreSQL, and begins the names of collections in MongoDB; the others do without.
+///
+/// PostgreSQL and MongoDB are there with the features of their names.
 ///
 /// # Errors
 /// [`DocumentsError::Url`] when the URL cannot be used, [`DocumentsError::Invalid`] for kinds that cannot be,
@@ -40,9 +43,19 @@ pub async fn connect(
             let options = PostgresDocumentsOptions::new(url, schema, kinds);
             Ok(Arc::new(PostgresDocuments::connect(options).await?))
         }
+        #[cfg(feature = "mongodb")]
+        ("mongodb" | "mongodb+srv", _) => {
+            use super::mongodb::{MongoDocuments, MongoDocumentsOptions};
+            let options = MongoDocumentsOptions::new(url, schema, kinds);
+            Ok(Arc::new(MongoDocuments::connect(options).await?))
+        }
         _ => {
             let _ = schema;
-            let there_are = "sqlite:PATH and postgres://…";
+            let there_are = if cfg!(feature = "mongodb") {
+                "sqlite:PATH, postgres://… and mongodb://…"
+            } else {
+                "sqlite:PATH and postgres://…"
+            };
             Err(DocumentsError::Url {
                 detail: connect::no_kind(url, "service store", "sqlite", there_are),
             })

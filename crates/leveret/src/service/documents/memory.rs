@@ -19,6 +19,7 @@ const CAPABILITIES: Capabilities = Capabilities {
     durable: false,
     shared: false,
     documents_per_commit: usize::MAX,
+    lanes_span_documents: true,
     batch_max: 64,
     calls_max: 1,
     lease: LEASE,

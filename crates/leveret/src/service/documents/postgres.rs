@@ -166,6 +166,7 @@ impl Documents for PostgresDocuments {
             durable: true,
             shared: true,
             documents_per_commit: usize::MAX,
+            lanes_span_documents: true,
             batch_max: 256,
             calls_max: 4,
             lease: self.0.lease,

@@ -35,6 +35,7 @@ const CAPABILITIES: Capabilities = Capabilities {
     durable: true,
     shared: false,
     documents_per_commit: usize::MAX,
+    lanes_span_documents: true,
     batch_max: 256,
     calls_max: 4,
     lease: LEASE,

@@ -57,15 +57,17 @@ pub(super) async fn lane_keeps_its_order(world: &mut World) {
 }
 
 pub(super) async fn batch_keeps_the_order(world: &mut World) {
-    let batch = [
-        publish(&["l: a"]),
-        publish(&["l: b", "k: x"]),
-        publish(&["l: c"]),
-    ];
+    let spans = world.lanes_span();
+    let second = if spans {
+        publish(&["l: b", "k: x"])
+    } else {
+        publish(&["l: b"])
+    };
+    let batch = [publish(&["l: a"]), second, publish(&["l: c"])];
     let committed = world.batch(&batch).await;
     let claimed: Vec<_> = committed.into_iter().map(claims).collect();
     assert_eq!(bodies(&claimed[0]), ["a"]);
-    assert_eq!(bodies(&claimed[1]), ["x"]);
+    assert_eq!(bodies(&claimed[1]), if spans { &["x"][..] } else { &[] });
     assert_eq!(bodies(&claimed[2]), [""; 0]);
     let next = world.sent(&claimed[0]).await;
     assert_eq!(bodies(&next), ["b", "c"]);
@@ -73,12 +75,29 @@ pub(super) async fn batch_keeps_the_order(world: &mut World) {
 
 /// A commit gets back what is first in its lane, in the order in which it said it.
 pub(super) async fn several_lanes_in_one_commit(world: &mut World) {
-    let held = world.done(publish(&["k: 0"])).await;
+    // Of one document, so that no lane spans any.
+    let first = put("a", 0, &json!(1)).publishing(&["k: 0"]);
+    let held = world.done(first).await;
+    let second = put("a", 1, &json!(2));
     let claimed = world
-        .done(publish(&["l: a", "k: x", "l: b", "m: c", "l: d"]))
+        .done(second.publishing(&["l: a", "k: x", "l: b", "m: c", "l: d"]))
         .await;
     assert_eq!(bodies(&claimed), ["a", "b", "c", "d"]);
     assert_eq!(bodies(&world.sent(&held).await), ["x"]);
+}
+
+/// Messages of different documents keep the order of a lane that they share.
+pub(super) async fn lanes_span_documents(world: &mut World) {
+    if !world.lanes_span() {
+        return;
+    }
+    let held = world
+        .done(put("a", 0, &json!(1)).publishing(&["l: 1"]))
+        .await;
+    let second = put("b", 0, &json!(1)).publishing(&["l: 2"]);
+    assert!(world.done(second).await.is_empty());
+    assert!(world.done(publish(&["k: x", "l: 3"])).await.len() == 1);
+    assert_eq!(bodies(&world.sent(&held).await), ["2", "3"]);
 }
 
 /// Of messages that were claimed together, the next ones go when all are gone.
@@ -106,7 +125,8 @@ pub(super) async fn lease_ends(world: &mut World) {
 }
 
 pub(super) async fn released_at_once(world: &mut World) {
-    let claimed = world.done(publish(&["l: a b", "k: x"])).await;
+    let commit = put("a", 0, &json!(1)).publishing(&["l: a b", "k: x"]);
+    let claimed = world.done(commit).await;
     world.release(&claimed[1..2]).await;
     assert!(
         world.claim(100).await.is_empty(),

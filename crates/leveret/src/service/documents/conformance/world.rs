@@ -52,6 +52,11 @@ impl World {
         self.documents.capabilities().documents_per_commit >= 2
     }
 
+    /// Whether messages of different documents can be of one lane.
+    pub(super) fn lanes_span(&self) -> bool {
+        self.documents.capabilities().lanes_span_documents
+    }
+
     pub(super) async fn batch(&self, batch: &[Commit]) -> Vec<Committed> {
         let committed = self.documents.commit(batch, self.now).await;
         let committed = committed.expect("a commit");
