@@ -27,6 +27,7 @@ mod batch;
 pub(crate) mod commit;
 pub mod conformance;
 pub(crate) mod connect;
+pub(crate) mod follow;
 pub mod memory;
 #[cfg(feature = "postgres")]
 pub mod postgres;

@@ -16,8 +16,7 @@ use leveret_core::{
 use tokio::sync::{broadcast, oneshot};
 
 use crate::store::{
-    Finished, Outcome, RunEnd, StepRecord, StepStatus,
-    commit::{passed_status, status_of},
+    Finished, Outcome, RunEnd, StepRecord, StepStatus, commit::status_of, follow::passed_status,
 };
 
 /// Steps of a run as one worker saw them, if it saw all of them: saves reading them back for the result.

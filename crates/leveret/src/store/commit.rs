@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use leveret_core::{
     decide::{
-        Decision, Ending, JoinPoint, JoinState, Joins, Mark, MissingJoins, Passed, decide,
-        join_width,
+        Decision, Ending, JoinPoint, JoinState, Joins, Mark, MissingJoins, decide, join_width,
     },
     graph::{EdgeIx, Graph, NodeIx},
     workflow::Workflow,
@@ -71,21 +70,6 @@ pub(crate) fn provide(
     }
 }
 
-/// Whether the outcome leaves the run failed, unless nothing else follows from it: no fallback takes over.
-pub(crate) fn fails_run(finished: &Finished) -> bool {
-    match &finished.outcome {
-        Outcome::Failed { fall_back, .. } => {
-            !(*fall_back
-                && finished
-                    .workflow
-                    .graph
-                    .fallback_edge(finished.node)
-                    .is_some())
-        }
-        _ => false,
-    }
-}
-
 /// The key under which a join is stored.
 pub(crate) fn key_of(workflow: &Workflow, join: JoinPoint) -> JoinKey {
     match join {
@@ -126,14 +110,6 @@ pub(crate) fn edge_from_i64(stored: i64) -> Option<EdgeIx> {
 /// The id of a node, for rows.
 pub(crate) fn node_id(workflow: &Workflow, node: NodeIx) -> &str {
     workflow.nodes[node].id.as_str()
-}
-
-/// The status to record for a node that was passed.
-pub(crate) fn passed_status(passed: Passed) -> StepStatus {
-    match passed {
-        Passed::Skipped => StepStatus::Skipped,
-        Passed::Cancelled => StepStatus::Cancelled,
-    }
 }
 
 /// What a recorded status means for going on.

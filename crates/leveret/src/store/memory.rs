@@ -19,7 +19,8 @@ use super::{
     Committed, Finished, Load, Loaded, NewRun, NewTimer, NodeValue, Outcome, Progress, RunEnd,
     RunFilter, RunRecord, RunStatus, Started, StepRecord, StepStatus, Store, StoreError, Timer,
     WorkflowRecord,
-    commit::{decide_finished, fails_run, key_of, mark_of, passed_status, status_of},
+    commit::{decide_finished, key_of, mark_of, status_of},
+    follow::{Write, follow},
 };
 
 /// The store. Clones share their content.
@@ -118,32 +119,39 @@ impl State {
         }
         let mut joins: Joins = run.joins.clone().into_iter().collect();
         let decision = decide_finished(finished, &mut joins, |_| Ok::<_, StoreError>(Vec::new()))?;
-        run.joins.extend(decision.joins.clone());
-        for &(node, passed) in &decision.passed {
-            run.pass(finished, node, passed_status(passed));
-        }
-        if let Outcome::Failed { error, .. } = &finished.outcome
-            && fails_run(finished)
-            && run.record.error.is_none()
-        {
-            run.record.error = Some(error.clone());
-        }
-        let end = decision.ended.then(|| run.end(None, finished.finished_at));
         let key = finished.key();
-        match finished.outcome {
-            Outcome::Waiting { until, .. } => {
-                let timer = Timer {
-                    key: key.clone(),
-                    workflow_id: finished.workflow.id.clone(),
-                    workflow_hash: finished.workflow.hash,
-                    via: finished.via,
-                    attempts: finished.attempts,
-                    claimed_until: until,
-                };
-                self.timers.insert(key, Timed { due: until, timer });
-            }
-            _ => {
-                self.timers.remove(&key);
+        if !matches!(finished.outcome, Outcome::Waiting { .. }) {
+            self.timers.remove(&key);
+        }
+        let mut end = None;
+        for write in follow(finished, &decision) {
+            match write {
+                Write::Join { join, state } => {
+                    run.joins.insert(join, state.clone());
+                }
+                Write::Pass {
+                    node,
+                    scope,
+                    status,
+                } => run.pass(finished, node, scope, status),
+                Write::Error(error) => {
+                    run.record.error.get_or_insert_with(|| error.clone());
+                }
+                Write::Timer { due } => {
+                    let timer = Timer {
+                        key: key.clone(),
+                        workflow_id: finished.workflow.id.clone(),
+                        workflow_hash: finished.workflow.hash,
+                        via: finished.via,
+                        attempts: finished.attempts,
+                        claimed_until: due,
+                    };
+                    self.timers.insert(key.clone(), Timed { due, timer });
+                }
+                Write::Context { key, value } => {
+                    run.context.insert(key.clone(), value.clone());
+                }
+                Write::End => end = Some(run.end(None, finished.finished_at)),
             }
         }
         Ok(Committed::Recorded { decision, end })
@@ -186,15 +194,9 @@ impl Run {
             record.started_at = earlier.started_at;
         }
         match &finished.outcome {
-            Outcome::Completed {
-                output,
-                action,
-                context,
-                ..
-            } => {
+            Outcome::Completed { output, action, .. } => {
                 record.output = output.clone();
                 record.action.clone_from(action);
-                self.context.extend(context.iter().cloned());
             }
             Outcome::Waiting { error, .. } => record.error.clone_from(error),
             Outcome::Failed { error, .. } => record.error = Some(error.clone()),
@@ -203,11 +205,11 @@ impl Run {
         true
     }
 
-    fn pass(&mut self, finished: &Finished, node: usize, status: StepStatus) {
+    fn pass(&mut self, finished: &Finished, node: usize, scope: &Scope, status: StepStatus) {
         let node_id = finished.workflow.nodes[node].id.clone();
         let record = StepRecord {
             node_id: node_id.clone(),
-            scope: finished.scope.clone(),
+            scope: scope.clone(),
             status,
             attempts: 0,
             output: Json::null(),
@@ -217,9 +219,7 @@ impl Run {
             started_at: finished.finished_at,
             finished_at: finished.finished_at,
         };
-        self.steps
-            .entry((node_id, finished.scope.clone()))
-            .or_insert(record);
+        self.steps.entry((node_id, scope.clone())).or_insert(record);
     }
 
     fn end(&mut self, status: Option<RunStatus>, now: Timestamp) -> RunEnd {

@@ -1,7 +1,6 @@
 //! From rows to columns, as `unnest` takes them, and from columns of a row to values.
 
 use leveret_core::{
-    decide::Passed,
     ids::{IdError, NodeId, RunId, WorkflowId},
     json::Json,
     time::Timestamp,
@@ -10,8 +9,8 @@ use leveret_core::{
 use tokio_postgres::{Row, types::ToSql};
 
 use crate::store::{
-    Finished, Outcome, StepError, StoreError,
-    commit::{edge_to_i64, node_id, passed_status, status_of},
+    Finished, Outcome, StepError, StepStatus, StoreError,
+    commit::{edge_to_i64, node_id, status_of},
 };
 
 /// Steps as columns.
@@ -52,11 +51,8 @@ impl<'a> StepColumns<'a> {
     }
 
     fn push(&mut self, finished: &'a Finished) {
-        self.push_key(
-            finished,
-            finished.node,
-            status_of(&finished.outcome).as_str(),
-        );
+        let status = status_of(&finished.outcome);
+        self.push_key(step_order(finished), finished.finished_at, status);
         self.attempts.push(i64::from(finished.attempts));
         self.vias.push(edge_to_i64(finished.via));
         self.started.push(finished.started_at.0);
@@ -72,29 +68,28 @@ impl<'a> StepColumns<'a> {
         self.errors.push(error.map(error_text));
     }
 
-    /// Nodes that were passed, in the order given.
-    pub(super) fn of_passed(
-        passed: impl IntoIterator<Item = (&'a Finished, usize, Passed)>,
-    ) -> StepColumns<'a> {
-        let mut columns = StepColumns::default();
-        for (by, node, passed) in passed {
-            columns.push_key(by, node, passed_status(passed).as_str());
-            columns.attempts.push(0);
-            columns.vias.push(-1);
-            columns.started.push(by.finished_at.0);
-            columns.actions.push(None);
-            columns.outputs.push(None);
-            columns.errors.push(None);
-        }
-        columns
+    /// Adds a step that will not be executed.
+    pub(super) fn push_passed(
+        &mut self,
+        key: (&'a str, &'a str, &'a str),
+        at: Timestamp,
+        status: StepStatus,
+    ) {
+        self.push_key(key, at, status);
+        self.attempts.push(0);
+        self.vias.push(-1);
+        self.started.push(at.0);
+        self.actions.push(None);
+        self.outputs.push(None);
+        self.errors.push(None);
     }
 
-    fn push_key(&mut self, finished: &'a Finished, node: usize, status: &'a str) {
-        self.run_ids.push(finished.run_id.as_str());
-        self.node_ids.push(node_id(&finished.workflow, node));
-        self.scopes.push(finished.scope.as_str());
-        self.statuses.push(status);
-        self.finished.push(finished.finished_at.0);
+    fn push_key(&mut self, key: (&'a str, &'a str, &'a str), at: Timestamp, status: StepStatus) {
+        self.run_ids.push(key.0);
+        self.node_ids.push(key.1);
+        self.scopes.push(key.2);
+        self.statuses.push(status.as_str());
+        self.finished.push(at.0);
     }
 
     pub(super) fn is_empty(&self) -> bool {

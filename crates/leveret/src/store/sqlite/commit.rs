@@ -2,6 +2,7 @@
 
 use leveret_core::{
     decide::{JoinPoint, JoinState, Joins},
+    graph::NodeIx,
     ids::{RunId, StepKey},
     time::Timestamp,
     workflow::Workflow,
@@ -10,11 +11,9 @@ use rusqlite::params;
 
 use super::{Session, error_text, hash, json_text, numbers, parsed, step_error, time};
 use crate::store::{
-    Committed, Finished, NewRun, Outcome, RunEnd, RunStatus, Started, StoreError,
-    commit::{
-        decide_finished, edge_to_i64, fails_run, key_of, node_id, parse_join, passed_status,
-        status_of,
-    },
+    Committed, Finished, NewRun, Outcome, RunEnd, RunStatus, Started, StepStatus, StoreError,
+    commit::{decide_finished, edge_to_i64, key_of, node_id, parse_join, status_of},
+    follow::{Write, follow},
 };
 
 pub(super) fn start(session: &Session<'_>, new: &NewRun) -> Result<Started, StoreError> {
@@ -115,50 +114,66 @@ pub(super) fn commit(session: &Session<'_>, finished: &Finished) -> Result<Commi
     let decision = decide_finished(finished, &mut joins, |missing| {
         load_joins(session, finished, missing)
     })?;
-    for (point, state) in &decision.joins {
-        save_join(session, finished, *point, state)?;
-    }
-    if !decision.passed.is_empty() {
-        let scope = numbers::of_scope(session, run_id, &finished.scope)?
-            .ok_or_else(|| StoreError::corrupt("a run vanished"))?;
-        for &(node, passed) in &decision.passed {
-            session.execute(
-                "INSERT INTO steps (step_no, node_id, status, attempts, via, started_at_ms, finished_at_ms)
-                 VALUES (?1, ?2, ?3, 0, -1, ?4, ?4) ON CONFLICT DO NOTHING",
-                params![
-                    scope | node as i64,
-                    node_id(&finished.workflow, node),
-                    passed_status(passed).as_str(),
-                    finished.finished_at.0,
-                ],
-            )?;
-        }
-    }
-    match &finished.outcome {
-        Outcome::Failed { error, .. } if fails_run(finished) => {
-            session.execute(
-                "UPDATE runs SET error = ?2 WHERE run_id = ?1 AND error IS NULL",
-                (run_id.as_str(), error_text(error)),
-            )?;
-        }
-        Outcome::Waiting { until, .. } => set_timer(session, finished, *until)?,
-        Outcome::Completed { context, .. } => {
-            for (key, value) in context {
+    let (mut end, mut passed_in) = (None, None);
+    for write in follow(finished, &decision) {
+        match write {
+            Write::Join { join, state } => save_join(session, finished, join, state)?,
+            Write::Pass {
+                node,
+                scope,
+                status,
+            } => {
+                let numbers = match passed_in {
+                    Some((known, numbers)) if known == scope => numbers,
+                    _ => numbers::of_scope(session, run_id, scope)?
+                        .ok_or_else(|| StoreError::corrupt("a run vanished"))?,
+                };
+                passed_in = Some((scope, numbers));
+                pass(session, finished, numbers | node as i64, node, status)?;
+            }
+            Write::Error(error) => {
+                session.execute(
+                    "UPDATE runs SET error = ?2 WHERE run_id = ?1 AND error IS NULL",
+                    (run_id.as_str(), error_text(error)),
+                )?;
+            }
+            Write::Timer { due } => set_timer(session, finished, due)?,
+            Write::Context { key, value } => {
                 session.execute(
                     "INSERT INTO context (run_id, key, value) VALUES (?1, ?2, ?3)
                      ON CONFLICT (run_id, key) DO UPDATE SET value = excluded.value",
                     params![run_id.as_str(), &**key, value.text()],
                 )?;
             }
+            Write::End => {
+                let ended = end_running(session, run_id, None, finished.finished_at)?;
+                let early = || StoreError::corrupt("a run ended before its last step");
+                end = Some(ended.ok_or_else(early)?);
+            }
         }
-        Outcome::Failed { .. } => {}
-    }
-    let mut end = None;
-    if decision.ended {
-        let ended = end_running(session, run_id, None, finished.finished_at)?;
-        end = Some(ended.ok_or_else(|| StoreError::corrupt("a run ended before its last step"))?);
     }
     Ok(Committed::Recorded { decision, end })
+}
+
+/// Records a step that will not be executed.
+fn pass(
+    session: &Session<'_>,
+    by: &Finished,
+    step_no: i64,
+    node: NodeIx,
+    status: StepStatus,
+) -> Result<(), StoreError> {
+    session.execute(
+        "INSERT INTO steps (step_no, node_id, status, attempts, via, started_at_ms, finished_at_ms)
+         VALUES (?1, ?2, ?3, 0, -1, ?4, ?4) ON CONFLICT DO NOTHING",
+        params![
+            step_no,
+            node_id(&by.workflow, node),
+            status.as_str(),
+            by.finished_at.0,
+        ],
+    )?;
+    Ok(())
 }
 
 /// Records a step, or says why not: its run is over, or it is recorded. First writer wins; a waiting step may be overtaken by its next attempt,

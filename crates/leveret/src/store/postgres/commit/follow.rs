@@ -9,11 +9,12 @@ use super::decision::Decided;
 use crate::{
     postgres::Lease,
     store::{
-        Outcome, RunEnd,
-        commit::{edge_to_i64, fails_run, key_of, node_id},
+        RunEnd,
+        commit::{edge_to_i64, key_of, node_id},
+        follow::{Write, follow},
         postgres::{
             error::Failure,
-            rows::{StepColumns, error_text, run_id_at},
+            rows::{StepColumns, error_text, run_id_at, step_order},
             runs::end_at,
         },
     },
@@ -57,9 +58,13 @@ pub(super) async fn write(
     decided: &[Decided<'_>],
     last: bool,
 ) -> Result<Ends, Failure> {
-    let passed = passed(decided);
-    let (joins, context, timers) = (joins(decided), context(decided), timers(decided));
-    let runs = runs(decided);
+    let Rows {
+        passed,
+        joins,
+        context,
+        timers,
+        runs,
+    } = Rows::of(decided);
     let statements = (
         lease.statement(PASS).await?,
         lease.statement(JOINS).await?,
@@ -107,66 +112,14 @@ pub(super) async fn write(
     Ok(ends)
 }
 
-fn passed<'a>(decided: &'a [Decided<'_>]) -> StepColumns<'a> {
-    let mut passed: Vec<_> = decided
-        .iter()
-        .flat_map(|step| {
-            step.decision
-                .passed
-                .iter()
-                .map(|&(node, passed)| (step.finished, node, passed))
-        })
-        .collect();
-    passed.sort_by_key(|&(by, node, _)| {
-        (
-            by.run_id.as_str(),
-            node_id(&by.workflow, node),
-            by.scope.as_str(),
-        )
-    });
-    StepColumns::of_passed(passed)
-}
-
-type Triples<'a> = (Vec<&'a str>, Vec<String>, Vec<String>);
-
-/// The last state of each join.
-fn joins<'a>(decided: &'a [Decided<'_>]) -> Triples<'a> {
-    let mut states: BTreeMap<(&str, String), String> = BTreeMap::new();
-    for step in decided {
-        for (&join, state) in &step.decision.joins {
-            let key = key_of(&step.finished.workflow, join).0.to_string();
-            states.insert((step.finished.run_id.as_str(), key), state.to_string());
-        }
-    }
-    let mut columns = Triples::default();
-    for ((run_id, key), state) in states {
-        columns.0.push(run_id);
-        columns.1.push(key);
-        columns.2.push(state);
-    }
-    columns
-}
-
-/// The last value of each key.
-fn context<'a>(decided: &'a [Decided<'_>]) -> (Vec<&'a str>, Vec<&'a str>, Vec<&'a str>) {
-    let mut values: BTreeMap<(&str, &str), &str> = BTreeMap::new();
-    for step in decided {
-        if let Outcome::Completed { context, .. } = &step.finished.outcome {
-            let run_id = step.finished.run_id.as_str();
-            values.extend(
-                context
-                    .iter()
-                    .map(|(key, value)| ((run_id, &**key), value.text())),
-            );
-        }
-    }
-    let mut columns = (Vec::new(), Vec::new(), Vec::new());
-    for ((run_id, key), value) in values {
-        columns.0.push(run_id);
-        columns.1.push(key);
-        columns.2.push(value);
-    }
-    columns
+/// What the steps of a segment write, as columns, each table's rows sorted by key.
+#[derive(Default)]
+struct Rows<'a> {
+    passed: StepColumns<'a>,
+    joins: (Vec<&'a str>, Vec<String>, Vec<String>),
+    context: (Vec<&'a str>, Vec<&'a str>, Vec<&'a str>),
+    timers: TimerColumns<'a>,
+    runs: (Vec<&'a str>, Vec<Option<String>>, Vec<Option<i64>>),
 }
 
 type TimerColumns<'a> = (
@@ -178,51 +131,73 @@ type TimerColumns<'a> = (
     Vec<i64>,
 );
 
-fn timers<'a>(decided: &'a [Decided<'_>]) -> TimerColumns<'a> {
-    let mut columns = TimerColumns::default();
-    let mut waiting: Vec<_> = decided
-        .iter()
-        .filter_map(|step| match step.finished.outcome {
-            Outcome::Waiting { until, .. } => Some((step.finished, until)),
-            _ => None,
-        })
-        .collect();
-    waiting.sort_by_key(|&(finished, _)| crate::store::postgres::rows::step_order(finished));
-    for (finished, until) in waiting {
-        columns.0.push(finished.run_id.as_str());
-        columns.1.push(node_id(&finished.workflow, finished.node));
-        columns.2.push(finished.scope.as_str());
-        columns.3.push(until.0);
-        columns.4.push(i64::from(finished.attempts));
-        columns.5.push(edge_to_i64(finished.via));
-    }
-    columns
-}
-
-/// Per run that changes: its first error of this segment, and its end.
-fn runs<'a>(decided: &'a [Decided<'_>]) -> (Vec<&'a str>, Vec<Option<String>>, Vec<Option<i64>>) {
-    let mut changes: BTreeMap<&str, (Option<String>, Option<i64>)> = BTreeMap::new();
-    for step in decided {
-        let finished = step.finished;
-        let failed = fails_run(finished);
-        if !failed && !step.decision.ended {
-            continue;
-        }
-        let (cause, ended_at) = changes.entry(finished.run_id.as_str()).or_default();
-        if let Outcome::Failed { error, .. } = &finished.outcome
-            && failed
+impl<'a> Rows<'a> {
+    /// Of several steps that write the same row, what the last of them writes; of the errors of a run, the first.
+    fn of(decided: &'a [Decided<'_>]) -> Rows<'a> {
+        let mut passed = BTreeMap::new();
+        let mut joins = BTreeMap::new();
+        let mut context = BTreeMap::new();
+        let mut timers = BTreeMap::new();
+        let mut runs: BTreeMap<&str, (Option<String>, Option<i64>)> = BTreeMap::new();
+        for Decided {
+            finished, decision, ..
+        } in decided
         {
-            cause.get_or_insert_with(|| error_text(error));
+            let (run_id, workflow) = (finished.run_id.as_str(), &finished.workflow);
+            for write in follow(finished, decision) {
+                match write {
+                    Write::Join { join, state } => {
+                        joins.insert((run_id, key_of(workflow, join).0), state);
+                    }
+                    Write::Pass {
+                        node,
+                        scope,
+                        status,
+                    } => {
+                        let key = (run_id, node_id(workflow, node), scope.as_str());
+                        passed.entry(key).or_insert((*finished, status));
+                    }
+                    Write::Error(error) => {
+                        let (cause, _) = runs.entry(run_id).or_default();
+                        cause.get_or_insert_with(|| error_text(error));
+                    }
+                    Write::Timer { due } => {
+                        timers.insert(step_order(finished), (*finished, due));
+                    }
+                    Write::Context { key, value } => {
+                        context.insert((run_id, &**key), value.text());
+                    }
+                    Write::End => runs.entry(run_id).or_default().1 = Some(finished.finished_at.0),
+                }
+            }
         }
-        if step.decision.ended {
-            *ended_at = Some(finished.finished_at.0);
+        let mut rows = Rows::default();
+        for (key, (by, status)) in passed {
+            rows.passed.push_passed(key, by.finished_at, status);
         }
+        for ((run_id, key), state) in joins {
+            rows.joins.0.push(run_id);
+            rows.joins.1.push(key.to_string());
+            rows.joins.2.push(state.to_string());
+        }
+        for ((run_id, key), value) in context {
+            rows.context.0.push(run_id);
+            rows.context.1.push(key);
+            rows.context.2.push(value);
+        }
+        for ((run_id, node_id, scope), (finished, due)) in timers {
+            rows.timers.0.push(run_id);
+            rows.timers.1.push(node_id);
+            rows.timers.2.push(scope);
+            rows.timers.3.push(due.0);
+            rows.timers.4.push(i64::from(finished.attempts));
+            rows.timers.5.push(edge_to_i64(finished.via));
+        }
+        for (run_id, (error, ended_at)) in runs {
+            rows.runs.0.push(run_id);
+            rows.runs.1.push(error);
+            rows.runs.2.push(ended_at);
+        }
+        rows
     }
-    let mut columns = (Vec::new(), Vec::new(), Vec::new());
-    for (run_id, (error, ended_at)) in changes {
-        columns.0.push(run_id);
-        columns.1.push(error);
-        columns.2.push(ended_at);
-    }
-    columns
 }

@@ -9,8 +9,9 @@ use leveret_core::{
 
 use super::{JoinColumns, push_join};
 use crate::store::{
-    Finished, Outcome, StepStatus,
-    commit::{decide_finished, fails_run, status_of},
+    Finished, StepStatus,
+    commit::{decide_finished, status_of},
+    follow::{fails_run, follow},
     postgres::rows::step_order,
 };
 
@@ -54,17 +55,8 @@ impl<'a> Item<'a> {
     }
 
     fn is_plain(&self) -> bool {
-        let sets = match &self.finished.outcome {
-            Outcome::Completed { context, .. } => !context.is_empty(),
-            Outcome::Waiting { .. } => true,
-            Outcome::Failed { .. } => false,
-        };
-        !self.locks
-            && !sets
-            && self
-                .decision
-                .as_ref()
-                .is_some_and(|decision| decision.passed.is_empty())
+        let decision = self.decision.as_ref();
+        !self.locks && decision.is_some_and(|decision| follow(self.finished, decision).is_empty())
     }
 }
 

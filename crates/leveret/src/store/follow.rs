@@ -1,0 +1,188 @@
+//! What is recorded with a step because it follows from it, as data: every store writes this, and decides nothing of its own.
+
+use std::sync::Arc;
+
+use leveret_core::{
+    decide::{Decision, JoinPoint, JoinState, Passed},
+    graph::NodeIx,
+    ids::Scope,
+    json::Json,
+    time::Timestamp,
+};
+
+use super::{Finished, Outcome, StepError, StepStatus};
+
+/// One thing to write, in the transaction of the step.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Write<'a> {
+    /// A join's state, in the place of the one before.
+    Join {
+        join: JoinPoint,
+        state: &'a JoinState,
+    },
+    /// A step that will not be executed, unless it is recorded already.
+    Pass {
+        node: NodeIx,
+        scope: &'a Scope,
+        status: StepStatus,
+    },
+    /// The run's error, unless it has one.
+    Error(&'a StepError),
+    /// The timer of the step that ended, in the place of the one before.
+    Timer { due: Timestamp },
+    /// A value of the run's context, in the place of the one before.
+    Context { key: &'a Arc<str>, value: &'a Json },
+    /// The run's end, as its error says: written last.
+    End,
+}
+
+/// What follows from a step that is recorded, in the order in which it is to be written. Nothing for a step that only hands over to the next
+/// one.
+pub(crate) fn follow<'a>(finished: &'a Finished, decision: &'a Decision) -> Vec<Write<'a>> {
+    let mut writes = Vec::new();
+    let joins = decision.joins.iter();
+    writes.extend(joins.map(|(&join, state)| Write::Join { join, state }));
+    let passed = decision.passed.iter();
+    writes.extend(passed.map(|&(node, passed)| Write::Pass {
+        node,
+        scope: &finished.scope,
+        status: passed_status(passed),
+    }));
+    match &finished.outcome {
+        Outcome::Failed { error, .. } if fails_run(finished) => writes.push(Write::Error(error)),
+        Outcome::Failed { .. } => {}
+        Outcome::Waiting { until, .. } => writes.push(Write::Timer { due: *until }),
+        Outcome::Completed { context, .. } => {
+            let context = context.iter();
+            writes.extend(context.map(|(key, value)| Write::Context { key, value }));
+        }
+    }
+    writes.extend(decision.ended.then_some(Write::End));
+    writes
+}
+
+/// Whether the outcome leaves the run failed, unless nothing else follows from it: no fallback takes over.
+pub(crate) fn fails_run(finished: &Finished) -> bool {
+    match &finished.outcome {
+        Outcome::Failed { fall_back, .. } => {
+            let fallback = finished.workflow.graph.fallback_edge(finished.node);
+            !(*fall_back && fallback.is_some())
+        }
+        _ => false,
+    }
+}
+
+/// The status to record for a node that was passed.
+pub(crate) fn passed_status(passed: Passed) -> StepStatus {
+    match passed {
+        Passed::Skipped => StepStatus::Skipped,
+        Passed::Cancelled => StepStatus::Cancelled,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leveret_core::{
+        decide::Joins,
+        ids::{NodeId, RunId},
+        parse::workflow_from_json,
+    };
+    use serde_json::json;
+
+    use super::*;
+    use crate::store::{ErrorCode, commit::decide_finished};
+
+    /// What follows from the end of `a`, one line each.
+    fn check(definition: &serde_json::Value, outcome: Outcome, expect: &[&str]) {
+        let workflow = Arc::new(workflow_from_json(definition, None).expect("valid"));
+        let at = Timestamp(1);
+        let finished = Finished {
+            run_id: RunId::new("r").expect("an id"),
+            workflow: workflow.clone(),
+            node: 0,
+            scope: Scope::root(),
+            via: None,
+            attempts: 1,
+            started_at: at,
+            finished_at: at,
+            outcome,
+        };
+        let none = |_: &[JoinPoint]| Ok::<_, std::convert::Infallible>(Vec::new());
+        let Ok(decision) = decide_finished(&finished, &mut Joins::new(), none);
+        let lines: Vec<String> = follow(&finished, &decision)
+            .into_iter()
+            .map(|write| match write {
+                Write::Join { join, state } => format!("join {join:?} {state}"),
+                Write::Pass { node, status, .. } => {
+                    format!("{status} {}", workflow.nodes[node].id)
+                }
+                Write::Error(error) => format!("error {error}"),
+                Write::Timer { due } => format!("timer {}", due.0),
+                Write::Context { key, value } => format!("context {key} {}", value.text()),
+                Write::End => "end".to_owned(),
+            })
+            .collect();
+        assert_eq!(lines, expect);
+    }
+
+    fn completed(taken: &[usize], context: &[(&str, i64)]) -> Outcome {
+        let context = context.iter();
+        Outcome::Completed {
+            output: Json::null(),
+            action: None,
+            taken: taken.to_vec(),
+            context: context
+                .map(|&(key, value)| (Arc::from(key), Json::from(json!(value))))
+                .collect(),
+        }
+    }
+
+    fn error() -> StepError {
+        StepError {
+            message: "no".to_owned(),
+            code: ErrorCode::NodeFailed,
+            node_id: NodeId::new("a").expect("an id"),
+            status: None,
+        }
+    }
+
+    #[test]
+    fn tells_what_is_recorded_with_a_step() {
+        let chain = json!({
+            "id": "w",
+            "nodes": [{ "id": "a", "uses": "set" }, { "id": "b", "uses": "set" }],
+            "edges": [{ "source": "a", "target": "b" }],
+        });
+        check(&chain, completed(&[0], &[]), &[]);
+        check(
+            &chain,
+            completed(&[0], &[("k", 1), ("l", 2)]),
+            &["context k 1", "context l 2"],
+        );
+        check(&chain, completed(&[], &[]), &["skipped b", "end"]);
+        let failed = |fall_back| Outcome::Failed {
+            error: error(),
+            fall_back,
+        };
+        check(&chain, failed(true), &["cancelled b", "error no", "end"]);
+        let waiting = Outcome::Waiting {
+            until: Timestamp(7),
+            error: None,
+        };
+        check(&chain, waiting, &["timer 7"]);
+
+        let guarded = json!({
+            "id": "w",
+            "nodes": [
+                { "id": "a", "uses": "set", "config": { "fallback": "f" } },
+                { "id": "f", "uses": "set" },
+            ],
+        });
+        check(&guarded, failed(true), &["join End t.,0"]);
+        check(
+            &guarded,
+            failed(false),
+            &["join End tt!1", "skipped f", "error no", "end"],
+        );
+    }
+}
