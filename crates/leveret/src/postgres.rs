@@ -3,11 +3,14 @@
 //! - **A schema for each user of it.** A pool's connections work in one schema, in which [`Pool::migrate`] counts the versions of each
 //!   component's tables.
 //! - **A connection is pipelined.** Queries that are polled together on one [`Lease`] go out without waiting for each other.
-//! - **Waiting is bounded**: for a connection to be made, for one to be free, and for data that nobody acknowledges. A server that goes away
-//!   fails the calls under way; the next ones connect again.
+//! - **Waiting is bounded**: for a connection to be made, for one to be free, for data that nobody acknowledges, and for the answers to all that
+//!   is asked with one lease. A server that goes away, or stops, fails the calls under way; the next ones connect again.
+//! - **Only what keeps its promises**: a database that is not UTF-8, and a pooler that hands out another session for each transaction, are
+//!   refused when the pool is made.
 //! - **Certain or not**: a call that failed as [`Reason::Unavailable`] may have happened.
 
 mod error;
+mod fitness;
 mod migrate;
 mod pool;
 mod tls;
@@ -43,6 +46,8 @@ pub(crate) struct PoolOptions {
     pub(crate) lease_timeout: Duration,
     /// The longest that sent data may stay unacknowledged before the connection counts as lost, unless the URL says otherwise.
     pub(crate) silence_max: Duration,
+    /// The longest that a lease may be held; then its connection counts as lost.
+    pub(crate) call_max: Duration,
     /// Certificates to trust, as `sslrootcert`.
     pub(crate) ca_file: Option<PathBuf>,
     /// Statements that each connection begins with, such as [`PLANS_BY_KEY`].
@@ -50,15 +55,16 @@ pub(crate) struct PoolOptions {
 }
 
 impl PoolOptions {
-    /// The defaults: 4 connections, 5 s to connect, 30 s for one to be free, 15 s of silence, no settings.
+    /// The defaults: 4 connections, 5 s to connect, 15 s for one to be free, 15 s of silence and for a call, no settings.
     pub(crate) fn new(url: impl Into<String>, schema: impl Into<String>) -> PoolOptions {
         PoolOptions {
             url: url.into(),
             schema: schema.into(),
             connections_max: 4,
             connect_timeout: pool::CONNECT_TIMEOUT,
-            lease_timeout: Duration::from_secs(30),
+            lease_timeout: Duration::from_secs(15),
             silence_max: Duration::from_secs(15),
+            call_max: Duration::from_secs(15),
             ca_file: None,
             settings: "",
         }
@@ -86,6 +92,7 @@ impl PoolOptions {
             schema: self.schema,
             settings: self.settings,
             lease_timeout: self.lease_timeout,
+            call_max: self.call_max,
         })
     }
 }

@@ -50,6 +50,7 @@ mod worker;
 use self::{
     awake::Awake,
     client::Cancels,
+    clock::StoreClock,
     health::{Health, HeldBack, What},
     hub::Hub,
     local::LocalRuns,
@@ -145,7 +146,7 @@ pub struct EngineParts {
     pub publish: Publish,
     /// Secrets.
     pub secrets: Arc<dyn Secrets>,
-    /// Time and randomness.
+    /// Time and randomness. The time of a store that has a clock of its own goes before: processes compare what it tells.
     pub clock: Arc<dyn Clock>,
     /// Bounds and policies.
     pub options: EngineOptions,
@@ -296,6 +297,7 @@ impl Engine {
             },
         );
         tokio::spawn(publishing);
+        let clock = store_time(&store, clock).await;
         let awake = options.keep_cpus_awake.then(Awake::start).flatten();
         let inner = Inner {
             commits: commits(&store, metrics.clone(), awake),
@@ -336,12 +338,16 @@ impl Engine {
 
     /// Plays the roles until `shutdown` turns true, then drains. An error means that a role could not begin, or that the store takes nothing
     /// more: the process is to be started again.
+    ///
+    /// A drain ends 2 s after the [drain timeout](WorkerOptions::drain_timeout) at the latest, whatever store and broker do: what is under way
+    /// then is dropped, and taken up by others as after a crash.
     pub async fn serve(
         &self,
         roles: Roles,
         shutdown: watch::Receiver<bool>,
     ) -> Result<(), ServeError> {
         let inner = &self.inner;
+        let works = roles.worker.is_some();
         // Tasks of their own, which the runtime's threads poll: the caller may be outside of these, in `block_on`.
         let mut playing = JoinSet::new();
         if inner.publish != Publish::NOTHING {
@@ -353,7 +359,14 @@ impl Engine {
         if roles.reconciler {
             playing.spawn(reconciler::run(inner.clone(), shutdown.clone()).map(Ok));
         }
-        if let Some(options) = roles.worker {
+        let options = roles.worker.unwrap_or_default();
+        let drain_max = options.drain_timeout + DRAIN_MARGIN;
+        let mut stopping = shutdown.clone();
+        let late = async move {
+            drop(stopping.wait_for(|stop| *stop).await);
+            tokio::time::sleep(drain_max).await;
+        };
+        if works {
             playing.spawn(worker::work(inner.clone(), options, shutdown));
         }
         let mut failed = inner.failed.subscribe();
@@ -375,6 +388,10 @@ impl Engine {
             biased;
             Some(error) = failed => Err(error.into()),
             result = played => result,
+            () = late => {
+                tracing::warn!("the roles did not come to rest in time; what they were at is left to others");
+                Ok(())
+            }
         }
     }
 
@@ -488,6 +505,16 @@ impl Engine {
     }
 }
 
+/// The clock that the store's is, if it has one. A store that does not answer now is asked again.
+async fn store_time(store: &Arc<dyn Store>, own: Arc<dyn Clock>) -> Arc<dyn Clock> {
+    let clock = Arc::new(StoreClock::new(own.clone()));
+    if let Ok(None) = clock.sample(&**store).await {
+        return own;
+    }
+    tokio::spawn(clock.clone().keep(store.clone()));
+    clock
+}
+
 fn store_error(error: timers::FireError) -> StoreError {
     match error {
         timers::FireError::Store(error) => error,
@@ -552,6 +579,9 @@ fn loads(store: &Arc<dyn Store>) -> Batcher<(RunId, Load), Result<Option<Loaded>
         async move { load_each(&*store, &batch).await }
     })
 }
+
+/// How much longer than the worker's drain the other roles may take, and the worker to give up.
+const DRAIN_MARGIN: Duration = Duration::from_secs(2);
 
 /// How long closing waits for what is under way to the broker.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(10);

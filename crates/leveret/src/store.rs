@@ -620,6 +620,12 @@ pub trait Store: Send + Sync + 'static {
     /// Runs, newest first.
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRecord>, StoreError>;
 
+    /// The store's own time, for what processes on several machines compare: when timers are due, and how long claims hold. `None`: it has none,
+    /// as it is on this machine.
+    async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(None)
+    }
+
     /// Whether the store answers now.
     async fn ping(&self) -> Result<(), StoreError>;
 

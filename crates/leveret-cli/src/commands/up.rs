@@ -52,7 +52,7 @@ impl Role {
 
 /// Runs until a signal asks it to stop, then drains.
 pub(crate) async fn up(settings: &Settings, role: Role) -> anyhow::Result<Exit> {
-    let stopped = shutdown::on_signal()?;
+    let mut stopped = shutdown::on_signal()?;
     let listener = match (role, &settings.listen) {
         (Role::Worker, None) => None,
         _ => Some(api::bind(settings.listen()).await?),
@@ -61,7 +61,12 @@ pub(crate) async fn up(settings: &Settings, role: Role) -> anyhow::Result<Exit> 
     if let Some(listener) = listener.as_ref().filter(|_| role != Role::Worker) {
         api::refuse_open(listener, &guard, settings.insecure.unwrap_or(false))?;
     }
-    let engine = engine::open(settings).await?;
+    // Store and broker may take long to say anything.
+    let engine = tokio::select! {
+        biased;
+        () = shutdown::asked(&mut stopped) => return Ok(Exit::Ok),
+        engine = engine::open(settings) => engine?,
+    };
     if let Some(warning) = alone(role, &settings.store(), &settings.broker()?) {
         tracing::warn!("{warning}");
     }

@@ -27,6 +27,9 @@ pub(crate) enum PostgresError {
         needed: u32,
         help: &'static str,
     },
+    /// The server, or what is before it, does not do.
+    #[error("{detail}")]
+    Unfit { detail: String },
     /// The pool was closed.
     #[error("the connections to PostgreSQL were closed")]
     Closed,
@@ -57,6 +60,7 @@ impl PostgresError {
             PostgresError::Url { .. } => Reason::Url,
             PostgresError::TimedOut { .. } => Reason::Unavailable,
             PostgresError::Schema { .. } => Reason::Schema,
+            PostgresError::Unfit { .. } => Reason::Refused,
             PostgresError::Closed => Reason::Closed,
         }
     }

@@ -4,20 +4,21 @@ use std::{
     borrow::Cow,
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    task::AbortHandle,
+    time::{Instant, interval, timeout},
 };
 use tokio_postgres::{Client, Config, NoTls, Row, Statement, types::ToSql};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{PoolOptions, PostgresError, migrate, migrate::Component, quoted};
+use super::{PoolOptions, PostgresError, fitness, migrate, migrate::Component, quoted};
 
 /// The longest that connecting to a server may take when nothing else is said.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,32 +30,40 @@ pub(super) struct Target {
     pub(super) schema: String,
     pub(super) settings: &'static str,
     pub(super) lease_timeout: Duration,
+    pub(super) call_max: Duration,
 }
 
 impl Target {
     /// Connects, without using the schema.
     pub(super) async fn connect(&self) -> Result<Client, PostgresError> {
+        Ok(self.bounded(Box::pin(self.connect_unbounded())).await?.0)
+    }
+
+    /// The driver's own bound is on the way to each host; one that takes the connection and then says nothing is in this one.
+    async fn bounded<T>(
+        &self,
+        connecting: impl Future<Output = Result<T, PostgresError>>,
+    ) -> Result<T, PostgresError> {
         let hosts = self.config.get_hosts().len().max(1) as u32;
         let each = self.config.get_connect_timeout().copied();
-        // The driver's own bound is on the way to each host; one that takes the connection and then says nothing is in this one.
         let waited = each.unwrap_or(CONNECT_TIMEOUT) * hosts;
-        let connected = timeout(waited, self.connect_unbounded()).await;
+        let connected = timeout(waited, connecting).await;
         connected.map_err(|_| PostgresError::TimedOut {
             what: "no server took the connection",
             waited,
         })?
     }
 
-    async fn connect_unbounded(&self) -> Result<Client, PostgresError> {
+    async fn connect_unbounded(&self) -> Result<(Client, AbortHandle), PostgresError> {
         macro_rules! spawned {
             ($connected:expr) => {{
                 let (client, connection) = $connected.await?;
-                tokio::spawn(async move {
+                let running = tokio::spawn(async move {
                     if let Err(error) = connection.await {
                         tracing::debug!(%error, "a connection to PostgreSQL ended");
                     }
                 });
-                client
+                (client, running.abort_handle())
             }};
         }
         Ok(if let Some(tls) = &self.tls {
@@ -65,15 +74,22 @@ impl Target {
     }
 
     /// Connects for queries.
-    async fn connect_for_queries(&self) -> Result<Client, PostgresError> {
-        let client = self.connect().await?;
-        let settings = format!(
-            "SET search_path TO {}; SET default_transaction_isolation = 'read committed'; {}",
-            quoted(&self.schema),
-            self.settings
-        );
-        client.batch_execute(&settings).await?;
-        Ok(client)
+    async fn connect_for_queries(&self) -> Result<Connection, PostgresError> {
+        let connecting = async {
+            let (client, running) = self.connect_unbounded().await?;
+            let settings = format!(
+                "SET search_path TO {}; SET default_transaction_isolation = 'read committed'; {}",
+                quoted(&self.schema),
+                self.settings
+            );
+            client.batch_execute(&settings).await?;
+            Ok(Connection {
+                client,
+                running,
+                statements: HashMap::new(),
+            })
+        };
+        self.bounded(Box::pin(connecting)).await
     }
 }
 
@@ -86,31 +102,34 @@ struct Shared {
     permits: Arc<Semaphore>,
     connections_max: u32,
     idle: Mutex<Vec<Connection>>,
+    /// Since when each lease is held, and what ends its connection.
+    held: Mutex<HashMap<u64, (Instant, AbortHandle)>>,
+    leases: AtomicU64,
     closed: AtomicBool,
 }
 
 struct Connection {
     client: Client,
+    /// Ends the task that reads and writes: whatever is asked by then fails.
+    running: AbortHandle,
     statements: HashMap<Cow<'static, str>, Statement>,
 }
 
-impl Connection {
-    fn new(client: Client) -> Connection {
-        Connection {
-            client,
-            statements: HashMap::new(),
-        }
-    }
-}
+/// How long closing waits for what is under way.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(5);
 
 impl Pool {
-    /// Connects once, so that a wrong URL or password shows now. [`Reason::Unavailable`](super::Reason::Unavailable): nobody answers, try again.
+    /// Connects once, so that a wrong URL or password shows now, and a server that does not do. [`Reason::Unavailable`](super::Reason::Unavailable):
+    /// nobody answers, try again.
     pub(crate) async fn connect(options: PoolOptions) -> Result<Pool, PostgresError> {
         let connections_max = options.connections_max.max(1);
         let target = Arc::new(options.target()?);
-        let client = target.connect_for_queries().await?;
+        let connection = target.connect_for_queries().await?;
+        target
+            .bounded(Box::pin(fitness::check(&target, &connection.client)))
+            .await?;
         let pool = Pool::of(target, connections_max);
-        pool.0.lock().push(Connection::new(client));
+        pool.0.idle().push(connection);
         Ok(pool)
     }
 
@@ -120,13 +139,17 @@ impl Pool {
     }
 
     fn of(target: Arc<Target>, connections_max: u32) -> Pool {
-        Pool(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             target,
             permits: Arc::new(Semaphore::new(connections_max as usize)),
             connections_max,
             idle: Mutex::default(),
+            held: Mutex::default(),
+            leases: AtomicU64::new(0),
             closed: AtomicBool::new(false),
-        }))
+        });
+        tokio::spawn(watch(Arc::downgrade(&shared), shared.target.call_max));
+        Pool(shared)
     }
 
     /// Brings a component's tables in the pool's schema to the newest version, and makes the schema if need be: `migrations[n]` leads from
@@ -175,10 +198,14 @@ impl Pool {
             .map_err(|_| PostgresError::Closed)?;
         let connection = match shared.take_idle() {
             Some(connection) => connection,
-            None => Connection::new(shared.target.connect_for_queries().await?),
+            None => shared.target.connect_for_queries().await?,
         };
+        let number = shared.leases.fetch_add(1, Ordering::Relaxed);
+        let held = (Instant::now(), connection.running.clone());
+        shared.held().insert(number, held);
         Ok(Lease {
             connection: Some(connection),
+            number,
             in_transaction: false,
             shared: shared.clone(),
             _permit: permit,
@@ -190,27 +217,69 @@ impl Pool {
         if self.0.closed.load(Ordering::Acquire) {
             return Err(PostgresError::Closed);
         }
-        self.0.target.connect_for_queries().await
+        Ok(self.0.target.connect_for_queries().await?.client)
     }
 
-    /// Waits for the leases and closes the connections.
+    /// Waits for the leases, those that do not end in time fail, and closes the connections.
     pub(crate) async fn close(&self) {
-        self.0.closed.store(true, Ordering::Release);
-        if let Ok(permits) = self.0.permits.acquire_many(self.0.connections_max).await {
-            self.0.permits.close();
-            self.0.lock().clear();
-            drop(permits);
+        let shared = &self.0;
+        shared.closed.store(true, Ordering::Release);
+        let all = || shared.permits.acquire_many(shared.connections_max);
+        let mut returned = timeout(CLOSE_TIME_MAX, all()).await;
+        if returned.is_err() {
+            shared.give_up(Instant::now());
+            returned = timeout(CLOSE_TIME_MAX, all()).await;
+        }
+        shared.permits.close();
+        shared.idle().clear();
+        drop(returned);
+    }
+}
+
+/// Ends the connections of leases that are held for too long.
+async fn watch(shared: Weak<Shared>, call_max: Duration) {
+    let mut looks = interval((call_max / 8).max(Duration::from_millis(1)));
+    loop {
+        looks.tick().await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let since = Instant::now().checked_sub(call_max);
+        let given_up = since.map_or(0, |since| shared.give_up(since));
+        if given_up > 0 {
+            tracing::warn!(
+                connections = given_up,
+                "PostgreSQL did not answer within {call_max:?}; its connections count as lost"
+            );
         }
     }
 }
 
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn held(&self) -> MutexGuard<'_, HashMap<u64, (Instant, AbortHandle)>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fails what is asked with leases that are held since then; returns how many these are.
+    fn give_up(&self, since: Instant) -> usize {
+        let mut held = self.held();
+        let before = held.len();
+        held.retain(|_, (begun, running)| {
+            let goes_on = *begun > since;
+            if !goes_on {
+                running.abort();
+            }
+            goes_on
+        });
+        before - held.len()
+    }
+
     fn take_idle(&self) -> Option<Connection> {
-        let mut idle = self.lock();
+        let mut idle = self.idle();
         idle.retain(|connection| !connection.client.is_closed());
         idle.pop()
     }
@@ -220,6 +289,7 @@ impl Shared {
 /// closed, and the server rolls back.
 pub(crate) struct Lease {
     connection: Option<Connection>,
+    number: u64,
     in_transaction: bool,
     shared: Arc<Shared>,
     _permit: OwnedSemaphorePermit,
@@ -278,11 +348,14 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        // One that was given up is not there any more.
+        let is_sound = self.shared.held().remove(&self.number).is_some();
         if let Some(connection) = self.connection.take()
+            && is_sound
             && !self.in_transaction
             && !connection.client.is_closed()
         {
-            self.shared.lock().push(connection);
+            self.shared.idle().push(connection);
         }
     }
 }

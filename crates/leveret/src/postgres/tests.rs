@@ -151,3 +151,193 @@ async fn connecting_is_bounded() {
     assert!(!error.to_string().contains("secret"), "{error}");
     assert!(begun.elapsed() < Duration::from_secs(30));
 }
+
+/// A lease that is held for too long fails, and its connection is not used again.
+#[tokio::test]
+async fn a_call_is_bounded() {
+    in_schema(|options| async move {
+        let pool = Pool::connect(PoolOptions {
+            connections_max: 1,
+            call_max: Duration::from_millis(200),
+            ..options
+        });
+        let pool = pool.await.unwrap();
+        let mut lease = pool.lease().await.unwrap();
+        let slow = lease.query("SELECT pg_sleep(60)", &[]).await.unwrap_err();
+        assert_eq!(slow.reason(), Reason::Unavailable, "{slow}");
+        drop(lease);
+        let mut lease = pool.lease().await.unwrap();
+        lease.query("SELECT 1", &[]).await.unwrap();
+    })
+    .await;
+}
+
+/// A database of this server, by its name.
+fn url_of(options: &PoolOptions, database: &str) -> String {
+    let (server, _) = options.url.rsplit_once('/').expect("names a database");
+    format!("{server}/{database}")
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_utf_8_is_refused() {
+    in_schema(|options| async move {
+        let name = format!("leveret_test_{:016x}", fastrand::u64(..));
+        let admin = admin(options.clone()).await;
+        let make = format!(
+            "CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        );
+        admin.batch_execute(&make).await.unwrap();
+        let url = url_of(&options, &name);
+        let connected = Pool::connect(PoolOptions { url, ..options }).await;
+        let drop = format!("DROP DATABASE {name} WITH (FORCE)");
+        admin.batch_execute(&drop).await.unwrap();
+        let error = connected.err().expect("is refused");
+        assert_eq!(error.reason(), Reason::Refused);
+        assert!(error.to_string().contains("LATIN1"), "{error}");
+    })
+    .await;
+}
+
+/// A PgBouncer before the server, ended with this.
+struct Bouncer {
+    process: tokio::process::Child,
+    url: String,
+}
+
+impl Bouncer {
+    /// `None`, which is told, where there is no such program.
+    async fn start(options: &PoolOptions, mode: &str) -> Option<Bouncer> {
+        let server: tokio_postgres::Config = options.url.parse().unwrap();
+        let tokio_postgres::config::Host::Tcp(host) = &server.get_hosts()[0] else {
+            panic!("the server is reached by TCP");
+        };
+        let (port, user) = (
+            server.get_ports()[0],
+            server.get_user().unwrap_or("postgres"),
+        );
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = free.local_addr().unwrap().port();
+        drop(free);
+        let file = std::env::temp_dir().join(format!("leveret-bouncer-{listen}.ini"));
+        let config = format!(
+            "[databases]\n* = host={host} port={port} user={user}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {listen}\n\
+             unix_socket_dir =\nauth_type = any\npool_mode = {mode}\n"
+        );
+        std::fs::write(&file, config).unwrap();
+        let mut command = tokio::process::Command::new("pgbouncer");
+        // It does not work as root.
+        if std::process::Command::new("id")
+            .arg("-u")
+            .output()
+            .unwrap()
+            .stdout
+            == b"0\n"
+        {
+            command.args(["-u", "postgres"]);
+        }
+        command.arg(&file).kill_on_drop(true);
+        command
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null());
+        let Ok(process) = command.spawn() else {
+            println!("skipped: there is no pgbouncer");
+            return None;
+        };
+        let begun = Instant::now();
+        while tokio::net::TcpStream::connect(("127.0.0.1", listen))
+            .await
+            .is_err()
+        {
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "pgbouncer does not listen"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        std::fs::remove_file(&file).unwrap();
+        let database = server.get_dbname().unwrap_or("postgres");
+        let url = format!("postgres://{user}@127.0.0.1:{listen}/{database}");
+        Some(Bouncer { process, url })
+    }
+}
+
+/// A pooler that hands out sessions by the transaction loses what is prepared and set; it is told at the start.
+#[tokio::test]
+async fn a_pooler_is_used_by_the_session_only() {
+    in_schema(|options| async move {
+        for (mode, fits) in [
+            ("transaction", false),
+            ("statement", false),
+            ("session", true),
+        ] {
+            let Some(mut bouncer) = Bouncer::start(&options, mode).await else {
+                return;
+            };
+            let url = bouncer.url.clone();
+            let connected = Pool::connect(PoolOptions {
+                url,
+                ..options.clone()
+            })
+            .await;
+            match connected {
+                Ok(pool) => {
+                    assert!(fits, "{mode}");
+                    pool.migrate("a", &["CREATE TABLE a ()"]).await.unwrap();
+                    pool.lease()
+                        .await
+                        .unwrap()
+                        .query("SELECT FROM a", &[])
+                        .await
+                        .unwrap();
+                    pool.close().await;
+                }
+                Err(error) => {
+                    assert!(
+                        !fits && error.reason() == Reason::Refused,
+                        "{mode}: {error}"
+                    );
+                    assert!(error.to_string().contains("PgBouncer"), "{error}");
+                }
+            }
+            bouncer.process.kill().await.unwrap();
+        }
+    })
+    .await;
+}
+
+/// Tables in a schema that an administrator made, by a user who may make none.
+#[tokio::test]
+async fn a_schema_that_is_there_needs_no_right_to_make_one() {
+    in_schema(|options| async move {
+        let admin = admin(options.clone()).await;
+        let (user, schema) = (
+            format!("leveret_test_{:016x}", fastrand::u64(..)),
+            quoted(&options.schema),
+        );
+        let database: String = admin
+            .query_one("SELECT current_database()", &[])
+            .await
+            .unwrap()
+            .get(0);
+        let make = format!(
+            "CREATE ROLE {user} LOGIN; REVOKE CREATE ON DATABASE {database} FROM PUBLIC;
+             CREATE SCHEMA {schema}; GRANT USAGE, CREATE ON SCHEMA {schema} TO {user}"
+        );
+        admin.batch_execute(&make).await.unwrap();
+        let (_, server) = options.url.split_once('@').expect("names a user");
+        let url = format!("postgres://{user}@{server}");
+        let migrated = async {
+            let pool = Pool::connect(PoolOptions {
+                url,
+                ..options.clone()
+            })
+            .await?;
+            pool.migrate("a", &["CREATE TABLE a ()"]).await
+        };
+        let migrated = migrated.await;
+        let drop = format!("DROP SCHEMA {schema} CASCADE; DROP ROLE {user}");
+        admin.batch_execute(&drop).await.unwrap();
+        assert_eq!(migrated.unwrap(), (0, 1));
+    })
+    .await;
+}

@@ -639,7 +639,7 @@ impl Drive<'_> {
             });
         }
         let begun = Instant::now();
-        let body = attempt.run(&params, &*inner.clock, inner.options.output_bytes_max);
+        let body = attempt.run(&params, inner);
         let outcome = attended(inner, &self.run_id, body).await;
         inner.metrics.executed(
             &self.plan.workflow.nodes[node].uses,

@@ -15,14 +15,14 @@ use leveret_core::{
 use serde_json::{Map, Value};
 
 use super::{
-    Secrets,
+    Inner, Secrets,
     clock::Clock,
     known::{Fresh, Known, View},
     plan::Plan,
 };
 use crate::{
     nodes::{NodeContext, NodeError, NodeOutput, NodeType, Verdict},
-    store::{ErrorCode, Outcome, StepError},
+    store::{ErrorCode, Load, Outcome, RunStatus, StepError},
 };
 
 /// Longer error messages are cut.
@@ -65,27 +65,42 @@ impl Attempt<'_> {
         Ok(Arc::new(rendered))
     }
 
-    /// Executes the node's body; retries at once as long as its policy says to retry without delay.
+    /// Executes the node's body; retries at once as long as its policy says to retry without delay, and the run goes on.
     pub(crate) async fn run(
         &mut self,
         params: &Result<Arc<Value>, EvalError>,
-        clock: &dyn Clock,
-        output_bytes_max: usize,
+        inner: &Inner,
     ) -> Outcome {
+        let clock = &*inner.clock;
         loop {
             let failure = match self.try_once(params, clock.now()).await {
                 Ok(Verdict::WaitUntil(until)) => return Outcome::Waiting { until, error: None },
-                Ok(Verdict::Done(output)) => match self.complete(output, output_bytes_max) {
-                    Ok(outcome) => return outcome,
-                    Err(failure) => failure,
-                },
+                Ok(Verdict::Done(output)) => {
+                    match self.complete(output, inner.options.output_bytes_max) {
+                        Ok(outcome) => return outcome,
+                        Err(failure) => failure,
+                    }
+                }
                 Err(failure) => failure,
             };
             match self.after(failure, clock) {
-                Next::Again => self.number += 1,
+                Next::Again(error) if self.is_over(inner).await => {
+                    // Nobody records it: the run has ended.
+                    return Outcome::Failed {
+                        error,
+                        fall_back: false,
+                    };
+                }
+                Next::Again(_) => self.number += 1,
                 Next::Record(outcome) => return outcome,
             }
         }
+    }
+
+    /// Whether the run was ended from outside. One whose start is still on its way to the disk was not.
+    async fn is_over(&self, inner: &Inner) -> bool {
+        let loaded = inner.load(self.run_id, Load::default()).await;
+        matches!(loaded, Ok(Some(loaded)) if loaded.status != RunStatus::Running)
     }
 
     async fn try_once(
@@ -141,6 +156,12 @@ impl Attempt<'_> {
             action,
             context,
         } = result;
+        let mut names = action.as_deref().into_iter();
+        let is_text = |name: &str| !name.contains('\0');
+        if !names.all(is_text) || !context.iter().all(|(key, _)| is_text(key)) {
+            let message = "an action or a context key of the result has the character U+0000";
+            return Err(self.failure(ErrorCode::NodeFailed, message.to_owned()));
+        }
         let bytes = output.text().len();
         if bytes > output_bytes_max {
             let message =
@@ -205,7 +226,7 @@ impl Attempt<'_> {
         let delay = backoff_of(config).after(self.number, clock.random());
         let delay = delay.max(failure.retry_after);
         if delay.is_zero() {
-            return Next::Again;
+            return Next::Again(failure.error);
         }
         Next::Record(Outcome::Waiting {
             until: clock.now() + delay,
@@ -339,7 +360,7 @@ fn without(text: String, values: impl Iterator<Item = String>) -> String {
 }
 
 enum Next {
-    Again,
+    Again(StepError),
     Record(Outcome),
 }
 

@@ -74,7 +74,7 @@ pub(crate) async fn load_each(
     }
 }
 
-/// Starts a batch of runs, large ones in several calls. Answers in the order of the batch.
+/// Starts a batch of runs, large ones in several calls; if one is refused, each alone. Answers in the order of the batch.
 pub(crate) async fn start_each(
     store: &dyn Store,
     batch: &[NewRun],
@@ -83,6 +83,12 @@ pub(crate) async fn start_each(
     for part in parts(batch, |new| new.input.text().len(), |_, _| false) {
         match store.start(part).await {
             Ok(started) => answers.extend(started.into_iter().map(Ok)),
+            Err(error) if part.len() > 1 && is_of_one(&error) => {
+                for one in part.chunks(1) {
+                    let alone = store.start(one).await;
+                    answers.push(alone.map(|mut started| started.remove(0)));
+                }
+            }
             Err(error) => answers.extend(vec![Err(error); part.len()]),
         }
     }
@@ -194,6 +200,40 @@ mod tests {
             .collect();
         assert_eq!(read, [true, false, true]);
         assert!(matches!(answers[1], Err(StoreError::Corrupt { .. })));
+        database.close().await;
+    }
+
+    /// A run that the database refuses keeps no other from being started.
+    #[tokio::test]
+    async fn a_refused_start_is_refused_alone() {
+        let path = TempPath::new();
+        let database = path.open();
+        let store = SqliteStore::open(database.clone()).expect("migrates");
+        let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON runs WHEN new.run_id = 'second'
+            BEGIN SELECT raise(ABORT, 'not this one'); END";
+        let made = database.write(move |session| Ok(session.execute_batch(refuse)?));
+        made.await.expect("writes");
+        let definition = json!({ "id": "w", "nodes": [{ "id": "a", "uses": "set" }] });
+        let workflow = Arc::new(workflow_from_json(&definition, None).expect("valid"));
+        let new = ["first", "second", "third"].map(|id| NewRun {
+            run_id: RunId::new(id).expect("an id"),
+            workflow: workflow.clone(),
+            input: Json::null(),
+            created_at: Timestamp(1),
+            reconcile_at: Timestamp(1),
+        });
+        let answers = start_each(&store, &new).await;
+        assert!(
+            matches!(
+                answers[..],
+                [
+                    Ok(Started::New),
+                    Err(StoreError::Refused { .. }),
+                    Ok(Started::New)
+                ]
+            ),
+            "{answers:?}"
+        );
         database.close().await;
     }
 

@@ -53,6 +53,9 @@ pub struct PostgresOptions {
     pub connect_timeout: Duration,
     /// The longest that sent data may stay unacknowledged before the connection counts as lost, unless the URL says otherwise.
     pub silence_max: Duration,
+    /// The longest that a call may hold a connection; then the connection counts as lost. A server that stopped answers nothing, and keeps its
+    /// connections.
+    pub call_max: Duration,
     /// Certificates to trust, as `sslrootcert`.
     pub ca_file: Option<PathBuf>,
     /// Whether [`PostgresStore::connect`] applies migrations. Otherwise it only checks the schema's version.
@@ -69,6 +72,7 @@ impl PostgresOptions {
             read_connections_max: 4,
             connect_timeout: Duration::from_secs(5),
             silence_max: Duration::from_secs(15),
+            call_max: Duration::from_secs(15),
             ca_file: None,
             migrate: true,
         }
@@ -79,6 +83,7 @@ impl PostgresOptions {
             connections_max: self.write_connections_max,
             connect_timeout: self.connect_timeout,
             silence_max: self.silence_max,
+            call_max: self.call_max,
             ca_file: self.ca_file.clone(),
             settings: PLANS_BY_KEY,
             ..PoolOptions::new(&self.url, &self.schema)
@@ -273,6 +278,13 @@ impl Store for PostgresStore {
 
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRecord>, StoreError> {
         Ok(runs::runs(&self.0.reads, filter).await?)
+    }
+
+    async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
+        let mut lease = self.0.reads.lease().await?;
+        let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+        let rows = lease.query(sql, &[]).await?;
+        Ok(Some(rows::time_at(&rows[0], 0)?))
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

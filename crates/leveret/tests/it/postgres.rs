@@ -6,12 +6,19 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use leveret::store::{
-    Committed, Finished, NewRun, Outcome, Started, Store, StoreError, conformance,
-    postgres::{PostgresOptions, PostgresStore},
+use leveret::{
+    broker::memory::MemoryBroker,
+    nodes::{NodeContext, Registry},
+    runtime::{
+        Clock, Engine, EngineOptions, EngineParts, Roles, StartRequest, SystemClock, WorkerOptions,
+    },
+    store::{
+        Committed, Finished, NewRun, Outcome, Started, Store, StoreError, conformance,
+        postgres::{PostgresOptions, PostgresStore},
+    },
 };
 use leveret_core::{
     ids::{RunId, Scope},
@@ -24,6 +31,7 @@ use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::watch,
 };
 use tokio_postgres::{Client, NoTls};
 
@@ -466,6 +474,233 @@ async fn the_log_of_a_heart_keeps_its_promises() {
             let drop = format!("DROP SCHEMA IF EXISTS \"{schema}\" CASCADE");
             client.batch_execute(&drop).await.unwrap();
         }
+    })
+    .await;
+}
+
+/// A machine's clock that is wrong by so many milliseconds.
+#[derive(Debug)]
+struct Wrong(i64);
+
+impl Clock for Wrong {
+    fn now(&self) -> Timestamp {
+        Timestamp(SystemClock.now().0 + self.0)
+    }
+
+    fn random(&self) -> f64 {
+        SystemClock.random()
+    }
+
+    fn new_run_id(&self) -> RunId {
+        SystemClock.new_run_id()
+    }
+}
+
+/// Engines of two machines whose clocks differ, on one store and one broker.
+async fn engines(options: &PostgresOptions, wrong: [i64; 2], quiet: Duration) -> [Engine; 2] {
+    let broker = MemoryBroker::new();
+    let mut engines = Vec::new();
+    for wrong in wrong {
+        let mut registry = Registry::builtin();
+        registry.register_fn("long", |_: NodeContext| async {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            Ok(json!(null))
+        });
+        let parts = EngineParts {
+            registry,
+            clock: Arc::new(Wrong(wrong)),
+            options: EngineOptions {
+                quiet,
+                ..EngineOptions::default()
+            },
+            ..EngineParts::new(Arc::new(connect(options).await), Arc::new(broker.clone()))
+        };
+        engines.push(Engine::new(parts).await.expect("declares"));
+    }
+    engines.try_into().expect("two")
+}
+
+fn serve(engine: &Engine, roles: Roles) -> watch::Sender<bool> {
+    let (stop, stopped) = watch::channel(false);
+    let engine = engine.clone();
+    tokio::spawn(async move { engine.serve(roles, stopped).await });
+    stop
+}
+
+const WORKER: Roles = Roles {
+    worker: Some(WorkerOptions {
+        concurrency: 4,
+        prefetch: 8,
+        drain_timeout: Duration::from_secs(1),
+    }),
+    timers: false,
+    reconciler: false,
+};
+const KEEPER: Roles = Roles {
+    worker: None,
+    timers: true,
+    reconciler: true,
+};
+
+fn request(node: &serde_json::Value) -> StartRequest {
+    StartRequest {
+        workflow: workflow(&json!({ "id": "w", "nodes": [node] })),
+        input: Json::null(),
+        run_id: None,
+    }
+}
+
+/// A worker that is 20 s ahead sets a timer of a second, and who fires it has another clock.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nap_takes_its_time_whatever_the_clocks() {
+    in_schema(|options| async move {
+        let [worker, keeper] = engines(&options, [20_000, 0], Duration::from_secs(60)).await;
+        let _serving = (serve(&worker, WORKER), serve(&keeper, KEEPER));
+        let nap = json!({ "id": "a", "uses": "sleep", "params": { "duration": "1s" } });
+        let begun = Instant::now();
+        let result = keeper.start_and_wait(request(&nap)).await.expect("ends");
+        let took = begun.elapsed();
+        assert!(
+            took > Duration::from_millis(900) && took < Duration::from_secs(8),
+            "{took:?}"
+        );
+        assert!(result.duration_ms < 8_000, "{}", result.duration_ms);
+    })
+    .await;
+}
+
+/// A worker that is 70 s behind says of a long step that it is executed; the reconciler believes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_step_is_not_taken_for_stalled_whatever_the_clocks() {
+    in_schema(|options| async move {
+        let [worker, keeper] = engines(&options, [-70_000, 0], Duration::from_secs(1)).await;
+        let _serving = (serve(&worker, WORKER), serve(&keeper, KEEPER));
+        let long = json!({ "id": "a", "uses": "long" });
+        keeper.start_and_wait(request(&long)).await.expect("ends");
+        assert_eq!(keeper.metrics().reconciled.get(), 0);
+    })
+    .await;
+}
+
+/// A way to the server that stops when it is told to, and takes connections all the same, as the kernel does for a server that is stopped.
+async fn stoppable(url: &str) -> (String, watch::Sender<bool>) {
+    let (head, rest) = url.split_once('@').expect("the URL names a user");
+    let (server, database) = rest.split_once('/').expect("the URL names a database");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = watch::channel(false);
+    let server = server.to_owned();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(&server).await.unwrap();
+            let (from_server, to_server) = server.into_split();
+            let (from_client, to_client) = client.into_split();
+            tokio::spawn(forward(from_server, to_client, stopped.clone()));
+            tokio::spawn(forward(from_client, to_server, stopped.clone()));
+        }
+    });
+    (format!("{head}@{address}/{database}"), stop)
+}
+
+async fn forward(
+    mut from: impl AsyncReadExt + Unpin,
+    mut to: impl AsyncWriteExt + Unpin,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let mut bytes = vec![0; 64 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        if stopped.wait_for(|stopped| !stopped).await.is_err()
+            || to.write_all(&bytes[..count]).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// The time that a call of a store may take whose server is stopped: to connect, or to be answered.
+const STOPPED_MAX: Duration = Duration::from_secs(4);
+
+async fn bounded<T>(what: &str, call: impl Future<Output = T>) -> T {
+    let bounded = tokio::time::timeout(STOPPED_MAX, call).await;
+    bounded.unwrap_or_else(|_| panic!("{what} takes longer than {STOPPED_MAX:?}"))
+}
+
+/// A server that is stopped, and so closes no connection, holds up no call, no drain and no end for long; when it goes on, so do we.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_stopped_holds_nobody_up() {
+    in_schema(|options| async move {
+        let (url, stop) = stoppable(&options.url).await;
+        let second = Duration::from_secs(1);
+        let options = PostgresOptions {
+            url,
+            connect_timeout: second,
+            call_max: second,
+            ..options
+        };
+        let store = connect(&options).await;
+        let run = new_run("r", &chain());
+        store.start(std::slice::from_ref(&run)).await.unwrap();
+        stop.send_replace(true);
+        let first = [Arc::new(done(&run, 0))];
+        let calls = async {
+            for _ in 0..2 {
+                let answers = tokio::join!(
+                    bounded("a look", async { store.run(&run.run_id).await.map(drop) }),
+                    bounded("a put", async {
+                        store
+                            .put_workflow(&run.workflow, Timestamp(1))
+                            .await
+                            .map(drop)
+                    }),
+                    bounded("a cancel", async {
+                        store.cancel(&run.run_id, Timestamp(1)).await.map(drop)
+                    }),
+                    bounded("a commit", async { store.commit(&first).await.map(drop) }),
+                );
+                for answer in [answers.0, answers.1, answers.2, answers.3] {
+                    let error = answer.expect_err("is not answered");
+                    assert!(error.is_retryable(), "{error}");
+                }
+            }
+        };
+        calls.await;
+        stop.send_replace(false);
+        let committed = store.commit(&first).await.expect("goes on");
+        assert!(matches!(
+            committed[..],
+            [Committed::Recorded { .. } | Committed::Repeated | Committed::Over(_)]
+        ));
+
+        let parts = EngineParts::new(Arc::new(store), Arc::new(MemoryBroker::new()));
+        let engine = Engine::new(parts).await.expect("declares");
+        let roles = Roles {
+            timers: true,
+            reconciler: true,
+            ..WORKER
+        };
+        let (draining, drained) = watch::channel(false);
+        let serving = tokio::spawn({
+            let engine = engine.clone();
+            async move { engine.serve(roles, drained).await }
+        });
+        engine
+            .start_and_wait(request(&json!({ "id": "a", "uses": "set" })))
+            .await
+            .expect("ends");
+        stop.send_replace(true);
+        let wait = engine.start(request(&json!({ "id": "b", "uses": "set" })));
+        assert!(
+            tokio::time::timeout(second, wait).await.is_err(),
+            "the server is stopped"
+        );
+        draining.send_replace(true);
+        bounded("a drain", serving)
+            .await
+            .expect("no panic")
+            .expect("serves");
+        let closed = tokio::time::timeout(4 * STOPPED_MAX, engine.close()).await;
+        closed.expect("closes");
+        stop.send_replace(false);
     })
     .await;
 }

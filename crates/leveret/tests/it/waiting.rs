@@ -103,6 +103,71 @@ async fn a_run_that_is_not_visible_yet_loads_nothing() {
     harness.stop().await;
 }
 
+/// A step that is tried again at once, again and again, is not tried any more when its run is cancelled.
+#[tokio::test(start_paused = true)]
+async fn no_attempt_follows_a_cancel() {
+    let mut parts = parts();
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = calls.clone();
+    parts.registry.register_fn("busy", move |_: NodeContext| {
+        let calls = counted.clone();
+        async move {
+            calls.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            Err::<Value, _>(NodeError::transient("busy"))
+        }
+    });
+    let engine = serving(parts, Roles::all()).await;
+    let text = r#"A>B; A = busy; A.config = {"maxRetries":100,"retryDelay":0}"#;
+    let workflow = workflow_from_json(&blueprint(text), None).expect("valid");
+    let request = StartRequest {
+        workflow: Arc::new(workflow),
+        input: Json::null(),
+        run_id: None,
+    };
+    let (run_id, _) = engine.start(request).await.expect("starts");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    engine.cancel(&run_id).await.expect("cancels");
+    let before = calls.load(Ordering::SeqCst);
+    assert!(before > 5, "{before} calls");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(calls.load(Ordering::SeqCst), before);
+}
+
+/// What PostgreSQL cannot hold fails the step, whatever the store.
+#[tokio::test(start_paused = true)]
+async fn a_null_character_in_an_action_fails_the_step() {
+    let mut parts = parts();
+    parts
+        .registry
+        .register_fn("nul", |ctx: NodeContext| async move {
+            let key = ctx.params["value"].as_str().unwrap_or_default();
+            Ok(NodeOutput {
+                action: (key == "action").then(|| "a\0".into()),
+                context: vec![(
+                    format!("k{}", if key == "key" { "\0" } else { "" }).into(),
+                    Json::null(),
+                )],
+                ..NodeOutput::default()
+            })
+        });
+    let engine = serving(parts, Roles::all()).await;
+    for (which, status) in [
+        ("action", StepStatus::Failed),
+        ("key", StepStatus::Failed),
+        ("no", StepStatus::Completed),
+    ] {
+        let workflow = workflow_from_json(&blueprint(&format!("A; A = nul {which}")), None);
+        let request = StartRequest {
+            workflow: Arc::new(workflow.expect("valid")),
+            input: Json::null(),
+            run_id: None,
+        };
+        let result = engine.start_and_wait(request).await.expect("ends");
+        assert_eq!(result.steps["A"].status, status, "{which}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_waits_in_a_run_that_ended() {
     let engine = serving(parts(), Roles::all()).await;
