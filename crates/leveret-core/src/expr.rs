@@ -192,7 +192,7 @@ pub struct ExpressionError {
 }
 
 impl ExpressionError {
-    fn new(offset: usize, message: impl Into<String>) -> ExpressionError {
+    pub(crate) fn new(offset: usize, message: impl Into<String>) -> ExpressionError {
         ExpressionError {
             message: message.into(),
             offset,

@@ -14,6 +14,7 @@ pub mod machine;
 pub mod mermaid;
 pub mod parse;
 pub mod retry;
+pub mod script;
 pub mod suggest;
 pub mod template;
 pub mod time;
