@@ -4,13 +4,22 @@
 //! is an [`Outcome`] that is equal on all replicas.
 
 mod form;
+mod portable;
 mod random;
 mod rolling;
 mod value;
 
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
 
-pub use self::{form::misformed, random::Random, rolling::rolled, value::Value};
+pub use self::{
+    form::misformed,
+    portable::{
+        NOW_FUNCTION, Portable, SECOND_FUNCTION, Verb, asks_for_time, portable, portable_question,
+    },
+    random::Random,
+    rolling::rolled,
+    value::Value,
+};
 use crate::time::Timestamp;
 
 /// Where a write stands. `seq` counts the writes of a cluster from 1, without gaps, across epochs; `epoch` counts the hearts that had the

@@ -19,9 +19,11 @@ pub mod heart;
 mod link;
 pub mod log;
 pub mod node;
-mod replica;
+pub mod replica;
 pub mod wire;
 
+#[cfg(feature = "postgres")]
+pub use self::replica::postgres::{PostgresReplica, PostgresReplicaOptions};
 pub use self::{
     link::{
         CONTENTS_MAX, Fetched, HeartLink, Joined, LinkError, NodeLink, NodeState, Order,
@@ -29,7 +31,8 @@ pub use self::{
     },
     log::{Appended, Key, LOG_LEASE, LogError, NewWrite, WriteLog},
     replica::{
-        Applied, Query, ReadError, ReadLimits, Replica, ReplicaError, Rows, Snapshot, Standing,
+        Applied, Contents, Query, ReadError, ReadLimits, Replica, ReplicaError, Rows, Snapshot,
+        Standing,
         sqlite::{SqliteReplica, SqliteReplicaOptions},
     },
 };

@@ -88,7 +88,7 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) node_id: Option<String>,
 
-    /// Its database: sqlite:PATH
+    /// Its database: sqlite:PATH or postgres://…
     #[arg(
         long,
         value_name = "URL",
@@ -188,6 +188,11 @@ pub(crate) enum ClusterCommand {
 }
 
 pub(crate) const BENCH_BROADCAST_EXAMPLES: &str = "\
+applied/s: writes of all clients at level `accepted` a second, until the last node has applied the last one. A write counts once, not once
+a node, and every node is looked at for all rows in the end. bare/s: the same statements by one thread into a log and as many SQLite files,
+one after the other, 64 writes a commit; a write counts once, too. Nodes apply at the same time, and take what has arrived in one commit
+(applied/commit), so that applied/s may be above bare/s.
+
 Without --broker, messages go through this process's memory. On RabbitMQ, exchange and queues have names of their own and are removed
 at the end.
 

@@ -55,7 +55,7 @@ impl HeartConfig {
         let log_age_max = file.parsed::<Span>("log_age_max")?;
         file.finish()?;
         let write_log = write_log.unwrap_or_else(|| "sqlite:heart.db".to_owned());
-        check_log(&write_log)?;
+        check_database("write_log", &write_log, "heart.db")?;
         let broker = required("broker", "--broker amqp://localhost", broker)?;
         refuse_memory("broker", &broker, "amqp://localhost")?;
         Ok(HeartConfig {
@@ -193,17 +193,10 @@ fn required<T>(key: &str, example: &str, value: Option<T>) -> anyhow::Result<T> 
     })
 }
 
-fn check_log(url: &str) -> anyhow::Result<()> {
-    if ["postgres://", "postgresql://"]
-        .iter()
-        .any(|scheme| url.starts_with(scheme))
-        || is_file(url)
-    {
-        return Ok(());
-    }
-    let url = redact_url(url);
-    let message = format!("write_log '{url}': say sqlite:heart.db or postgres://…");
-    Err(BadInput::new(message).into())
+/// Whether the URL is of PostgreSQL.
+pub(crate) fn is_postgres(url: &str) -> bool {
+    let schemes = ["postgres://", "postgresql://"];
+    schemes.iter().any(|scheme| url.starts_with(scheme))
 }
 
 fn is_file(url: &str) -> bool {
@@ -211,11 +204,14 @@ fn is_file(url: &str) -> bool {
 }
 
 fn check_database(key: &str, url: &str, example: &str) -> anyhow::Result<()> {
-    if is_file(url) {
+    if is_file(url) || is_postgres(url) {
         return Ok(());
     }
     let url = redact_url(url);
-    Err(BadInput::new(format!("{key} '{url}': say sqlite:{example}")).into())
+    Err(BadInput::new(format!(
+        "{key} '{url}': say sqlite:{example} or postgres://…"
+    ))
+    .into())
 }
 
 /// The file of a `sqlite:PATH`.
@@ -303,7 +299,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("'node_id' is missing"), "{error}");
-        for database in ["mysql://u:hush@h", "postgres://u:hush@h", "sqlite:"] {
+        for database in ["mysql://u:hush@h", "sqlite:"] {
             let args = NodeArgs {
                 database: Some(database.to_owned()),
                 ..args.clone()

@@ -102,8 +102,7 @@ impl Cluster {
             heart: Arc::new(self.heart.clone()),
             clock: Arc::new(SystemClock),
         };
-        // Another one each time: the heart keeps the link to an address that it knows.
-        let advertise = format!("local:{node_id}:{:016x}", fastrand::u64(..));
+        let advertise = format!("local:{node_id}");
         let options = NodeOptions {
             names: self.names.clone(),
             advertise: advertise.clone(),

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::Path, sync::Arc};
 use anyhow::Context;
 use leveret::{
     broadcast::{
-        Replica, SqliteReplica, SqliteReplicaOptions,
+        PostgresReplica, PostgresReplicaOptions, Replica, SqliteReplica, SqliteReplicaOptions,
         heart::{Heart, HeartOptions, HeartParts, router},
         node::{self, Node, NodeEnd, NodeOptions, NodeParts},
         wire::{HttpHeart, HttpNode, Names},
@@ -19,7 +19,7 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
     args::{HeartArgs, NodeArgs},
-    config::{Access, HEART_LISTEN, HeartConfig, NodeConfig, sqlite_path},
+    config::{Access, HEART_LISTEN, HeartConfig, NodeConfig, is_postgres, sqlite_path},
     embedded::Cluster,
     file::SettingsFile,
     log,
@@ -211,8 +211,13 @@ pub(crate) async fn open_broker(url: &str) -> anyhow::Result<Arc<dyn Broker>> {
 }
 
 pub(super) async fn open_replica(url: &str) -> anyhow::Result<Arc<dyn Replica>> {
+    let shown = || format!("database {}", redact_url(url));
+    if is_postgres(url) {
+        let replica = PostgresReplica::connect(PostgresReplicaOptions::new(url)).await;
+        return Ok(Arc::new(replica.with_context(shown)?));
+    }
     let path = sqlite_path(url)
-        .context("a node's database is sqlite:PATH")?
+        .context("a node's database is sqlite:PATH or postgres://…")?
         .to_owned();
     if let Some(parent) = path.parent() {
         make_directory(parent)?;
@@ -221,8 +226,7 @@ pub(super) async fn open_replica(url: &str) -> anyhow::Result<Arc<dyn Replica>> 
         SqliteReplica::open(&path, &SqliteReplicaOptions::default())
     });
     let opened = opened.await.context("opening the database panicked")?;
-    let replica = opened.with_context(|| format!("database {}", redact_url(url)))?;
-    Ok(Arc::new(replica))
+    Ok(Arc::new(opened.with_context(shown)?))
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ mod faults;
 mod hearts;
 // Nodes come, go, and take another's name.
 mod joining;
+// SQLite and PostgreSQL nodes in one cluster.
+mod kinds;
 // Heart and nodes are killed, the broker is restarted, a queue is deleted.
 mod killed;
 // A log that is lost, put back from an older copy, or truncated.

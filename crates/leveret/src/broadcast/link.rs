@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use leveret_core::broadcast::{Logged, Position};
 use serde::{Deserialize, Serialize};
 
-use super::replica::{Applied, Query, ReadError, Rows, Snapshot};
+use super::replica::{Applied, Contents, Query, ReadError, Rows, Snapshot};
 
 /// A node that wants to be a member, or stays one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,7 +151,7 @@ pub trait NodeLink: Send + Sync + 'static {
 
     /// The digest of its contents at exactly this seq, so that all nodes are looked at one seq. The node waits until it is there, within a
     /// bound, and applies nothing until the digest is made. Refused when it is past it.
-    async fn contents(&self, at: u64) -> Result<(Position, [u8; 32]), LinkError>;
+    async fn contents(&self, at: u64, of: Contents) -> Result<(Position, [u8; 32]), LinkError>;
 
     /// Copies its database to a file in the directory, streamed.
     async fn snapshot(&self, into: PathBuf) -> Result<Snapshot, LinkError>;

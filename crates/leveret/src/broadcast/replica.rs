@@ -1,5 +1,9 @@
 //! The seam of a database that applies writes.
 
+pub mod conformance;
+mod portable;
+#[cfg(feature = "postgres")]
+pub(super) mod postgres;
 pub(super) mod sqlite;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -62,6 +66,16 @@ pub struct Rows {
     pub seq: u64,
 }
 
+/// What a digest of contents is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Contents {
+    /// Names, schema, and rows, with their row ids where there are such: between replicas of one kind.
+    All,
+    /// The columns and rows that replicas of all kinds have alike.
+    Portable,
+}
+
 /// A copy of a whole database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -115,8 +129,8 @@ pub trait Replica: Send + Sync + 'static {
     /// Answers a question, from a snapshot, without changing anything.
     async fn query(&self, query: Query) -> Result<Rows, ReadError>;
 
-    /// A digest of the contents of all user tables (names, schema, rows with their row ids) at one position: equal on replicas that are.
-    async fn contents(&self) -> Result<(Position, [u8; 32]), ReplicaError>;
+    /// A digest of the contents of all user tables at one position: equal on replicas that are.
+    async fn contents(&self, of: Contents) -> Result<(Position, [u8; 32]), ReplicaError>;
 
     /// Copies the database to a file at this path, while writes and questions go on.
     async fn snapshot(&self, to: PathBuf) -> Result<Snapshot, ReplicaError>;
@@ -130,6 +144,28 @@ pub trait Replica: Send + Sync + 'static {
 
     /// Closes it. Idempotent.
     async fn close(&self);
+}
+
+/// Whether the writes follow the position and each other.
+fn check_order(position: Position, writes: &[Logged]) -> Result<(), ReplicaError> {
+    let mut before = position;
+    for logged in writes {
+        let next = logged.position;
+        if next.seq != before.seq + 1 || next.epoch < before.epoch {
+            return Err(ReplicaError::OutOfOrder { seq: next.seq });
+        }
+        before = next;
+    }
+    Ok(())
+}
+
+/// About what a value takes in JSON.
+fn size_of(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Integer(_) | Value::Real(_) => 8,
+        Value::Text(text) => 8 + text.len(),
+        Value::Blob(bytes) => 8 + bytes.len(),
+    }
 }
 
 /// Why a replica does not do as asked.

@@ -310,6 +310,11 @@ impl Lease {
             .client
     }
 
+    /// For transactions, which have the connection for themselves.
+    pub(crate) fn client_mut(&mut self) -> &mut Client {
+        &mut self.connection().client
+    }
+
     /// The statement, prepared once for each connection.
     pub(crate) async fn statement(
         &mut self,

@@ -131,11 +131,15 @@ impl Cluster {
         format!("{}/node-{node}.db", self.directory.path())
     }
 
-    /// The command line of a node with this database.
+    /// The command line of a node with this file.
     pub(crate) fn node_args(&self, node: u32, file: &str) -> Vec<String> {
-        let exchange = self.exchange();
-        let (node, database) = (node.to_string(), format!("sqlite:{file}"));
-        let args = ["node", "--node-id", &node, "--database", &database];
+        self.node_args_on(node, &format!("sqlite:{file}"))
+    }
+
+    /// The command line of a node with this database.
+    pub(crate) fn node_args_on(&self, node: u32, database: &str) -> Vec<String> {
+        let (exchange, node) = (self.exchange(), node.to_string());
+        let args = ["node", "--node-id", &node, "--database", database];
         let hearts = self.heart_urls.as_ref().unwrap_or(&self.heart_url);
         let heart = ["--heart", hearts, "--broker", &self.amqp];
         let names = ["--exchange", &exchange, "--queue-name", &self.name];

@@ -12,7 +12,10 @@ use super::{
     phase::Phase,
     register::{MEMBER_FACT, NO_RECORD, REMOVED_FACT},
 };
-use crate::broadcast::link::{CONTENTS_MAX, NodeState};
+use crate::broadcast::{
+    link::{CONTENTS_MAX, NodeLink, NodeState},
+    replica::Contents,
+};
 
 /// How long a rebuilt node may take until it serves.
 const REBUILD_MAX: Duration = Duration::from_secs(600);
@@ -38,9 +41,9 @@ pub struct Verified {
 pub struct NodeContents {
     /// The node.
     pub node_id: String,
-    /// The digest of its contents, if it answered.
+    /// The digest of its contents, if it answered; in a cluster of several kinds of databases, of the contents that these have alike.
     pub digest: Option<String>,
-    /// Whether it differs from most of the others of its kind; it is quarantined then.
+    /// Whether it differs from most of the others; it is quarantined then.
     pub diverged: bool,
     /// Why it did not answer, if it did not.
     pub error: Option<String>,
@@ -57,8 +60,8 @@ pub struct Recovered {
 }
 
 impl Heart {
-    /// Compares the contents of all nodes at one seq, and quarantines those that differ. Writes wait meanwhile, so that all nodes come to the
-    /// same seq.
+    /// Compares the contents of all nodes at one seq, and quarantines those that differ: nodes of one kind in everything, nodes of different
+    /// kinds in what these have alike. Writes wait meanwhile, so that all nodes come to the same seq.
     pub async fn verify(&self) -> Result<Verified, AdminError> {
         let shared = &self.0;
         shared.confirm().await;
@@ -76,22 +79,14 @@ impl Heart {
             (state.last.seq, members.collect::<Vec<_>>())
         };
         shared.nudge_all();
-        let looks = members.into_iter().map(|(node_id, kind, link)| async move {
-            let digest = match link {
-                None => Err("it has not registered".to_owned()),
-                Some(link) => match timeout(CONTENTS_MAX, link.contents(seq)).await {
-                    Err(_) => Err("it does not answer in time".to_owned()),
-                    Ok(Err(error)) => Err(error.to_string()),
-                    Ok(Ok((position, _))) if position.seq != seq => {
-                        Err(format!("it answers for seq {}", position.seq))
-                    }
-                    Ok(Ok((_, digest))) => Ok(digest),
-                },
-            };
-            (node_id, kind, digest)
-        });
-        let looked = join_all(looks).await;
-        let differing = differing(&looked);
+        let mut looked = look(&members, seq, Contents::All).await;
+        let mut differing = differing(&looked, |kind| kind);
+        if members.iter().any(|(_, kind, _)| *kind != members[0].1) {
+            looked = look(&members, seq, Contents::Portable).await;
+            let equal = looked.iter().filter(|(id, ..)| !differing.contains(id));
+            let equal: Vec<Look> = equal.cloned().collect();
+            differing.extend(self::differing(&equal, |_| ""));
+        }
         for node_id in &differing {
             let reason = format!("its contents differ at seq {seq}");
             shared.quarantine(node_id, reason);
@@ -241,6 +236,28 @@ impl Heart {
     }
 }
 
+/// A node, its kind, and how it is asked.
+type Asked = (Arc<str>, String, Option<Arc<dyn NodeLink>>);
+
+/// Asks all nodes for the digests of their contents at this seq.
+async fn look(members: &[Asked], seq: u64, of: Contents) -> Vec<Look> {
+    let looks = members.iter().map(|(node_id, kind, link)| async move {
+        let digest = match link {
+            None => Err("it has not registered".to_owned()),
+            Some(link) => match timeout(CONTENTS_MAX, link.contents(seq, of)).await {
+                Err(_) => Err("it does not answer in time".to_owned()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Ok(Ok((position, _))) if position.seq != seq => {
+                    Err(format!("it answers for seq {}", position.seq))
+                }
+                Ok(Ok((_, digest))) => Ok(digest),
+            },
+        };
+        (node_id.clone(), kind.clone(), digest)
+    });
+    join_all(looks).await
+}
+
 fn furthest(state: &super::state::State) -> Result<(Arc<str>, Position), AdminError> {
     let members = state.members.by_id.values().map(|member| member.position);
     let strangers = &state.members.strangers;
@@ -262,16 +279,17 @@ type Digest = [u8; 32];
 /// A node, its kind, and what its contents are.
 type Look = (Arc<str>, String, Result<Digest, String>);
 
-/// The nodes whose contents differ from the most frequent of their kind; where two are as frequent, from that of the first node by name.
-fn differing(looked: &[Look]) -> Vec<Arc<str>> {
-    let mut kinds: BTreeMap<&str, Vec<(&Arc<str>, &Digest)>> = BTreeMap::new();
+/// The nodes whose contents differ from the most frequent of their group; where two are as frequent, from that of the first node by name.
+fn differing(looked: &[Look], group: impl Fn(&str) -> &str) -> Vec<Arc<str>> {
+    let mut groups: BTreeMap<&str, Vec<(&Arc<str>, &Digest)>> = BTreeMap::new();
     for (node_id, kind, digest) in looked {
         if let Ok(digest) = digest {
-            kinds.entry(kind).or_default().push((node_id, digest));
+            let group = groups.entry(group(kind));
+            group.or_default().push((node_id, digest));
         }
     }
     let mut differing = Vec::new();
-    for digests in kinds.values() {
+    for digests in groups.values() {
         let count = |digest: &Digest| digests.iter().filter(|(_, other)| *other == digest).count();
         let mut most: Option<(&Digest, usize)> = None;
         for (_, digest) in digests {
@@ -308,7 +326,7 @@ mod tests {
             (Arc::from(id), kind.to_owned(), digest)
         };
         let check = |looked: &[Look], expect: &str| {
-            assert_eq!(differing(looked).join(""), expect);
+            assert_eq!(differing(looked, |kind| kind).join(""), expect);
         };
         let (s, p) = ("sqlite", "postgres");
         check(
@@ -329,5 +347,11 @@ mod tests {
         );
         check(&[look("a", s, Some(1)), look("b", s, Some(2))], "b");
         check(&[look("a", s, None), look("b", s, Some(2))], "");
+        let mixed = [
+            look("a", p, Some(2)),
+            look("b", s, Some(1)),
+            look("c", s, Some(1)),
+        ];
+        assert_eq!(differing(&mixed, |_| "").join(""), "a");
     }
 }

@@ -158,6 +158,17 @@ impl Members {
         reachable.map(|(id, _)| id.clone()).collect()
     }
 
+    /// Of these, those whose outcomes are told in the same way as this node's.
+    pub(super) fn of_its_kind(
+        &self,
+        node_id: &str,
+        mut ids: BTreeSet<Arc<str>>,
+    ) -> BTreeSet<Arc<str>> {
+        let kind = |id: &str| self.by_id.get(id).map(|member| &member.record.kind);
+        ids.retain(|id| kind(id) == kind(node_id));
+        ids
+    }
+
     /// Whether more than half of the voters have told this heart where they are.
     pub(super) fn most_are_heard(&self) -> bool {
         let voters = self.by_id.values();

@@ -177,19 +177,29 @@ fn decide(
         *member = Member::new(record(registration), None);
     }
     let said = (&member.record.kind, &member.record.advertise);
-    if said != (&registration.kind, &registration.advertise) || member.link.is_none() {
+    if said != (&registration.kind, &registration.advertise) {
         member.record.kind.clone_from(&registration.kind);
         member.record.advertise.clone_from(&registration.advertise);
-        member.link = Some(link);
+        member.link = None;
         member.is_dirty = true;
+    }
+    // Another opening may be another process at the same address.
+    if member.link.is_none() || member.incarnation != Some(registration.incarnation) {
+        member.link = Some(link);
     }
     let begins_anew = member.take(registration, now);
     let position = registration.position.seq;
     let is_seed = seed.as_deref() == Some(&registration.database_id);
     // Contents from before the first write leave a node at seq 0: that it has them is known by the order that it carried out.
     let lacks_seed = seed.is_some() && !is_seed && registration.restored.is_none();
+    // What has no snapshots keeps what it has, and says itself that it lacks the log.
+    let can_restore = registration.kind == "sqlite";
     let is_beyond_log = position + 1 < oldest || position == 0 && lacks_seed;
-    if is_beyond_log && member.record.ticket.is_none() && member.told != NodeState::Restoring {
+    if can_restore
+        && is_beyond_log
+        && member.record.ticket.is_none()
+        && member.told != NodeState::Restoring
+    {
         member.record.ticket = Some(ticket);
         member.is_dirty = true;
     }
@@ -237,6 +247,15 @@ fn check_cluster(state: &mut State, registration: &Registration) -> Result<(), L
 }
 
 fn check_seed(state: &mut State, registration: &Registration) -> Result<(), LinkError> {
+    let is_replayed = registration.kind != "sqlite";
+    if is_replayed && (registration.seed || state.members.seed.is_some()) {
+        return Err(LinkError::Refused {
+            detail: format!(
+                "a {} node is built by replay alone, and the log does not lead to what a cluster was seeded with",
+                registration.kind
+            ),
+        });
+    }
     if !registration.seed || registration.cluster.is_some() {
         return Ok(());
     }

@@ -199,7 +199,7 @@ impl Shared {
         });
     }
 
-    /// Compares a node's hashes with the others', and quarantines those that differ.
+    /// Compares a node's hashes with those of the others of its kind, and quarantines those that differ.
     pub(super) fn compare(self: &Arc<Self>, node_id: &Arc<str>, hashes: &[(u64, u64)]) {
         let now = Instant::now();
         let lease = self.options.node_lease;
@@ -209,8 +209,9 @@ impl Shared {
             let state = &mut *state;
             for &(seq, hash) in hashes {
                 if state.marks.note(node_id, seq, hash) {
-                    let voters = state.members.voters();
-                    let reachable = state.members.reachable(now, lease);
+                    let members = &state.members;
+                    let voters = members.of_its_kind(node_id, members.voters());
+                    let reachable = members.of_its_kind(node_id, members.reachable(now, lease));
                     let minority = state.marks.minority(seq, &voters, &reachable);
                     diverged.extend(minority.into_iter().map(|id| (id, seq)));
                 }

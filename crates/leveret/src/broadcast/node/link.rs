@@ -8,8 +8,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::shared::{Hold, Shared};
 use crate::broadcast::{
-    Applied, CONTENTS_MAX, LinkError, NodeLink, NodeState, Query, ReadError, ReplicaError, Rows,
-    Snapshot,
+    Applied, CONTENTS_MAX, Contents, LinkError, NodeLink, NodeState, Query, ReadError,
+    ReplicaError, Rows, Snapshot,
 };
 
 /// The most outcomes in an answer.
@@ -32,7 +32,7 @@ impl NodeLink for Shared {
         Ok(answer)
     }
 
-    async fn contents(&self, at: u64) -> Result<(Position, [u8; 32]), LinkError> {
+    async fn contents(&self, at: u64, of: Contents) -> Result<(Position, [u8; 32]), LinkError> {
         let until = Instant::now() + CONTENTS_MAX;
         let _held = Held::at(self, Hold { at, until });
         let mut status = self.status.subscribe();
@@ -48,7 +48,7 @@ impl NodeLink for Shared {
         if applied > at {
             return Err(past(applied));
         }
-        let digest = timeout_at(until, self.replica.contents()).await;
+        let digest = timeout_at(until, self.replica.contents(of)).await;
         let (position, digest) = digest
             .unwrap_or_else(|_| {
                 let detail = "the digest was not made in time".to_owned();

@@ -33,7 +33,7 @@ use self::{
     apply::{Applier, fault},
     query::{Reader, Readers},
 };
-use super::{Applied, Query, ReadError, Replica, ReplicaError, Rows, Snapshot, Standing};
+use super::{Applied, Contents, Query, ReadError, Replica, ReplicaError, Rows, Snapshot, Standing};
 use crate::sqlite::ProcessLock;
 
 /// How a replica's file is opened.
@@ -229,11 +229,11 @@ impl Replica for SqliteReplica {
         self.read(permit, read, read_fault).await
     }
 
-    async fn contents(&self) -> Result<(Position, [u8; 32]), ReplicaError> {
+    async fn contents(&self, of: Contents) -> Result<(Position, [u8; 32]), ReplicaError> {
         let permit = self.readers.permit().await.ok_or_else(closed)?;
-        let read = |reader: &Reader| {
+        let read = move |reader: &Reader| {
             let (standing, digest) =
-                contents::digest(&reader.connection).map_err(|error| fault(&error))?;
+                contents::digest(&reader.connection, of).map_err(|error| fault(&error))?;
             let position = standing.map_or(Position::default(), |standing| standing.position);
             Ok((position, digest))
         };

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::broadcast::{
     link::{CONTENTS_MAX, Fetched, HeartLink, Joined, LinkError, NodeLink, Registration},
-    replica::{Applied, Query, ReadError, Rows, Snapshot},
+    replica::{Applied, Contents, Query, ReadError, Rows, Snapshot},
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -260,9 +260,16 @@ pub struct HttpNode {
     database_id: Arc<str>,
 }
 
-/// Where a node's contents are.
+/// Which contents are asked for.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Contents {
+pub(super) struct At {
+    pub(super) at: u64,
+    pub(super) of: Contents,
+}
+
+/// What a node's contents are.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Digested {
     pub(super) position: Position,
     pub(super) digest: String,
 }
@@ -307,10 +314,10 @@ impl NodeLink for HttpNode {
         Ok(answer.into())
     }
 
-    async fn contents(&self, at: u64) -> Result<(Position, [u8; 32]), LinkError> {
+    async fn contents(&self, at: u64, of: Contents) -> Result<(Position, [u8; 32]), LinkError> {
         let request = self.caller.client.get(self.url(node_path::CONTENTS));
-        let request = request.query(&[("at", at)]).timeout(CONTENTS_MAX);
-        let contents: Contents = parse(self.send(request).await?).await?;
+        let request = request.query(&At { at, of }).timeout(CONTENTS_MAX);
+        let contents: Digested = parse(self.send(request).await?).await?;
         let digest = file::unhex(&contents.digest).ok_or_else(|| LinkError::Refused {
             detail: "the answer has no digest".to_owned(),
         })?;

@@ -19,7 +19,7 @@ use tokio::{fs::File, io::AsyncReadExt};
 
 use super::{
     DATABASE_HEADER,
-    client::Contents,
+    client::{At, Digested},
     file, heart_path, node_path,
     read::{Answer, Question},
 };
@@ -89,15 +89,10 @@ async fn query(
     Ok(Json(answer).into_response())
 }
 
-#[derive(Deserialize)]
-struct At {
-    at: u64,
-}
-
 async fn contents(State(node): State<Node>, Params(at): Params<At>) -> Result<Response, Refusal> {
-    let (position, digest) = node.link.contents(at.at).await?;
+    let (position, digest) = node.link.contents(at.at, at.of).await?;
     let digest = file::hex(&digest);
-    Ok(Json(Contents { position, digest }).into_response())
+    Ok(Json(Digested { position, digest }).into_response())
 }
 
 #[derive(Deserialize)]

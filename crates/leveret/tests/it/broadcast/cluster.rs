@@ -11,8 +11,8 @@ use std::{
 use async_trait::async_trait;
 use leveret::{
     broadcast::{
-        Applied, Fetched, HeartLink, Joined, LinkError, NewWrite, NodeLink, NodeState, Query,
-        ReadError, Registration, Rows, Snapshot, WriteLog,
+        Applied, Contents, Fetched, HeartLink, Joined, LinkError, NewWrite, NodeLink, NodeState,
+        Query, ReadError, Registration, Rows, Snapshot, WriteLog,
         heart::{
             Ack, Answer, Heart, HeartOptions, HeartParts, HeartState, QuestionError, ReadRequest,
             WriteError, WriteRequest, Written,
@@ -97,8 +97,8 @@ impl NodeLink for Address {
         self.0.node(&self.1)?.query(query).await
     }
 
-    async fn contents(&self, at: u64) -> Result<(Position, [u8; 32]), LinkError> {
-        self.0.node(&self.1)?.contents(at).await
+    async fn contents(&self, at: u64, of: Contents) -> Result<(Position, [u8; 32]), LinkError> {
+        self.0.node(&self.1)?.contents(at, of).await
     }
 
     async fn snapshot(&self, into: PathBuf) -> Result<Snapshot, LinkError> {

@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use leveret::{
-    broadcast::{Applied, Query, ReadError, Replica, ReplicaError, Rows, Snapshot, Standing},
+    broadcast::{self, Applied, Query, ReadError, Replica, ReplicaError, Rows, Snapshot, Standing},
     core::broadcast::{Logged, Outcome, Position, SqlError, Statement, StatementResult, Value},
 };
 use serde::{Deserialize, Serialize};
@@ -212,7 +212,10 @@ impl Replica for Model {
         })
     }
 
-    async fn contents(&self) -> Result<(Position, [u8; 32]), ReplicaError> {
+    async fn contents(
+        &self,
+        _of: broadcast::Contents,
+    ) -> Result<(Position, [u8; 32]), ReplicaError> {
         let disk = self.disk();
         let printed = serde_json::to_vec(&disk.values).unwrap();
         let mut digest = [0; 32];

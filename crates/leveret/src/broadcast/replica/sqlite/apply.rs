@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use leveret_core::broadcast::{Logged, Outcome, Position, SqlError, StatementResult, rolled};
+use leveret_core::broadcast::{Logged, Outcome, SqlError, StatementResult, rolled};
 use rusqlite::{Error, ErrorCode};
 
 use super::{
-    super::{Applied, ReplicaError, Standing},
+    super::{Applied, ReplicaError, Standing, check_order},
     fault::{Failure, message},
     own,
     statement::{Budget, Session, Undone},
@@ -226,18 +226,6 @@ fn open(path: &Path) -> Result<(Session, Standing), ReplicaError> {
         Ok((session, standing))
     });
     opened.map_err(|error| fault(&error))
-}
-
-fn check_order(position: Position, writes: &[Logged]) -> Result<(), ReplicaError> {
-    let mut before = position;
-    for logged in writes {
-        let next = logged.position;
-        if next.seq != before.seq + 1 || next.epoch < before.epoch {
-            return Err(ReplicaError::OutOfOrder { seq: next.seq });
-        }
-        before = next;
-    }
-    Ok(())
 }
 
 /// Runs a write in a savepoint of the open transaction.

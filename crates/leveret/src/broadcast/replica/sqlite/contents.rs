@@ -4,21 +4,34 @@ use rusqlite::{Connection, Result, types::ValueRef};
 use sha2::{Digest, Sha256};
 
 use super::{
-    super::Standing,
+    super::{
+        Contents, Standing,
+        portable::{self, Portable, Table},
+    },
     own::{self, is_own},
     rowids::{Keys, keys, quoted},
+    statement::value,
 };
 
-/// Reads everything, in a transaction of its own. What a virtual table keeps is looked at through it: how it keeps it is its own affair.
-pub(super) fn digest(connection: &Connection) -> Result<(Option<Standing>, [u8; 32])> {
+/// Reads everything, in a transaction of its own.
+pub(super) fn digest(
+    connection: &Connection,
+    of: Contents,
+) -> Result<(Option<Standing>, [u8; 32])> {
     connection.execute_batch("BEGIN")?;
-    let digested = digest_begun(connection);
+    let digested = own::standing(connection).and_then(|standing| {
+        let digest = match of {
+            Contents::All => digest_all(connection),
+            Contents::Portable => digest_portable(connection),
+        };
+        Ok((standing, digest?))
+    });
     connection.execute_batch("ROLLBACK")?;
     digested
 }
 
-fn digest_begun(connection: &Connection) -> Result<(Option<Standing>, [u8; 32])> {
-    let standing = own::standing(connection)?;
+/// What a virtual table keeps is looked at through it: how it keeps it is its own affair.
+fn digest_all(connection: &Connection) -> Result<[u8; 32]> {
     let mut sha = Sha256::new();
     for object in objects(connection)? {
         for part in [&object.kind, &object.name, &object.table, &object.sql] {
@@ -28,7 +41,52 @@ fn digest_begun(connection: &Connection) -> Result<(Option<Standing>, [u8; 32])>
             hash_rows(connection, &object.name, &mut sha)?;
         }
     }
-    Ok((standing, sha.finalize().into()))
+    Ok(sha.finalize().into())
+}
+
+fn digest_portable(connection: &Connection) -> Result<[u8; 32]> {
+    let mut tables = portable_tables(connection)?;
+    portable::sort(&mut tables);
+    let mut digest = Portable::default();
+    for table in &tables {
+        digest.table(table);
+        let columns: Vec<String> = table.columns.iter().map(|name| quoted(name)).collect();
+        // A row counts although none of its columns is looked at.
+        let columns = if columns.is_empty() {
+            "NULL".to_owned()
+        } else {
+            columns.join(", ")
+        };
+        let sql = format!("SELECT {columns} FROM {}", quoted(&table.name));
+        let mut select = connection.prepare(&sql)?;
+        let mut rows = select.raw_query();
+        while let Some(row) = rows.next()? {
+            let values = (0..table.columns.len()).map(|column| row.get_ref(column).map(value));
+            digest.row(&values.collect::<Result<Vec<_>>>()?);
+        }
+    }
+    Ok(digest.finish())
+}
+
+fn portable_tables(connection: &Connection) -> Result<Vec<Table>> {
+    let mut tables = connection.prepare(
+        "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
+    )?;
+    let tables = tables.query_map((), |row| row.get(0))?;
+    let tables = tables.collect::<Result<Vec<String>>>()?;
+    let mut columns = connection
+        .prepare("SELECT name, type FROM pragma_table_xinfo(?) WHERE hidden = 0 ORDER BY cid")?;
+    let mut all = Vec::new();
+    for name in tables.into_iter().filter(|name| !is_own(name)) {
+        let columns = columns.query_map([&name], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+        })?;
+        let columns = columns.collect::<Result<Vec<_>>>()?.into_iter();
+        let columns = columns.filter(|(_, declared)| portable::is_alike(declared));
+        let columns = columns.map(|(name, _)| name).collect();
+        all.push(Table { name, columns });
+    }
+    Ok(all)
 }
 
 struct Object {

@@ -10,11 +10,11 @@ use rusqlite::{Connection, Error};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    super::{Query, ReadError, Rows},
+    super::{Query, ReadError, Rows, size_of},
     fault,
     guard::{Guard, Mode},
     open, own,
-    statement::{Bound, size_of, value},
+    statement::{Bound, value},
 };
 
 /// How often a question is asked whether its time is over, in steps of SQLite's virtual machine.

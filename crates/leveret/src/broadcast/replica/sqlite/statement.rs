@@ -6,6 +6,7 @@ use leveret_core::broadcast::{Logged, Random, SqlError, Statement, StatementResu
 use rusqlite::{Connection, Error, Result, StatementStatus, types::ValueRef};
 
 use super::{
+    super::size_of,
     fault::{self, Failure},
     functions::{Calls, Moment},
     guard::{Facts, Guard, Mode},
@@ -468,15 +469,6 @@ pub(super) fn value(value: ValueRef<'_>) -> Value {
             Err(_) => Value::Blob(text.to_vec()),
         },
         ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
-    }
-}
-
-/// About what it takes in JSON.
-pub(super) fn size_of(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Integer(_) | Value::Real(_) => 8,
-        Value::Text(text) => 8 + text.len(),
-        Value::Blob(bytes) => 8 + bytes.len(),
     }
 }
 

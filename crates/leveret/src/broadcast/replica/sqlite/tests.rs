@@ -57,6 +57,13 @@ impl Fixture {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms() {
+    let paths: Vec<TempPath> = (0..20).map(|_| TempPath::new()).collect();
+    let make = async |number: u32| Arc::new(open(&paths[number as usize].0)) as Arc<dyn Replica>;
+    crate::broadcast::replica::conformance::exercise(make).await;
+}
+
 fn open(path: &Path) -> SqliteReplica {
     SqliteReplica::open(path, &SqliteReplicaOptions::default()).unwrap()
 }
@@ -122,9 +129,15 @@ pub(super) async fn three(writes: &[Vec<Statement>]) -> Vec<String> {
         assert_eq!(restarted.apply(write).await, first[place..=place]);
     }
     assert_eq!(dump(&single.path.0), dump(&together.path.0));
-    let contents = together.replica().contents().await.unwrap();
-    assert_eq!(single.replica().contents().await.unwrap(), contents);
-    assert_eq!(restarted.replica().contents().await.unwrap(), contents);
+    let contents = together.replica().contents(Contents::All).await.unwrap();
+    assert_eq!(
+        single.replica().contents(Contents::All).await.unwrap(),
+        contents
+    );
+    assert_eq!(
+        restarted.replica().contents(Contents::All).await.unwrap(),
+        contents
+    );
     first.iter().map(|applied| show(&applied.outcome)).collect()
 }
 

@@ -56,9 +56,12 @@ async fn a_snapshot_and_replay_make_an_equal_replica() {
         .into_iter()
         .filter(|one| one.position.seq > taken.position.seq);
     target.replica().apply(rest.collect()).await.unwrap();
-    let contents = source.replica().contents().await.unwrap();
+    let contents = source.replica().contents(Contents::All).await.unwrap();
     assert_eq!(contents.0.seq, 43);
-    assert_eq!(target.replica().contents().await.unwrap(), contents);
+    assert_eq!(
+        target.replica().contents(Contents::All).await.unwrap(),
+        contents
+    );
     let hash = source.replica().standing().await.unwrap().hash;
     assert_eq!(target.replica().standing().await.unwrap().hash, hash);
     let missed = target.replica().outcomes(41, 10).await.unwrap();
@@ -74,14 +77,17 @@ async fn a_damaged_snapshot_changes_nothing() {
     let to = beside(&source.path, ".snapshot");
     let taken = source.replica().snapshot(to.clone()).await.unwrap();
     let target = filled(10).await;
-    let before = target.replica().contents().await.unwrap();
+    let before = target.replica().contents(Contents::All).await.unwrap();
     let check = async |snapshot: Snapshot| {
         let refused = target.replica().restore(snapshot).await.unwrap_err();
         assert!(
             matches!(refused, ReplicaError::BadSnapshot { .. }),
             "{refused:?}"
         );
-        assert_eq!(target.replica().contents().await.unwrap(), before);
+        assert_eq!(
+            target.replica().contents(Contents::All).await.unwrap(),
+            before
+        );
         let left = target.path.0.with_extension("db.restoring");
         assert!(!left.exists());
     };
@@ -104,19 +110,22 @@ async fn a_damaged_snapshot_changes_nothing() {
 #[tokio::test]
 async fn a_crash_before_the_exchange_leaves_the_old_contents() {
     let mut fixture = filled(10).await;
-    let before = fixture.replica().contents().await.unwrap();
+    let before = fixture.replica().contents(Contents::All).await.unwrap();
     let left = beside(&fixture.path, ".restoring");
     std::fs::write(&left, b"half a file").unwrap();
     fixture.reopen().await;
     assert!(!left.exists());
-    assert_eq!(fixture.replica().contents().await.unwrap(), before);
+    assert_eq!(
+        fixture.replica().contents(Contents::All).await.unwrap(),
+        before
+    );
 }
 
 #[tokio::test]
 async fn a_cleared_replica_stands_before_the_first_write() {
     let mut fixture = filled(10).await;
     let before = fixture.replica().standing().await.unwrap();
-    let contents = fixture.replica().contents().await.unwrap();
+    let contents = fixture.replica().contents(Contents::All).await.unwrap();
     fixture.replica().clear().await.unwrap();
     let standing = fixture.replica().standing().await.unwrap();
     let expected = Standing {
@@ -137,6 +146,9 @@ async fn a_cleared_replica_stands_before_the_first_write() {
             write("DELETE FROM t WHERE rowid % 3 = 0"),
         ])
         .await;
-    assert_eq!(fixture.replica().contents().await.unwrap(), contents);
+    assert_eq!(
+        fixture.replica().contents(Contents::All).await.unwrap(),
+        contents
+    );
     assert_eq!(fixture.replica().standing().await.unwrap(), before);
 }

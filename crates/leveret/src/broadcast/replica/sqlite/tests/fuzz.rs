@@ -8,20 +8,7 @@ const WRITES: usize = 60;
 #[tokio::test]
 async fn random_writes_leave_replicas_equal() {
     for seed in 0..SEEDS {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let mut writes = vec![
-            write("CREATE TABLE a (id INTEGER PRIMARY KEY, x, y UNIQUE, z DEFAULT (random()))"),
-            write(
-                "CREATE TABLE b (k PRIMARY KEY, x REFERENCES a ON DELETE SET NULL, t DEFAULT CURRENT_TIMESTAMP)",
-            ),
-            write(
-                "CREATE TRIGGER g AFTER UPDATE ON a BEGIN INSERT INTO b (k, x) VALUES (random(), NEW.id); END",
-            ),
-        ];
-        writes.extend((0..WRITES).map(|_| {
-            let count = if random.u8(..) < 40 { 3 } else { 1 };
-            (0..count).map(|_| any_statement(&mut random)).collect()
-        }));
+        let writes = any_writes(seed);
         let outcomes = three(&writes).await;
         let done = outcomes
             .iter()
@@ -35,8 +22,27 @@ async fn random_writes_leave_replicas_equal() {
     }
 }
 
+/// Writes by seed; the first ones make the tables.
+pub(super) fn any_writes(seed: u64) -> Vec<Vec<Statement>> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut writes = vec![
+        write("CREATE TABLE a (id INTEGER PRIMARY KEY, x, y UNIQUE, z DEFAULT (random()))"),
+        write(
+            "CREATE TABLE b (k PRIMARY KEY, x REFERENCES a ON DELETE SET NULL, t DEFAULT CURRENT_TIMESTAMP)",
+        ),
+        write(
+            "CREATE TRIGGER g AFTER UPDATE ON a BEGIN INSERT INTO b (k, x) VALUES (random(), NEW.id); END",
+        ),
+    ];
+    writes.extend((0..WRITES).map(|_| {
+        let count = if random.u8(..) < 40 { 3 } else { 1 };
+        (0..count).map(|_| any_statement(&mut random)).collect()
+    }));
+    writes
+}
+
 fn any_statement(random: &mut fastrand::Rng) -> Statement {
-    const TEXTS: [&str; 22] = [
+    const TEXTS: [&str; 24] = [
         "INSERT INTO a (x, y) VALUES (?, ?)",
         "INSERT INTO a (id, x, y) VALUES (?, random(), ?)",
         "INSERT OR IGNORE INTO a (id, y) VALUES (?, ?)",
@@ -53,6 +59,8 @@ fn any_statement(random: &mut fastrand::Rng) -> Statement {
         "DELETE FROM a WHERE id = ? OR y = ?",
         "DELETE FROM a WHERE rowid IN (SELECT rowid FROM a WHERE x > ? OR ? LIMIT 2)",
         "UPDATE b SET t = strftime('%Y-%m-%d %H:%M:%f', ?, ?)",
+        "INSERT INTO a (x, y) VALUES (datetime(?, 'localtime'), date('now', 'localtime', ?))",
+        "UPDATE b SET t = julianday(?, 'utc'), x = NULL WHERE strftime('%s', ?, 'localtime') > 0",
         "SELECT *, ?, ? FROM a ORDER BY id DESC LIMIT 3",
         "SELECT group_concat(x), sum(z), avg(y) FROM a WHERE ? IS NOT ?",
         "SELECT printf('%g %d %s', ?, ?, randomblob(2)) || total(x) FROM a",

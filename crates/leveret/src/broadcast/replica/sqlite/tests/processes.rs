@@ -12,6 +12,8 @@ const TASK: &str = "LEVERET_TEST_REPLICA_TASK";
 const FILE: &str = "LEVERET_TEST_REPLICA_FILE";
 
 const SCHEMA: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, v)";
+/// Seeds of the fuzz in a process.
+const FUZZ_SEEDS: u64 = 5;
 const COUNT: &str = "INSERT INTO t (v) VALUES (hex(randomblob(400)));; UPDATE n SET n = n + 1";
 
 fn spawn(
@@ -63,6 +65,7 @@ async fn process() {
     match task.as_str() {
         "table" => table(&replica).await,
         "count" => count(&replica).await,
+        "fuzz" => fuzz(&replica).await,
         other => panic!("no task is called {other}"),
     }
 }
@@ -76,7 +79,23 @@ async fn table(replica: &SqliteReplica) {
         let applied = replica.apply(vec![logged(seq, write(line))]).await.unwrap();
         say(&format!("{line} -> {}", show(&applied[0].outcome)));
     }
-    let (position, digest) = replica.contents().await.unwrap();
+    let (position, digest) = replica.contents(Contents::All).await.unwrap();
+    let hash = replica.standing().await.unwrap().hash;
+    say(&format!("{position:?} {hash} {digest:?}"));
+}
+
+/// Applies what the fuzz draws by several seeds, one after the other, and says what came of each, and the contents.
+async fn fuzz(replica: &SqliteReplica) {
+    replica.adopt("test", false).await.unwrap();
+    let mut seq = 0;
+    for seed in 0..FUZZ_SEEDS {
+        for statements in super::fuzz::any_writes(seed) {
+            seq += 1;
+            let applied = replica.apply(vec![logged(seq, statements)]).await.unwrap();
+            say(&format!("{seq} -> {}", show(&applied[0].outcome)));
+        }
+    }
+    let (position, digest) = replica.contents(Contents::All).await.unwrap();
     let hash = replica.standing().await.unwrap().hash;
     say(&format!("{position:?} {hash} {digest:?}"));
 }
@@ -109,25 +128,38 @@ async fn count(replica: &SqliteReplica) {
 /// Neither the time zone nor the language nor the time of day of a node makes a difference.
 #[tokio::test]
 async fn three_time_zones_are_equal() {
+    let said = in_three_time_zones("table");
+    assert!(said.len() > 100, "{said:?}");
+}
+
+/// Nor does it to statements and arguments that are drawn.
+#[tokio::test]
+async fn the_fuzz_is_equal_in_three_time_zones() {
+    let said = in_three_time_zones("fuzz");
+    assert!(said.len() > 200, "{said:?}");
+}
+
+/// What the process of this task says, which is the same in all of them.
+fn in_three_time_zones(task: &str) -> Vec<String> {
     let all = [
         ("Asia/Kolkata", "de_DE.UTF-8"),
         ("America/New_York", "C"),
         ("UTC", "tr_TR.UTF-8"),
     ];
-    let said: Vec<Vec<String>> = all
+    let mut said: Vec<Vec<String>> = all
         .iter()
         .map(|(zone, language)| {
             let path = TempPath::new();
             let (mut child, output) =
-                spawn("table", &path.0, "", &[("TZ", zone), ("LC_ALL", language)]);
+                spawn(task, &path.0, "", &[("TZ", zone), ("LC_ALL", language)]);
             let said = said(output).collect();
             assert!(child.wait().unwrap().success());
             said
         })
         .collect();
-    assert!(said[0].len() > 100, "{said:?}");
     assert_eq!(said[0], said[1]);
     assert_eq!(said[0], said[2]);
+    said.swap_remove(0)
 }
 
 /// Wherever a process is killed, what it said to be applied is there, and effects and position agree.

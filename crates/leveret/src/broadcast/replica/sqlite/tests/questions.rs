@@ -59,7 +59,7 @@ async fn questions_are_answered_from_a_snapshot_whose_seq_they_tell() {
 #[tokio::test]
 async fn what_is_no_question_is_refused() {
     let fixture = with_table().await;
-    let before = fixture.replica().contents().await.unwrap();
+    let before = fixture.replica().contents(Contents::All).await.unwrap();
     for sql in [
         "INSERT INTO t VALUES (1000, 1)",
         "WITH x AS (SELECT 1) INSERT INTO t SELECT 1000, 1 FROM x",
@@ -118,7 +118,10 @@ async fn what_is_no_question_is_refused() {
         let found = matches!(&refused, ReadError::Sql { code: found, .. } if found == code);
         assert!(found, "{sql}: {refused:?}");
     }
-    assert_eq!(fixture.replica().contents().await.unwrap(), before);
+    assert_eq!(
+        fixture.replica().contents(Contents::All).await.unwrap(),
+        before
+    );
     assert_eq!(before.0.seq, 2);
 }
 
