@@ -275,3 +275,57 @@ impl WriteLog for PostgresWriteLog {
         self.pool.close().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::broadcast::log::{LOG_LEASE, conformance::write};
+
+    const NOW: Timestamp = Timestamp(0);
+
+    /// A heart that is frozen in the middle of an append holds the log no longer than its lease, and finds itself followed then.
+    #[tokio::test]
+    async fn a_transaction_that_is_left_open_ends_within_the_lease() {
+        let Ok(url) = std::env::var("LEVERET_TEST_POSTGRES_URL") else {
+            println!("skipped: LEVERET_TEST_POSTGRES_URL is not set");
+            return;
+        };
+        let schema = format!("leveret_log_test_{:016x}", fastrand::u64(..));
+        let connect = || {
+            PostgresWriteLog::connect(PostgresLogOptions {
+                schema: schema.clone(),
+                ..PostgresLogOptions::new(&url, "c1")
+            })
+        };
+        let (frozen, standby) = (connect().await.unwrap(), connect().await.unwrap());
+        let (epoch, _) = frozen.open_epoch("frozen", NOW).await.unwrap();
+        let mut open = frozen.begin().await.unwrap();
+        let appended = append::append(&mut open, epoch, &[write(1, None)], NOW).await;
+        assert_eq!(appended.unwrap().len(), 1);
+        let taken_over = async {
+            loop {
+                match standby.open_epoch("standby", NOW).await {
+                    Err(LogError::Held { .. }) => {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                    other => return other,
+                }
+            }
+        };
+        let taken_over = tokio::time::timeout(LOG_LEASE + Duration::from_secs(3), taken_over).await;
+        let (next, last) = taken_over.expect("the row is free in time").unwrap();
+        assert_eq!((next, last.seq), (epoch + 1, 0), "nothing was committed");
+        let goes_on = PostgresWriteLog::end(open, Ok(())).await;
+        assert!(
+            matches!(&goes_on, Err(LogError::Unavailable { .. })),
+            "{goes_on:?}"
+        );
+        let fenced = frozen.append(epoch, vec![write(1, None)], NOW).await;
+        assert!(matches!(fenced, Err(LogError::Fenced { .. })), "{fenced:?}");
+        let drop_all = format!("DROP SCHEMA {schema} CASCADE");
+        let lease = standby.pool.lease().await.unwrap();
+        lease.client().batch_execute(&drop_all).await.unwrap();
+    }
+}
