@@ -18,6 +18,7 @@
 //! | `result.output`, `result.action` | on edges: what the source returned |
 //! | `context.KEY`, `context["KEY"]` | a context key, else a key of the run's input; the name of a node, or `_outputs.ID`, means that node's output |
 //! | `secret("NAME")` | a secret, resolved when evaluated |
+//! | `item`, `index` | where something is evaluated for each item of a list: the item, and its position from 0 |
 //!
 //! # Numbers
 //!
@@ -77,6 +78,8 @@ pub struct Names<'a> {
     pub node_ids: &'a NodeIds,
     /// Whether the expression stands on an edge, where `result` is in scope.
     pub on_edge: bool,
+    /// Whether the expression is evaluated for each item of a list, so that `item` and `index` are in scope.
+    pub per_item: bool,
     /// The secrets that may be read; `None`: any.
     pub secrets: Option<&'a BTreeSet<Arc<str>>>,
 }
@@ -126,6 +129,8 @@ pub struct EvalScope<'a> {
     pub values: &'a dyn Values,
     /// `result`, on an edge.
     pub result: Option<ResultView<'a>>,
+    /// `item` and `index`, where something is evaluated for each item of a list.
+    pub item: Option<ItemView<'a>>,
 }
 
 /// Shows which values there are, not what they are.
@@ -145,6 +150,15 @@ pub struct ResultView<'a> {
     pub output: &'a Value,
     /// `result.action`; null when there is none.
     pub action: Option<&'a str>,
+}
+
+/// An item of a list.
+#[derive(Clone, Copy, Debug)]
+pub struct ItemView<'a> {
+    /// `item`.
+    pub item: &'a Value,
+    /// `index`: its position in the list, from 0.
+    pub index: usize,
 }
 
 /// Where an expression finds values by name. Only names among its [`References`] are asked for.

@@ -5,6 +5,8 @@
 
 pub mod broadcast;
 pub mod decide;
+pub mod each;
+pub mod edit;
 pub mod event;
 pub mod expr;
 pub mod graph;

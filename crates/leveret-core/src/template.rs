@@ -410,6 +410,7 @@ mod tests {
 
     fn compile(value: &Value) -> Result<Template, TemplateError> {
         let names = Names {
+            per_item: false,
             node_ids: &NodeIds::new(),
             on_edge: false,
             secrets: None,
@@ -426,6 +427,7 @@ mod tests {
         };
         let input = json!({ "n": 5, "name": "Ada", "no": null, "list": [1, { "a": 2.5 }] });
         let scope = EvalScope {
+            item: None,
             input: &input,
             run_id: "r1",
             run_input: &Value::Null,
@@ -481,6 +483,7 @@ mod tests {
         let check = |id: &str| {
             let input = json!({ "id": id, "whole": "https://h/a/../b?c", "no": null });
             let scope = EvalScope {
+                item: None,
                 input: &input,
                 run_id: "r1",
                 run_input: &Value::Null,
@@ -536,6 +539,7 @@ mod tests {
     fn renders_a_bounded_amount() {
         let input = json!({ "s": "x".repeat(1 << 20), "list": ["x".repeat(1 << 20)] });
         let scope = EvalScope {
+            item: None,
             input: &input,
             run_id: "r1",
             run_input: &Value::Null,
@@ -565,6 +569,7 @@ mod tests {
     fn takes_little_time() {
         let input = json!({ "n": 5, "name": "Ada", "email": "ada@example.org", "lines": [{ "n": 2 }, { "n": 3 }], "note": "x".repeat(200) });
         let scope = EvalScope {
+            item: None,
             input: &input,
             run_id: "r1",
             run_input: &input,

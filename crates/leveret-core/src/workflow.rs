@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    expr::Expression,
+    each::Each,
+    expr::{Expression, References},
     graph::{Graph, NodeShape},
     ids::{NodeId, WorkflowId},
     json::Json,
@@ -83,10 +84,23 @@ pub struct Node {
     pub name: Option<Arc<str>>,
     /// Parameters of the node type: an object whose strings may hold expressions.
     pub params: Template,
+    /// The parameter that is evaluated for each item of the input, which `params` does not have then.
+    pub each: Option<Each>,
     /// Where its input comes from.
     pub inputs: Inputs,
     /// Attempts, times, fallback and join.
     pub config: NodeConfig,
+}
+
+impl Node {
+    /// What the expressions of its parameters read.
+    pub fn references(&self) -> References {
+        let mut all = self.params.references().clone();
+        if let Some(each) = &self.each {
+            all.extend(each.references());
+        }
+        all
+    }
 }
 
 /// Where the input of a node comes from.

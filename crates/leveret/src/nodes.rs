@@ -29,13 +29,21 @@ use leveret_core::{
 use serde_json::Value;
 
 mod check;
+mod each;
+mod edit;
 mod fail;
+mod filter;
 mod http;
+mod limit;
 mod log;
+mod map;
 mod set;
 mod sleep;
+mod sort;
 mod switch;
 
+pub(crate) use self::each::Seen;
+pub use self::each::{EachItem, WORK_PER_ITEM};
 pub use self::http::{HttpOptions, Proxies, ProxyError, Reach, ReachError};
 
 /// A node type. Shared by all steps that use it, so `execute` takes `&self`.
@@ -86,8 +94,10 @@ pub struct NodeContext {
     pub woken: bool,
     /// The step's input.
     pub input: Json,
-    /// The node's parameters, rendered.
+    /// The node's parameters, rendered, without `each`.
     pub params: Arc<Value>,
+    /// The parameter that is evaluated for each item of the input, if it is given: see [`each_param`](leveret_core::each::each_param).
+    pub each: Option<EachItem>,
 }
 
 impl fmt::Debug for NodeContext {
@@ -149,6 +159,7 @@ pub struct NodeError {
     message: String,
     chars_max: usize,
     kind: Kind,
+    of_expression: bool,
     status: Option<u16>,
     retry_after: Option<Duration>,
 }
@@ -184,9 +195,23 @@ impl NodeError {
             message,
             chars_max: usize::MAX,
             kind,
+            of_expression: false,
             status: None,
             retry_after: None,
         }
+    }
+
+    /// A permanent failure of an expression that the node type evaluated.
+    pub(crate) fn of_expression(message: impl Into<String>) -> NodeError {
+        NodeError {
+            of_expression: true,
+            ..NodeError::permanent(message)
+        }
+    }
+
+    /// Whether it is one of an expression.
+    pub(crate) fn is_of_expression(&self) -> bool {
+        self.of_expression
     }
 
     /// With the status of the response that was no result: `nodes.ID.error.status`.
@@ -253,8 +278,8 @@ impl Registry {
         Registry::default()
     }
 
-    /// The built-in node types: `set`, `switch`, `http`, `sleep`, `log` and `fail`. Three have further names, which flowcraft blueprints
-    /// use: `start` and `join` are `set`, `error` is `fail`, `SleepNode` is `sleep`.
+    /// The built-in node types: `set`, `switch`, `http`, `sleep`, `log` and `fail`, those over lists (`map`, `filter`, `sort`, `limit`) and
+    /// `edit`. Three have further names, which flowcraft blueprints use: `start` and `join` are `set`, `error` is `fail`, `SleepNode` is `sleep`.
     pub fn builtin() -> Registry {
         Registry::builtin_with(HttpOptions::default()).expect("there is no proxy")
     }
@@ -272,10 +297,16 @@ impl Registry {
         registry.register("sleep", sleep::Sleep);
         registry.register("SleepNode", sleep::Sleep);
         registry.register("switch", switch::Switch);
+        registry.register("map", map::Map);
+        registry.register("filter", filter::Filter);
+        registry.register("sort", sort::Sort);
+        registry.register("limit", limit::Limit);
+        registry.register("edit", edit::Edit);
         Ok(registry)
     }
 
-    /// Adds a node type, in place of one of the same name.
+    /// Adds a node type, in place of one of the same name. One named `map`, `filter` or `sort` gets the parameter that is evaluated for each
+    /// item, by [`each_param`](leveret_core::each::each_param), in [`NodeContext::each`].
     pub fn register(&mut self, name: &str, node_type: impl NodeType) -> &mut Registry {
         self.types.insert(Arc::from(name), Arc::new(node_type));
         self
@@ -365,6 +396,18 @@ where
 
     async fn execute(&self, ctx: NodeContext) -> Result<Verdict, NodeError> {
         (self.function)(ctx).await.map(Into::into)
+    }
+}
+
+/// The input as a list.
+fn list_of(input: &Json) -> Result<&[Value], NodeError> {
+    match input.value() {
+        Value::Array(items) => Ok(items),
+        other => {
+            let found = leveret_core::edit::kind(other);
+            let message = format!("the input must be a list, not {found}");
+            Err(NodeError::permanent(message))
+        }
     }
 }
 

@@ -110,6 +110,54 @@ fn transforms() {
 }
 
 #[test]
+fn map() {
+    let expect =
+        json!([{ "line": "1 of 2: CAP", "cents": 1000 }, { "line": "2 of 2: MAP", "cents": 90 }]);
+    assert_eq!(output("map", &[]), expect);
+}
+
+#[test]
+fn filter() {
+    let kept = output("filter", &["--input", r#"{"minimum": 500}"#]);
+    let skus: Vec<_> = kept
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| &line["sku"])
+        .collect();
+    assert_eq!(skus, ["CAP", "TENT"]);
+}
+
+#[test]
+fn sort() {
+    let sorted = output("sort", &[]);
+    let skus: Vec<_> = sorted
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| &line["sku"])
+        .collect();
+    assert_eq!(skus, ["CAP", "MAP", "PEN", "BAG"]);
+}
+
+#[test]
+fn limit() {
+    let input = r#"{"words": ["one", "two", "three"], "count": 2}"#;
+    assert_eq!(output("limit", &["--input", input]), json!(["one", "two"]));
+}
+
+#[test]
+fn edit() {
+    let expect = json!({
+        "id": "o-1",
+        "customer": { "name": "NOOR" },
+        "lines": [{ "sku": "CAP", "cents": 1000 }],
+        "checked": { "by": "Ada" },
+    });
+    assert_eq!(output("edit", &["--input", r#"{"by": "Ada"}"#]), expect);
+}
+
+#[test]
 fn error_handling() {
     let refused = run("error-handling", &["--input", r#"{"age": 17}"#]);
     let result = refused.json();

@@ -40,6 +40,19 @@ impl Budget {
         }
     }
 
+    /// A budget of so much work and so many bytes of text, and not more than a whole one.
+    pub fn of(work: u64, bytes: usize) -> Budget {
+        Budget {
+            work: Cell::new(work.min(WORK_MAX)),
+            bytes: Cell::new(bytes.min(RENDERED_BYTES_MAX)),
+        }
+    }
+
+    /// The units of work that are left.
+    pub fn work_left(&self) -> u64 {
+        self.work.get()
+    }
+
     /// A copy of `value`, which counts like what an expression makes. An error names it as `name`.
     pub fn copy(&self, value: &Value, name: &str) -> Result<Value, EvalError> {
         let copied = Data::from(value).into_json(self);

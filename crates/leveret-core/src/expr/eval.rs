@@ -168,6 +168,8 @@ impl<'v> Evaluation<'v> {
                 Some(action) => Data::Text(Text::Borrowed(action)),
                 None => Data::Null,
             }),
+            Term::Item => scope.item.map(|item| Data::from(item.item)),
+            Term::ItemIndex => scope.item.map(|item| Data::Int(item.index as i128)),
             Term::NodeOutput(id) => values.node_output(id).map(Data::from),
             Term::NodeError(id) => values.node_error(id).map(Data::from),
             Term::Context(key) => values
@@ -537,6 +539,7 @@ fn missing(term: &Term) -> Failure {
         Term::NodeOutput(id) => format!("node `{id}` has no output"),
         Term::NodeError(id) => format!("node `{id}` has no error"),
         Term::Context(key) => format!("there is no context key `{key}`"),
+        Term::Item | Term::ItemIndex => "there is no list whose item this could be".to_owned(),
         _ => "`result` exists on edges only".to_owned(),
     };
     Failure::new(EvalErrorKind::Missing, message)

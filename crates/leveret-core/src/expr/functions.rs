@@ -481,11 +481,13 @@ mod tests {
     fn eval(source: &str) -> Result<Value, String> {
         let node_ids = &NodeIds::new();
         let names = Names {
+            per_item: false,
             node_ids,
             on_edge: false,
             secrets: None,
         };
         let scope = EvalScope {
+            item: None,
             input: &json!({ "lines": [{ "n": 2 }, { "n": 3 }], "max": u64::MAX }),
             run_id: "r1",
             run_input: &Value::Null,

@@ -32,6 +32,8 @@ pub(super) enum Term {
     NodeError(Arc<str>),
     Context(Arc<str>),
     Secret(Arc<str>),
+    Item,
+    ItemIndex,
     /// A variable of a macro, counted from the outermost.
     Local(usize),
     Select(Box<Term>, Arc<str>, Span),
@@ -89,7 +91,7 @@ impl FoldKind {
 /// The names that are not nodes.
 const ROOTS: [&str; 6] = ["input", "run", "nodes", "result", "context", "secret"];
 
-/// Names that have no meaning yet, and are not short for a node's output.
+/// Names that have a meaning only for each item of a list, and are never short for a node's output.
 const RESERVED: [&str; 2] = ["item", "index"];
 
 /// Resolves a tree of `source`.
@@ -204,6 +206,8 @@ impl Resolver<'_> {
                 self.references.input = true;
                 Term::Input
             }
+            "item" if self.names.per_item => Term::Item,
+            "index" if self.names.per_item => Term::ItemIndex,
             _ if RESERVED.contains(&name) => return Err(self.unknown_name(name, offset)),
             _ => match self.names.node_ids.get(name) {
                 Some(id) => self.node_output(&Arc::clone(id)),

@@ -59,6 +59,7 @@ fn compile(source: &str, on_edge: bool) -> Result<Expression, ExpressionError> {
     Expression::compile(
         source,
         &Names {
+            per_item: false,
             node_ids,
             on_edge,
             secrets: None,
@@ -83,6 +84,7 @@ fn eval(source: &str) -> String {
     let run_input = json!({ "kind": "x", "customer": { "id": 42 } });
     let world = World::new();
     let scope = EvalScope {
+        item: None,
         input: &input,
         run_id: "r1",
         run_input: &run_input,
@@ -214,6 +216,7 @@ fn refuses_unknown_names_when_compiled() {
         Expression::compile(
             source,
             &Names {
+                per_item: false,
                 node_ids,
                 on_edge,
                 secrets: None,
@@ -508,6 +511,7 @@ fn fails_with_the_part_that_failed_and_no_value() {
     1.0 / 0.0  =>  Arithmetic: the number is infinite or undefined, which JSON cannot hold
     "#);
     let scope = EvalScope {
+        item: None,
         input: &json!({}),
         run_id: "r",
         run_input: &Value::Null,
@@ -560,6 +564,7 @@ fn asks_for_what_it_needs_and_nothing_else() {
     // Counts the values asked for: a branch that is not taken asks for none, and a fold over one output asks once.
     let world = World::new();
     let scope = EvalScope {
+        item: None,
         input: &Value::Null,
         run_id: "r",
         run_input: &Value::Null,
@@ -586,6 +591,7 @@ fn reads_a_field_of_a_large_input_without_copying_it() {
     let work_of = |input: &Value| {
         let expression = compile("input.customer.id == 42 && size(input.rows) >= 0", true).unwrap();
         let scope = EvalScope {
+            item: None,
             input,
             run_id: "r",
             run_input: &Value::Null,
@@ -637,6 +643,7 @@ fn takes_little_time() {
         let output = json!({ "total": 101, "rows": rows });
         let run_input = json!({ "kind": "x", "rows": rows });
         let scope = EvalScope {
+            item: None,
             input: &output,
             run_id: "r",
             run_input: &run_input,
@@ -773,6 +780,7 @@ fn greedy_input() -> Value {
 fn eval_greedy(source: &str, input: &Value, budget: &Budget) -> Result<Value, EvalErrorKind> {
     let world = World::new();
     let scope = EvalScope {
+        item: None,
         input,
         run_id: "r",
         run_input: input,
@@ -919,4 +927,38 @@ proptest! {
         }
         eval(&source);
     }
+}
+
+/// Only where it is said that there are items, and a macro's variable hides them.
+#[test]
+fn knows_the_item_where_there_is_one() {
+    let names = Names {
+        node_ids: &NodeIds::from([Arc::from("item")]),
+        on_edge: false,
+        per_item: true,
+        secrets: None,
+    };
+    let item = json!({ "n": 4 });
+    let check = |source: &str, with_item: bool| {
+        let scope = EvalScope {
+            input: &Value::Null,
+            run_id: "r1",
+            run_input: &Value::Null,
+            values: &NoValues,
+            result: None,
+            item: with_item.then_some(ItemView {
+                item: &item,
+                index: 2,
+            }),
+        };
+        let expression = Expression::compile(source, &names).unwrap();
+        match expression.eval(&scope, &Budget::new()) {
+            Ok(value) => value.to_string(),
+            Err(error) => error.message,
+        }
+    };
+    assert_snapshot!(check("[item.n, index, item]", true), @r#"[4,2,{"n":4}]"#);
+    assert_snapshot!(check("[5].map(item, item + index)", true), @"[7]");
+    assert_snapshot!(check("nodes.item.output", true), @"node `item` has no output");
+    assert_snapshot!(check("index", false), @"there is no list whose item this could be");
 }

@@ -137,10 +137,19 @@ struct Reader<'r, 's, 'c> {
 }
 
 impl Reader<'_, '_, '_> {
+    /// What may be named in a parameter that is evaluated for each item.
+    fn names_per_item(&self) -> Names<'_> {
+        Names {
+            per_item: true,
+            ..self.names(false)
+        }
+    }
+
     fn names(&self, on_edge: bool) -> Names<'_> {
         Names {
             node_ids: &self.ids,
             on_edge,
+            per_item: false,
             secrets: Some(self.secrets),
         }
     }

@@ -35,7 +35,7 @@ pub(super) fn warn(
     let mut search = Search::new(nodes, edges);
     for (ix, node) in nodes.iter().enumerate() {
         let field = &node_fields[ix].1;
-        let params = named(node.params.references(), index);
+        let params = named(&node.references(), index);
         let inputs = inputs(&node.inputs, index);
         let all = params.union(&inputs).copied().collect();
         // A node does not read itself: the search begins before it.

@@ -119,6 +119,19 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
+/// Tells an expression without braces that is missing or empty, or is no text.
+pub(super) fn needs_expression(check: &mut Check<'_>, name: &str) {
+    check.needs(name);
+    let given = check.params.get(name);
+    check.expect(name, given, Wanted::Text);
+    if given
+        .and_then(Value::as_str)
+        .is_some_and(|text| text.trim().is_empty())
+    {
+        check.tell(&[name], format!("parameter '{name}' is empty"));
+    }
+}
+
 /// Whether a parameter's text holds an expression, so that its value is known only at execution.
 pub(super) fn is_template(value: &Value) -> bool {
     value.as_str().is_some_and(|text| text.contains("{{"))

@@ -4,7 +4,7 @@ use std::{ops::Range, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use leveret_core::{
-    expr::{Budget, EvalError, EvalScope, ResultView},
+    expr::{Budget, EvalError, EvalScope, ResultView, Values},
     graph::{EdgeIx, NodeIx},
     ids::{RunId, Scope, StepKey},
     json::Json,
@@ -21,7 +21,7 @@ use super::{
     plan::Plan,
 };
 use crate::{
-    nodes::{NodeContext, NodeError, NodeOutput, NodeType, Verdict},
+    nodes::{EachItem, NodeContext, NodeError, NodeOutput, NodeType, Seen, Verdict},
     store::{ErrorCode, Load, Outcome, RunStatus, StepError},
 };
 
@@ -63,6 +63,35 @@ impl Attempt<'_> {
         let urls = node_type.map_or(&[][..], |node_type| node_type.url_params());
         let rendered = params.render_with_urls(&scope, &Budget::new(), urls)?;
         Ok(Arc::new(rendered))
+    }
+
+    /// The parameter that is evaluated for each item, with what it reads.
+    fn each(&self) -> Option<EachItem> {
+        let each = self.plan.workflow.nodes[self.node].each.clone()?;
+        let known = self.known;
+        let reads = each.references();
+        let outputs = reads.nodes.iter().filter_map(|id| {
+            let node = self.plan.workflow.node_ix(id)?;
+            Some((id.clone(), known.output(self.plan, node)?.clone()))
+        });
+        let view = self.view(None);
+        let errors = reads.node_errors.iter();
+        let errors = errors.filter_map(|id| Some((id.clone(), view.node_error(id)?.clone())));
+        let context = reads.context.iter();
+        let context =
+            context.filter_map(|key| Some((key.clone(), known.context_set(key)?.clone())));
+        let secrets = reads.secrets.iter();
+        let secrets = secrets.filter_map(|name| Some((name.clone(), self.secrets.secret(name)?)));
+        let seen = Seen {
+            input: self.input.clone(),
+            run_id: self.run_id.clone(),
+            run_input: known.run_input.clone().unwrap_or_default(),
+            outputs: outputs.collect(),
+            errors: errors.collect(),
+            context: context.collect(),
+            secrets: secrets.collect(),
+        };
+        Some(EachItem::new(each, seen))
     }
 
     /// Executes the node's body; retries at once as long as its policy says to retry without delay, and the run goes on.
@@ -127,6 +156,7 @@ impl Attempt<'_> {
             woken: self.woken,
             input: self.input.clone(),
             params: params.clone(),
+            each: self.each(),
         };
         match bounded(&**node_type, ctx, node.config.timeout).await {
             Ok(result) => result.map_err(|error| self.of_node(&error)),
@@ -260,7 +290,12 @@ impl Attempt<'_> {
     fn of_node(&self, error: &NodeError) -> Failure {
         let chars_max = error.chars_max().min(ERROR_CHARS_MAX);
         let message = error.message().to_owned();
-        let mut failure = self.failure_in(chars_max, ErrorCode::NodeFailed, message);
+        let code = if error.is_of_expression() {
+            ErrorCode::Expression
+        } else {
+            ErrorCode::NodeFailed
+        };
+        let mut failure = self.failure_in(chars_max, code, message);
         failure.error.status = error.status();
         Failure {
             retryable: error.is_retryable(),
@@ -286,6 +321,7 @@ impl Attempt<'_> {
         values: &'b View<'b>,
     ) -> EvalScope<'b> {
         EvalScope {
+            item: None,
             input,
             run_id: self.run_id.as_str(),
             run_input: self
@@ -553,6 +589,7 @@ impl<'a> EdgeScope<'a> {
 
     fn scope(&self) -> EvalScope<'_> {
         EvalScope {
+            item: None,
             input: self.input,
             run_id: self.run_id.as_str(),
             run_input: self

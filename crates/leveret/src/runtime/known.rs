@@ -118,6 +118,11 @@ impl Known {
         }
     }
 
+    /// A context key that was set by a node.
+    pub(crate) fn context_set(&self, key: &str) -> Option<&Json> {
+        self.context.get(key)?.as_ref()
+    }
+
     /// A context key: set by a node, else a key of the run's input.
     pub(crate) fn context_value(&self, key: &str) -> Option<&Value> {
         match self.context.get(key) {

@@ -89,7 +89,7 @@ impl Plan {
             ..
         } = &*self.workflow;
         let mut needs = Needs::default();
-        self.add(&mut needs, nodes[node].params.references());
+        self.add(&mut needs, &nodes[node].references());
         match &nodes[node].inputs {
             Inputs::Handed => {}
             Inputs::One(input) => self.add_input(&mut needs, input),

@@ -1,6 +1,7 @@
 //! Node types: one attempt of a built-in one, as the engine asks for it, and functions as node types.
 
 mod http;
+mod lists;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -35,6 +36,7 @@ fn context(params: Value) -> NodeContext {
         woken: false,
         input: Json::from(json!({ "from": "before" })),
         params: Arc::new(params),
+        each: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Reader;
 use crate::{
-    expr::Expression,
+    expr::{Expression, Names},
     parse::{
         diagnostics::Problem,
         fields::{Checked, Field, Told},
@@ -27,8 +27,8 @@ impl Reader<'_, '_, '_> {
             .copied()
             .zip(target.as_ref().ok().copied());
         let action = self.optional_text(field, "action");
-        let condition = self.expression(field, "condition");
-        let transform = self.expression(field, "transform");
+        let condition = self.expression(field, "condition", |reader| reader.names(true));
+        let transform = self.expression(field, "transform", |reader| reader.names(true));
         Ok(Edge {
             source: source?,
             target: target?,
@@ -45,8 +45,14 @@ impl Reader<'_, '_, '_> {
         self.node_named(&field, &format!("`{key}`"), code)
     }
 
-    fn expression(&mut self, edge: &Field<'_>, key: &str) -> Checked<Option<Expression>> {
-        let Some(field) = edge.get(key) else {
+    /// A field that is an expression without braces, if it is there and not empty; `names` says what it may name.
+    pub(super) fn expression(
+        &mut self,
+        of: &Field<'_>,
+        key: &str,
+        names: impl FnOnce(&Self) -> Names<'_>,
+    ) -> Checked<Option<Expression>> {
+        let Some(field) = of.get(key) else {
             return Ok(None);
         };
         let text = field.text(self.report, &format!("`{key}`"))?;
@@ -60,7 +66,7 @@ impl Reader<'_, '_, '_> {
             return Err(field.tell(self.report, problem));
         }
         let start = text.len() - text.trim_start().len();
-        let compiled = Expression::compile(trimmed, &self.names(true));
+        let compiled = Expression::compile(trimmed, &names(self));
         self.compiled(compiled, &field, start, "bad-expression")
             .map(Some)
     }

@@ -1,11 +1,12 @@
 //! A node: its type, parameters and inputs.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use serde_json::{Map, Value};
 
 use super::{Reader, keep};
 use crate::{
+    each::{Each, Form, each_param},
     expr::{Expression, ExpressionError},
     ids::{ID_BYTES_MAX, NodeId},
     parse::{
@@ -55,6 +56,10 @@ impl Reader<'_, '_, '_> {
         let uses = self.uses(field);
         let name = self.optional_text(field, "name");
         let params = self.params(field, uses.as_deref().ok());
+        let (params, each) = params.map_or_else(
+            |_| (Err(Told), Err(Told)),
+            |(params, each)| (Ok(params), Ok(each)),
+        );
         let inputs = self.inputs(field);
         let config = self.config(ix, field);
         Ok(Node {
@@ -62,6 +67,7 @@ impl Reader<'_, '_, '_> {
             uses: uses?,
             name: name?,
             params: params?,
+            each: each?,
             inputs: inputs?,
             config: config?,
         })
@@ -95,7 +101,12 @@ impl Reader<'_, '_, '_> {
         Ok((!text.is_empty()).then(|| Arc::from(text)))
     }
 
-    fn params(&mut self, node: &Field<'_>, uses: Option<&str>) -> Checked<Template> {
+    /// The parameters, and the one among them that is evaluated for each item.
+    fn params(
+        &mut self,
+        node: &Field<'_>,
+        uses: Option<&str>,
+    ) -> Checked<(Template, Option<Each>)> {
         let empty = Value::Object(Map::new());
         let field = node.get("params");
         if let Some(field) = &field {
@@ -103,27 +114,59 @@ impl Reader<'_, '_, '_> {
         }
         let value = field.as_ref().map_or(&empty, |field| field.value);
         let at = field.as_ref().unwrap_or(node);
-        let template = match Template::compile_all(value, &self.names(false)) {
-            Ok(template) => template,
-            Err(errors) => {
-                for TemplateError { path, error, .. } in errors {
-                    let offset = Some(error.offset);
-                    let problem = Problem::expression("bad-template", error);
-                    at.tell_within(self.report, &path, offset, problem);
-                }
+        let once = once(value, uses);
+        let template = Template::compile_all(&once, &self.names(false));
+        let template = template.map_err(|errors| self.tell_of_template(at, None, errors));
+        let each = match &field {
+            Some(params) => self.each(params, uses),
+            None => Ok(None),
+        };
+        if let (Some(catalog), Some(uses)) = (self.catalog, uses) {
+            let problems = catalog.check_params(uses, value);
+            let is_good = problems.is_empty();
+            for ParamProblem { path, message } in problems {
+                let problem = Problem::error("bad-params", message);
+                at.tell_within(self.report, &path, None, problem);
+            }
+            if !is_good {
                 return Err(Told);
             }
-        };
-        let (Some(catalog), Some(uses)) = (self.catalog, uses) else {
-            return Ok(template);
-        };
-        let problems = catalog.check_params(uses, value);
-        let is_good = problems.is_empty();
-        for ParamProblem { path, message } in problems {
-            let problem = Problem::error("bad-params", message);
-            at.tell_within(self.report, &path, None, problem);
         }
-        if is_good { Ok(template) } else { Err(Told) }
+        Ok((template?, each?))
+    }
+
+    /// The parameter that is evaluated for each item.
+    fn each(&mut self, params: &Field<'_>, uses: Option<&str>) -> Checked<Option<Each>> {
+        let Some((name, form)) = uses.and_then(each_param) else {
+            return Ok(None);
+        };
+        if form == Form::Expression {
+            let expression = self.expression(params, name, |reader| reader.names_per_item())?;
+            return Ok(expression.map(Each::Expression));
+        }
+        let Some(field) = params.get(name) else {
+            return Ok(None);
+        };
+        match Template::compile_all(field.value, &self.names_per_item()) {
+            Ok(template) => Ok(Some(Each::Template(template))),
+            Err(errors) => Err(self.tell_of_template(params, Some(name), errors)),
+        }
+    }
+
+    /// Tells the mistakes of the template that `at` is, or its entry of that name.
+    fn tell_of_template(
+        &mut self,
+        at: &Field<'_>,
+        entry: Option<&str>,
+        errors: Vec<TemplateError>,
+    ) -> Told {
+        for TemplateError { path, error } in errors {
+            let path: Vec<_> = entry.map(str::to_owned).into_iter().chain(path).collect();
+            let offset = Some(error.offset);
+            let problem = Problem::expression("bad-template", error);
+            at.tell_within(self.report, &path, offset, problem);
+        }
+        Told
     }
 
     fn inputs(&mut self, node: &Field<'_>) -> Checked<Inputs> {
@@ -211,5 +254,18 @@ impl Reader<'_, '_, '_> {
             let offset = start + error.offset;
             field.tell_at(self.report, offset, Problem::expression(code, error))
         })
+    }
+}
+
+/// Parameters without the one that is evaluated for each item.
+fn once<'v>(params: &'v Value, uses: Option<&str>) -> Cow<'v, Value> {
+    let each = uses.and_then(each_param).map(|(name, _)| name);
+    match (params, each) {
+        (Value::Object(entries), Some(each)) if entries.contains_key(each) => {
+            let mut entries = entries.clone();
+            entries.remove(each);
+            Cow::Owned(Value::Object(entries))
+        }
+        _ => Cow::Borrowed(params),
     }
 }
