@@ -186,6 +186,14 @@ pub enum WriteError {
         /// Its place.
         position: Position,
     },
+    /// A member takes the portable subset of SQL alone, and this is not of it; nothing was logged.
+    #[error("not portable, as a PostgreSQL node needs it: {detail}")]
+    NotPortable {
+        /// Which statement, from 0.
+        statement: usize,
+        /// What is not.
+        detail: String,
+    },
     /// This heart does not take writes now.
     #[error("{detail}")]
     Unavailable {

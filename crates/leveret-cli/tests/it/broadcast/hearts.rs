@@ -4,6 +4,13 @@ use std::time::{Duration, Instant};
 
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+};
 
 use super::{
     load::{Load, post},
@@ -129,6 +136,125 @@ async fn a_standby_takes_over() {
     cluster.put_heart(second);
     let history = load.stop().await;
     history.assert_holds(&cluster.assert_equal().await);
+    place.remove().await;
+}
+
+/// The way to a server, which can be blocked: connections stay open, and nothing comes through.
+struct Way {
+    port: u16,
+    blocked: tokio::sync::watch::Sender<bool>,
+}
+
+impl Way {
+    async fn to(server: String) -> Way {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (blocked, is_blocked) = tokio::sync::watch::channel(false);
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let Ok(far) = TcpStream::connect(&server).await else {
+                    continue;
+                };
+                let (near, far) = (near.into_split(), far.into_split());
+                tokio::spawn(pass(near.0, far.1, is_blocked.clone()));
+                tokio::spawn(pass(far.0, near.1, is_blocked.clone()));
+            }
+        });
+        Way { port, blocked }
+    }
+}
+
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut blocked: tokio::sync::watch::Receiver<bool>,
+) {
+    let mut piece = vec![0; 16 << 10];
+    while let Ok(count @ 1..) = from.read(&mut piece).await {
+        if blocked.wait_for(|blocked| !*blocked).await.is_err() {
+            return;
+        }
+        if to.write_all(&piece[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A heart whose log gives no answer says so within a bound, lets ask questions of any moment, no longer answers what is latest, and stops when
+/// it is asked to. With the log back, writes go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_cut_off_is_told() {
+    let Some(place) = Place::shared("cut-off").await else {
+        return;
+    };
+    let (base, database) = place.postgres.rsplit_once('/').unwrap();
+    let (user, server) = base.rsplit_once('@').unwrap_or(("postgres://", base));
+    let server = server.trim_start_matches("postgres://").to_owned();
+    let way = Way::to(server).await;
+    let separator = if user.ends_with("//") { "" } else { "@" };
+    let mut cluster = Cluster::new(place.amqp.clone());
+    let hearts = Hearts {
+        amqp: place.amqp.clone(),
+        log: format!("{user}{separator}127.0.0.1:{}/{database}", way.port),
+        exchange: cluster.exchange(),
+        queue_name: cluster.name.clone(),
+        directory: cluster.beside("hearts"),
+    };
+    let heart = hearts.start(&cluster.heart_url);
+    cluster.put_heart(heart);
+    for node in 1..=3 {
+        cluster.start_node(node);
+    }
+    cluster.until_settled(3).await;
+    let (http, url) = (client(), cluster.heart_url.clone());
+    let load = Load::start(&url, "quorum", 40).await;
+    let history = load.finish().await;
+
+    way.blocked.send_replace(true);
+    let insert = json!({
+        "sql": "INSERT INTO journal (key, client) VALUES ('blocked', 99)",
+        "ack": "accepted",
+        "timeout_ms": 500,
+    });
+    let began = Instant::now();
+    let (status, body) = post(&http, &url, "write", Some("blocked"), &insert)
+        .await
+        .expect("it answers");
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
+    assert!(began.elapsed() < Duration::from_secs(9), "{body}");
+    let any = json!({ "sql": "SELECT count(*) FROM journal", "level": "any" });
+    let (status, body) = post(&http, &url, "read", None, &any)
+        .await
+        .expect("it answers");
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let latest = json!({ "sql": "SELECT 1", "level": "latest" });
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let (status, body) = post(&http, &url, "read", None, &latest)
+            .await
+            .expect("it answers");
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            break;
+        }
+        assert!(Instant::now() < deadline, "past its lease: {body}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    way.blocked.send_replace(false);
+    super::load::write(&http, &url, "blocked", &insert).await;
+    cluster.until_settled(3).await;
+    way.blocked.send_replace(true);
+    let began = Instant::now();
+    cluster.stop_heart();
+    assert!(began.elapsed() < Duration::from_secs(20), "it stops");
+    way.blocked.send_replace(false);
+    let heart = hearts.start(&cluster.heart_url);
+    cluster.put_heart(heart);
+    let dump = cluster.assert_equal().await;
+    history.assert_holds(&dump);
+    let is_blocked =
+        |row: &&Vec<rusqlite::types::Value>| row.contains(&"blocked".to_owned().into());
+    assert_eq!(dump["journal"].1.iter().filter(is_blocked).count(), 1);
     place.remove().await;
 }
 

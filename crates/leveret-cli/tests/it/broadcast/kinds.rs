@@ -16,7 +16,7 @@ use tokio_postgres::NoTls;
 
 use super::{
     load::post,
-    rig::{Cluster, PATIENCE, POLL, as_strs, client},
+    rig::{Cluster, LOG, PATIENCE, POLL, as_strs, client},
 };
 use crate::{kill::servers::Place, support::Server};
 
@@ -165,6 +165,14 @@ async fn two_kinds_of_nodes_are_equal() {
         return;
     };
     let mut cluster = start(&place).await;
+    let before = cluster.status().await.expect("a status");
+    let random = json!({ "sql": "UPDATE cells SET value = random()" });
+    let (status, refused) = post(&client(), &cluster.heart_url, "write", None, &random)
+        .await
+        .expect("the heart answers");
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{refused}");
+    let after = cluster.status().await.expect("a status");
+    assert_eq!(after["last_seq"], before["last_seq"], "nothing is logged");
     let work = Work::start(&cluster, 60);
     work.until_more(60).await;
     cluster.kill_node(3);
@@ -230,6 +238,64 @@ async fn the_server_of_a_node_restarts() {
     cluster.until_settled(3).await;
     let (code, said) = verified(&cluster).await;
     assert_eq!((code, &said["equal"]), (Some(0), &json!(true)), "{said}");
+    cluster.stop_node(3);
+    assert_eq!(cluster.operator(&["remove", "3"]).code, Some(0));
+    cluster.assert_equal().await;
+    place.remove().await;
+}
+
+/// A node that lacks what the log no more has keeps what it has, says so, and is not rebuilt.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_behind_the_log_keeps_what_it_has() {
+    let Some(place) = Place::shared("kinds-behind").await else {
+        return;
+    };
+    let mut cluster = Cluster::new(place.amqp.clone());
+    let config = cluster.beside("heart.yaml");
+    let text = format!(
+        "broker: {}\nexchange: {}\nqueue_name: {}\nwrite_log: sqlite:{}\nlog_bytes_max: 1KiB\n",
+        cluster.amqp,
+        cluster.exchange(),
+        cluster.name,
+        cluster.beside("heart.db"),
+    );
+    std::fs::write(&config, text).unwrap();
+    let listen = cluster.heart_url.trim_start_matches("http://").to_owned();
+    let args = [
+        "heart", "--config", &config, "--listen", &listen, "--log", LOG,
+    ];
+    cluster.put_heart(Server::start(&args));
+    cluster.start_node(1);
+    start_postgres(&mut cluster, &place);
+    cluster.until_settled(2).await;
+    let http = client();
+    let url = cluster.heart_url.clone();
+    let insert = |id: i64| json!({ "sql": "INSERT INTO t (id, text) VALUES (?, ?)", "args": [id, "x".repeat(100)], "ack": "one" });
+    let table =
+        json!({ "sql": "CREATE TABLE t (id INTEGER PRIMARY KEY, text TEXT)", "ack": "all" });
+    write(&http, &url, "table", &table).await;
+    write(&http, &url, "first", &insert(0)).await;
+    cluster.until_settled(2).await;
+    cluster.stop_node(3);
+    let broker = leveret::broker::connect(&cluster.amqp).await.unwrap();
+    broker.delete_queue(&cluster.queue(3)).await.unwrap();
+    broker.close().await;
+    for id in 1..30 {
+        write(&http, &url, &id.to_string(), &insert(id)).await;
+    }
+    cluster
+        .until("the log begins later", |status| {
+            status["oldest_seq"].as_u64() > Some(20)
+        })
+        .await;
+    start_postgres(&mut cluster, &place);
+    cluster.until_state(3, "faulted").await;
+    let status = cluster.status().await.expect("a status");
+    assert!(status.to_string().contains("replay"), "{status}");
+    let refused = cluster.operator(&["rebuild", "3"]);
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+    let rows = database(&place).await.query("SELECT id FROM t", &[]).await;
+    assert_eq!(rows.unwrap().len(), 1, "what it has is kept");
     cluster.stop_node(3);
     assert_eq!(cluster.operator(&["remove", "3"]).code, Some(0));
     cluster.assert_equal().await;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use leveret_core::{
-    broadcast::{Logged, Outcome, Position, Statement, Value, Write},
+    broadcast::{Logged, Outcome, Position, Statement, Value, Write, portable},
     time::Timestamp,
 };
 use tokio::{
@@ -44,9 +44,10 @@ impl Heart {
     /// [`WriteError::NotYet`] it is durable too. A crash before it returns leaves it in the log or not: with a key the same request can be
     /// repeated.
     ///
-    /// What is wrong with its SQL is its outcome.
+    /// What is wrong with its SQL is its outcome, but for what a member of the portable subset would not take.
     pub async fn write(&self, request: WriteRequest) -> Result<Written, WriteError> {
         let shared = &self.0;
+        shared.check_portable(&request.statements)?;
         let deadline = Instant::now() + request.timeout;
         let ack = request.ack;
         let submit = Submit {
@@ -77,6 +78,19 @@ impl Heart {
             position,
             outcome: Some(outcome),
         })
+    }
+}
+
+impl Shared {
+    /// What a PostgreSQL node would refuse while SQLite nodes do it is refused before it is logged.
+    fn check_portable(&self, statements: &[Statement]) -> Result<(), WriteError> {
+        if !self.state().members.has_portable_only() {
+            return Ok(());
+        }
+        for (statement, asked) in statements.iter().enumerate() {
+            portable(&asked.sql).map_err(|detail| WriteError::NotPortable { statement, detail })?;
+        }
+        Ok(())
     }
 }
 

@@ -150,6 +150,7 @@ impl From<Written> for WriteAnswer {
     (status = 200, description = "Logged, and applied as widely as asked; an SQL error is in `error`", body = WriteAnswer),
     (status = 400, description = "Not a write; nothing was logged"),
     (status = 409, description = "The key belongs to another write"),
+    (status = 422, description = "A PostgreSQL node is a member, and would not take it; nothing was logged"),
     (status = 503, description = "Not possible now"),
     (status = 504, description = "Logged (`epoch`, `seq`), but not applied as widely as asked in time"),
 ))]
@@ -178,6 +179,12 @@ fn not_written(error: &WriteError) -> Response {
             "not-yet",
             &detail,
             json!({ "epoch": position.epoch, "seq": position.seq }),
+        ),
+        WriteError::NotPortable { statement, .. } => problem_with(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "not-portable",
+            &detail,
+            json!({ "statement": statement }),
         ),
         WriteError::Unavailable { .. } => unavailable(&detail),
         WriteError::Uncertain { .. } => {

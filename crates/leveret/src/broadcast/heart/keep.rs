@@ -78,22 +78,27 @@ impl Shared {
     async fn keep(self: &Arc<Self>, mut stop: watch::Receiver<bool>) -> Result<(), HeartError> {
         let mut tidied = Instant::now();
         loop {
-            let held = self.state().phase.held();
-            let pause = if let Some(epoch) = held {
-                self.keep_once(epoch).await;
-                KEEP_EVERY
-            } else {
-                self.take().await?;
-                TRY_EVERY
+            let turn = async {
+                let held = self.state().phase.held();
+                let pause = if let Some(epoch) = held {
+                    self.keep_once(epoch).await;
+                    KEEP_EVERY
+                } else {
+                    self.take().await?;
+                    TRY_EVERY
+                };
+                if tidied.elapsed() >= TIDY_EVERY {
+                    tidied = Instant::now();
+                    self.tidy().await;
+                }
+                sleep(pause).await;
+                Ok::<_, HeartError>(())
             };
-            if tidied.elapsed() >= TIDY_EVERY {
-                tidied = Instant::now();
-                self.tidy().await;
-            }
+            // A turn that is dropped in the middle leaves a lease that ends by itself.
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return Ok(()),
-                () = sleep(pause) => {}
+                turned = turn => turned?,
             }
         }
     }

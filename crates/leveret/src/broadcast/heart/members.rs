@@ -158,6 +158,13 @@ impl Members {
         reachable.map(|(id, _)| id.clone()).collect()
     }
 
+    /// Whether a member takes the portable subset of SQL alone.
+    pub(super) fn has_portable_only(&self) -> bool {
+        self.by_id
+            .values()
+            .any(|member| member.record.kind != "sqlite")
+    }
+
     /// Of these, those whose outcomes are told in the same way as this node's.
     pub(super) fn of_its_kind(
         &self,

@@ -6,7 +6,7 @@ mod entries;
 mod epoch;
 mod rows;
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use leveret_core::{
@@ -14,8 +14,10 @@ use leveret_core::{
     time::Timestamp,
 };
 
+use tokio::time::timeout;
+
 use self::rows::{int, one, position, unreadable, whole};
-use super::{Appended, LogError, NewWrite, WriteLog};
+use super::{Appended, LOG_LEASE, LogError, NewWrite, WriteLog};
 use crate::postgres::{Lease, Pool, PoolOptions};
 
 /// Whose tables are counted.
@@ -34,6 +36,9 @@ const CONNECTIONS_MAX: u32 = 6;
 /// holds the row no longer than its lease, and a standby waits for the row no longer than that either.
 const BEGIN: &str =
     "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '4s'; SET LOCAL lock_timeout = '6s'";
+
+/// How long the database may take for what requests and the lease wait for. One that is cut off gives no answer at all.
+const ANSWER_MAX: Duration = LOG_LEASE;
 
 /// How to reach the log.
 #[derive(Clone)]
@@ -125,20 +130,35 @@ impl PostgresWriteLog {
     }
 }
 
+/// Bounds the wait for the database. What it has begun may have happened: a connection that is left in the middle is closed.
+async fn bounded<T>(asked: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
+    timeout(ANSWER_MAX, asked).await.unwrap_or_else(|_| {
+        Err(LogError::Unavailable {
+            detail: format!("the log's database does not answer within {ANSWER_MAX:?}"),
+        })
+    })
+}
+
 #[async_trait]
 impl WriteLog for PostgresWriteLog {
     async fn cluster(&self) -> Result<Arc<str>, LogError> {
-        let mut lease = self.pool.lease().await?;
-        let row = lease
-            .query("SELECT cluster FROM broadcast_heart", &[])
-            .await?;
-        Ok(one(row)?.try_get::<_, String>(0)?.into())
+        bounded(async {
+            let mut lease = self.pool.lease().await?;
+            let row = lease
+                .query("SELECT cluster FROM broadcast_heart", &[])
+                .await?;
+            Ok(one(row)?.try_get::<_, String>(0)?.into())
+        })
+        .await
     }
 
     async fn open_epoch(&self, owner: &str, _now: Timestamp) -> Result<(u64, Position), LogError> {
-        let mut lease = self.begin().await?;
-        let opened = epoch::open(&mut lease, owner).await;
-        PostgresWriteLog::end(lease, opened).await
+        bounded(async {
+            let mut lease = self.begin().await?;
+            let opened = epoch::open(&mut lease, owner).await;
+            PostgresWriteLog::end(lease, opened).await
+        })
+        .await
     }
 
     async fn recover(
@@ -148,21 +168,30 @@ impl WriteLog for PostgresWriteLog {
         end: Position,
         _now: Timestamp,
     ) -> Result<u64, LogError> {
-        let mut lease = self.begin().await?;
-        let epoch = epoch::recovered(&mut lease, owner, cluster, end).await;
-        PostgresWriteLog::end(lease, epoch).await
+        bounded(async {
+            let mut lease = self.begin().await?;
+            let epoch = epoch::recovered(&mut lease, owner, cluster, end).await;
+            PostgresWriteLog::end(lease, epoch).await
+        })
+        .await
     }
 
     async fn keep(&self, epoch: u64, _now: Timestamp) -> Result<(), LogError> {
-        let mut lease = self.begin().await?;
-        let kept = epoch::keep(&mut lease, epoch).await;
-        PostgresWriteLog::end(lease, kept).await
+        bounded(async {
+            let mut lease = self.begin().await?;
+            let kept = epoch::keep(&mut lease, epoch).await;
+            PostgresWriteLog::end(lease, kept).await
+        })
+        .await
     }
 
     async fn release(&self, epoch: u64) -> Result<(), LogError> {
-        let mut lease = self.begin().await?;
-        let released = epoch::release(&mut lease, epoch).await;
-        PostgresWriteLog::end(lease, released).await
+        bounded(async {
+            let mut lease = self.begin().await?;
+            let released = epoch::release(&mut lease, epoch).await;
+            PostgresWriteLog::end(lease, released).await
+        })
+        .await
     }
 
     async fn append(
@@ -171,57 +200,72 @@ impl WriteLog for PostgresWriteLog {
         batch: Vec<NewWrite>,
         now: Timestamp,
     ) -> Result<Vec<Appended>, LogError> {
-        let mut lease = self.begin().await?;
-        let appended = append::append(&mut lease, epoch, &batch, now).await;
-        PostgresWriteLog::end(lease, appended).await
+        bounded(async {
+            let mut lease = self.begin().await?;
+            let appended = append::append(&mut lease, epoch, &batch, now).await;
+            PostgresWriteLog::end(lease, appended).await
+        })
+        .await
     }
 
     async fn after(&self, seq: u64, limit: u32, bytes_max: u64) -> Result<Vec<Logged>, LogError> {
-        let mut lease = self.pool.lease().await?;
-        entries::after(&mut lease, seq, limit, bytes_max).await
+        bounded(async {
+            let mut lease = self.pool.lease().await?;
+            entries::after(&mut lease, seq, limit, bytes_max).await
+        })
+        .await
     }
 
     async fn last(&self) -> Result<Position, LogError> {
-        let mut lease = self.pool.lease().await?;
-        let row = lease
-            .query("SELECT last_epoch, last_seq FROM broadcast_heart", &[])
-            .await?;
-        position(&one(row)?, 0)
+        bounded(async {
+            let mut lease = self.pool.lease().await?;
+            let row = lease
+                .query("SELECT last_epoch, last_seq FROM broadcast_heart", &[])
+                .await?;
+            position(&one(row)?, 0)
+        })
+        .await
     }
 
     async fn settle(&self, outcomes: Vec<(u64, Outcome)>) -> Result<(), LogError> {
-        let mut lease = self.pool.lease().await?;
-        let (mut seqs, mut texts) = (Vec::new(), Vec::new());
-        for (seq, outcome) in &outcomes {
-            seqs.push(int(*seq));
-            texts.push(serde_json::to_string(outcome).map_err(|error| unreadable(&error))?);
-        }
-        lease
-            .query(
-                "UPDATE broadcast_keys AS known SET outcome = told.outcome
-                 FROM unnest($1::bigint[], $2::text[]) AS told (seq, outcome)
-                 WHERE known.seq = told.seq AND known.outcome IS NULL",
-                &[&seqs, &texts],
-            )
-            .await?;
-        Ok(())
+        bounded(async {
+            let mut lease = self.pool.lease().await?;
+            let (mut seqs, mut texts) = (Vec::new(), Vec::new());
+            for (seq, outcome) in &outcomes {
+                seqs.push(int(*seq));
+                texts.push(serde_json::to_string(outcome).map_err(|error| unreadable(&error))?);
+            }
+            lease
+                .query(
+                    "UPDATE broadcast_keys AS known SET outcome = told.outcome
+                     FROM unnest($1::bigint[], $2::text[]) AS told (seq, outcome)
+                     WHERE known.seq = told.seq AND known.outcome IS NULL",
+                    &[&seqs, &texts],
+                )
+                .await?;
+            Ok(())
+        })
+        .await
     }
 
     async fn outcome(&self, seq: u64) -> Result<Option<Outcome>, LogError> {
-        let mut lease = self.pool.lease().await?;
-        let rows = lease
-            .query(
-                "SELECT outcome FROM broadcast_keys WHERE seq = $1",
-                &[&int(seq)],
-            )
-            .await?;
-        let Some(row) = rows.first() else {
-            return Ok(None);
-        };
-        let text: Option<&str> = row.try_get(0)?;
-        text.map(serde_json::from_str)
-            .transpose()
-            .map_err(|error| unreadable(&error))
+        bounded(async {
+            let mut lease = self.pool.lease().await?;
+            let rows = lease
+                .query(
+                    "SELECT outcome FROM broadcast_keys WHERE seq = $1",
+                    &[&int(seq)],
+                )
+                .await?;
+            let Some(row) = rows.first() else {
+                return Ok(None);
+            };
+            let text: Option<&str> = row.try_get(0)?;
+            text.map(serde_json::from_str)
+                .transpose()
+                .map_err(|error| unreadable(&error))
+        })
+        .await
     }
 
     async fn truncate(&self, seq: u64, keys_before: Timestamp) -> Result<u64, LogError> {
@@ -232,43 +276,52 @@ impl WriteLog for PostgresWriteLog {
 
     /// Of the writes that are kept, without what the database has beside them.
     async fn size(&self) -> Result<(u64, u64), LogError> {
-        let mut lease = self.pool.lease().await?;
-        let row = lease
-            .query("SELECT bytes, base_seq FROM broadcast_heart", &[])
-            .await?;
-        let row = one(row)?;
-        Ok((whole(&row, 0)?, whole(&row, 1)? + 1))
+        bounded(async {
+            let mut lease = self.pool.lease().await?;
+            let row = lease
+                .query("SELECT bytes, base_seq FROM broadcast_heart", &[])
+                .await?;
+            let row = one(row)?;
+            Ok((whole(&row, 0)?, whole(&row, 1)? + 1))
+        })
+        .await
     }
 
     async fn put_fact(&self, epoch: u64, name: &str, value: &str) -> Result<(), LogError> {
-        let mut lease = self.begin().await?;
-        let put = match epoch::locked(&mut lease, epoch).await {
-            Ok(_) => lease
-                .query(
-                    "INSERT INTO broadcast_facts VALUES ($1, $2)
-                     ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                    &[&name, &value],
-                )
-                .await
-                .map(drop)
-                .map_err(LogError::from),
-            Err(error) => Err(error),
-        };
-        PostgresWriteLog::end(lease, put).await
+        bounded(async {
+            let mut lease = self.begin().await?;
+            let put = match epoch::locked(&mut lease, epoch).await {
+                Ok(_) => lease
+                    .query(
+                        "INSERT INTO broadcast_facts VALUES ($1, $2)
+                         ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                        &[&name, &value],
+                    )
+                    .await
+                    .map(drop)
+                    .map_err(LogError::from),
+                Err(error) => Err(error),
+            };
+            PostgresWriteLog::end(lease, put).await
+        })
+        .await
     }
 
     async fn facts(&self) -> Result<Vec<(String, String)>, LogError> {
-        let mut lease = self.pool.lease().await?;
-        let rows = lease
-            .query(
-                "SELECT name, value FROM broadcast_facts ORDER BY name COLLATE \"C\"",
-                &[],
-            )
-            .await?;
-        let rows = rows
-            .iter()
-            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
-        rows.collect()
+        bounded(async {
+            let mut lease = self.pool.lease().await?;
+            let rows = lease
+                .query(
+                    "SELECT name, value FROM broadcast_facts ORDER BY name COLLATE \"C\"",
+                    &[],
+                )
+                .await?;
+            let rows = rows
+                .iter()
+                .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+            rows.collect()
+        })
+        .await
     }
 
     async fn close(&self) {
@@ -278,10 +331,8 @@ impl WriteLog for PostgresWriteLog {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::broadcast::log::{LOG_LEASE, conformance::write};
+    use crate::broadcast::log::conformance::write;
 
     const NOW: Timestamp = Timestamp(0);
 
