@@ -152,7 +152,7 @@ pub(crate) struct ChainArgs {
 
 const BENCH_EXAMPLES: &str = "\
 Without --store, --broker and --data, everything is in a temporary directory that is removed at the end. On RabbitMQ, exchange and
-queues have names of their own, behind --prefix, and are removed at the end; in PostgreSQL, the runs stay.
+queues have names of their own, behind --prefix, as have the tables in PostgreSQL, and are removed at the end.
 
 Examples:
   leveret bench chain --nodes 5 --runs 20000 --concurrency 256

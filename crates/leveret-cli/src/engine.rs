@@ -6,7 +6,7 @@ use anyhow::Context;
 use leveret::{
     ConnectError,
     broker::BrokerError,
-    connect,
+    connect_prefixed,
     nodes::{HttpOptions, Registry},
     redact_url,
     runtime::{Engine, EngineParts, Names, Roles, Secrets, ServeError},
@@ -60,7 +60,9 @@ async fn open_at(
 ) -> anyhow::Result<Engine> {
     refuse_memory("store", store, "sqlite:leveret.db")?;
     refuse_memory("broker", broker, "embedded:broker.db")?;
-    let connected = connect(store, broker).await.map_err(of_connect);
+    let prefix = settings.prefix.as_deref().unwrap_or_default();
+    let connected = connect_prefixed(store, broker, prefix).await;
+    let connected = connected.map_err(of_connect);
     let connected = connected.with_context(|| {
         let said = |flag, variable, url| match given_by(flag, variable, url) {
             given if given == variable => format!("{} of {variable}", redact_url(url)),
@@ -77,7 +79,7 @@ async fn open_at(
     parts.registry = registry;
     parts.secrets = Arc::new(EnvSecrets);
     parts.options = settings.engine();
-    parts.names = Names::with_prefix(settings.prefix.as_deref().unwrap_or_default());
+    parts.names = Names::with_prefix(prefix);
     if let Some(status) = settings.status {
         parts.publish.status = status.into();
     }

@@ -189,7 +189,8 @@ pub(crate) struct Settings {
     )]
     pub(crate) completion: Option<bool>,
 
-    /// Goes before the names of exchange and queues, so that installations can share a broker [default: none]
+    /// Goes before the names of exchange and queues, and into that of the schema in PostgreSQL, so that installations can share a broker and a
+    /// database [default: none]
     #[arg(
         long,
         value_name = "TEXT",

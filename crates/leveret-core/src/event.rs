@@ -17,7 +17,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{json::Json, time::Timestamp};
+use crate::{
+    json::{Json, begins_object, beyond, unkept_number},
+    time::Timestamp,
+};
 
 /// The longest body of an event, in bytes.
 pub const EVENT_BYTES_MAX: usize = 1 << 20;
@@ -78,10 +81,15 @@ pub fn decode(body: &[u8]) -> Result<Event, Malformed> {
         let reason = format!("{} bytes, more than {EVENT_BYTES_MAX}", body.len());
         return Err(Malformed { reason });
     }
+    if !begins_object(body) {
+        let reason = "it is no JSON object".to_owned();
+        return Err(Malformed { reason });
+    }
     let event: Event = serde_json::from_slice(body).map_err(|error| Malformed {
         reason: error.to_string(),
     })?;
-    match event.fault() {
+    let number = std::str::from_utf8(body).ok().and_then(unkept_number);
+    match number.map(beyond).or_else(|| event.fault()) {
         Some(reason) => Err(Malformed { reason }),
         None => Ok(event),
     }

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, LazyLock, OnceLock},
 };
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::{Value, value::RawValue};
 
 /// An immutable JSON document.
@@ -85,11 +85,15 @@ impl Json {
     /// # Errors
     /// What keeps it from that: a number that is too large, nesting that is too deep, half of a surrogate pair.
     pub fn readable(&self) -> Result<(), serde_json::Error> {
-        match self.0.text.get() {
-            Some(text) if self.value().is_null() => {
-                serde_json::from_str::<Value>(text.get()).map(drop)
-            }
-            _ => Ok(()),
+        let Some(text) = self.0.text.get() else {
+            return Ok(());
+        };
+        if self.value().is_null() {
+            serde_json::from_str::<Value>(text.get())?;
+        }
+        match unkept_number(text.get()) {
+            None => Ok(()),
+            Some(number) => Err(serde_json::Error::custom(beyond(number))),
         }
     }
 
@@ -100,6 +104,61 @@ impl Json {
             None => self.text() == "null",
         }
     }
+}
+
+/// What is wrong with an [`unkept_number`].
+pub fn beyond(number: &str) -> String {
+    let shown: String = number.chars().take(40).collect();
+    format!("number {shown} is beyond 64 bits and would be rounded; make it text")
+}
+
+/// The first whole number of a JSON text that 64 bits do not hold: a value would have it rounded.
+pub fn unkept_number(text: &str) -> Option<&str> {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => at = end_of_string(bytes, at),
+            b'0'..=b'9' | b'-' => {
+                let is_part =
+                    |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
+                let len = bytes[at..].iter().take_while(|byte| is_part(byte)).count();
+                let number = &text[at..at + len];
+                let is_whole = !number.contains(['.', 'e', 'E']);
+                if is_whole && len >= DIGITS_KEPT && !is_kept(number) {
+                    return Some(number);
+                }
+                at += len;
+            }
+            _ => at += 1,
+        }
+    }
+    None
+}
+
+/// Fewer characters make no number beyond 64 bits.
+const DIGITS_KEPT: usize = 19;
+
+fn is_kept(whole: &str) -> bool {
+    whole.parse::<i64>().is_ok() || whole.parse::<u64>().is_ok()
+}
+
+/// Behind the string that begins there.
+fn end_of_string(bytes: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    at
+}
+
+/// Whether a text can be that of an object. serde takes a list for a struct, its items for the fields in their order.
+pub fn begins_object(body: &[u8]) -> bool {
+    body.trim_ascii_start().starts_with(b"{")
 }
 
 impl Default for Json {
@@ -164,9 +223,27 @@ mod tests {
         };
         check(r#"{"amount": 1e999}"#, "number out of range");
         check(r#"["cut \ud83d"]"#, "hex escape");
+        check(
+            r#"{"id": 18446744073709551616}"#,
+            "number 18446744073709551616 is beyond 64 bits",
+        );
+        check(
+            "[1, -9223372036854775809]",
+            "number -9223372036854775809 is beyond",
+        );
         let nested = format!("{}{}", "[".repeat(300), "]".repeat(300));
         check(&nested, "recursion limit");
-        for text in ["null", " null ", "1e9", r#""\ud83d\ude00""#] {
+        let kept = [
+            "18446744073709551615",
+            "[-9223372036854775808,\"123456789012345678901234\"]",
+            r#""\\\"123456789012345678901234""#,
+            "1234567890123456789012345.5",
+            "1e30",
+        ];
+        for text in ["null", " null ", "1e9", r#""\ud83d\ude00""#]
+            .into_iter()
+            .chain(kept)
+        {
             let document = Json::from_text(text.to_owned()).unwrap();
             assert!(document.readable().is_ok(), "{text}");
         }

@@ -71,7 +71,17 @@ pub enum ConnectError {
 
 /// Connects to a store and a broker, for an engine.
 pub async fn connect(store_url: &str, broker_url: &str) -> Result<Connected, ConnectError> {
-    let (store, store_file) = store::connect::open(store_url).await?;
+    connect_prefixed(store_url, broker_url, "").await
+}
+
+/// Connects to a store and a broker, for an engine whose [names](crate::runtime::Names::with_prefix) have this prefix. Installations of different
+/// prefixes share a database: in PostgreSQL, each has a schema of its own, `leveret_` and the prefix, or `leveret` without one.
+pub async fn connect_prefixed(
+    store_url: &str,
+    broker_url: &str,
+    prefix: &str,
+) -> Result<Connected, ConnectError> {
+    let (store, store_file) = store::connect::open(store_url, prefix).await?;
     let shared = store_file.as_ref().map(SqliteStore::database);
     let (broker, broker_file) = broker::connect::open(broker_url, shared).await?;
     let one_file = match (&store_file, &broker_file) {
@@ -103,6 +113,15 @@ pub struct Migrated {
 /// Brings the schema of a store, and of a broker in the same file, up to date, and says what that meant. What it returned is durable;
 /// a crash before leaves each component as it was or up to date.
 pub async fn migrate(store_url: &str) -> Result<Vec<Migrated>, ConnectError> {
+    migrate_prefixed(store_url, "").await
+}
+
+/// As [`migrate`], for the installation of a prefix: see [`connect_prefixed`].
+pub async fn migrate_prefixed(
+    store_url: &str,
+    prefix: &str,
+) -> Result<Vec<Migrated>, ConnectError> {
+    let _ = prefix;
     match scheme(store_url) {
         ("sqlite", path) => {
             let database = store::connect::open_file(path)?;
@@ -118,7 +137,8 @@ pub async fn migrate(store_url: &str) -> Result<Vec<Migrated>, ConnectError> {
         #[cfg(feature = "postgres")]
         ("postgres" | "postgresql", _) => {
             use crate::store::postgres::{PostgresOptions, PostgresStore};
-            let (from, to) = PostgresStore::migrate(&PostgresOptions::new(store_url)).await?;
+            let (from, to) =
+                PostgresStore::migrate(&PostgresOptions::prefixed(store_url, prefix)).await?;
             Ok(vec![Migrated {
                 component: "store".to_owned(),
                 from,
@@ -127,6 +147,20 @@ pub async fn migrate(store_url: &str) -> Result<Vec<Migrated>, ConnectError> {
         }
         _ => Err(store::connect::no_store(store_url).into()),
     }
+}
+
+/// Removes the tables of an installation in PostgreSQL, with all that is in them; nothing of others, and no file. Nothing brings them back.
+///
+/// # Errors
+/// Those of [`connect`].
+pub async fn remove_prefixed(store_url: &str, prefix: &str) -> Result<(), ConnectError> {
+    #[cfg(feature = "postgres")]
+    if matches!(scheme(store_url).0, "postgres" | "postgresql") {
+        use crate::store::postgres::{PostgresOptions, PostgresStore};
+        PostgresStore::remove(&PostgresOptions::prefixed(store_url, prefix)).await?;
+    }
+    let _ = (store_url, prefix);
+    Ok(())
 }
 
 fn changes(before: &[(String, u32)], after: Vec<(String, u32)>) -> Vec<Migrated> {
@@ -154,14 +188,21 @@ pub(crate) fn no_kind(url: &str, what: &str, of_file: &str, kinds: &str) -> Stri
     format!("'{scheme}:' is no kind of {what}; there are {kinds}")
 }
 
+/// The kind of a URL and the rest of it. The path of a file may stand behind two slashes, as in `sqlite://x.db` and `sqlite:///var/x.db`.
 pub(crate) fn scheme(url: &str) -> (&str, &str) {
-    url.split_once(':').unwrap_or((url, ""))
+    match url.split_once(':').unwrap_or((url, "")) {
+        (kind @ ("sqlite" | "embedded"), path) => (kind, path.strip_prefix("//").unwrap_or(path)),
+        others => others,
+    }
 }
 
 /// Whether SQLite takes the path for that of a file. Each connection has a database of its own, which goes with it, for an empty path and for
-/// `:memory:`, and may have for a URI.
+/// `:memory:`, and may have for a URI. Parameters, which other programs know in such URLs, would become a part of the name.
 pub(crate) fn is_file(path: &str) -> bool {
-    !path.trim().is_empty() && path != ":memory:" && !path.starts_with("file:")
+    !path.trim().is_empty()
+        && path != ":memory:"
+        && !path.starts_with("file:")
+        && !path.contains('?')
 }
 
 pub(crate) fn open_file(path: &str) -> Result<Database, ConnectError> {
@@ -202,6 +243,11 @@ mod tests {
         let broker = broker::connect(&at("embedded", 1)).await.expect("a broker");
         store.ping().await.expect("works");
         assert!(broker.is_connected());
+        for slashes in ["sqlite://", "sqlite:"] {
+            let url = format!("{slashes}{}", paths[2].0.display());
+            assert_eq!(scheme(&url), ("sqlite", &*paths[2].0.display().to_string()));
+        }
+        assert_eq!(scheme("sqlite://x.db"), ("sqlite", "x.db"));
         let alone = broker::connect("embedded:")
             .await
             .err()
@@ -229,6 +275,8 @@ mod tests {
             "sqlite: ",
             "sqlite::memory:",
             "sqlite:file:x?mode=memory",
+            "sqlite://x.db?mode=rwc",
+            "sqlite://",
         ] {
             let refused = [
                 connect(url, "embedded:").await.err(),

@@ -81,6 +81,7 @@
 mod batcher;
 pub mod broadcast;
 pub mod broker;
+mod clock;
 mod connect;
 pub mod crash;
 #[cfg(feature = "http")]
@@ -100,7 +101,10 @@ mod tls;
 pub use leveret_core as core;
 
 pub use self::{
-    connect::{ConnectError, Connected, Migrated, connect, migrate},
+    connect::{
+        ConnectError, Connected, Migrated, connect, connect_prefixed, migrate, migrate_prefixed,
+        remove_prefixed,
+    },
     one_file::OneFile,
     redact::redact_url,
 };

@@ -278,6 +278,7 @@ impl Engine {
             clock,
             options,
         } = parts;
+        names.check_store(&*store)?;
         let topology = names.topology(publish);
         broker.declare(&topology).await?;
         let names = Arc::new(names);

@@ -491,6 +491,11 @@ pub trait Store: Send + Sync + 'static {
         }
     }
 
+    /// The prefix of the installation whose runs it holds, where installations share a database. `None`: the store has no other user.
+    fn prefix(&self) -> Option<&str> {
+        None
+    }
+
     /// Stores a definition as the newest version of its workflow, unless it is that already. Returns the record and whether it is new.
     ///
     /// When it returns, the version is durable, and the newest until another is put. A crash before leaves it stored or not begun; if it is

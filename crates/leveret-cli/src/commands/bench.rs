@@ -12,7 +12,7 @@ use leveret::{
     broker::{BrokerError, ConsumeOptions},
     core::{json::Json, parse::workflow_from_json, workflow::Workflow},
     nodes::{NodeContext, Registry},
-    redact_url,
+    redact_url, remove_prefixed,
     runtime::{Engine, Names, StartRequest},
     store::{RunStatus, StepError},
 };
@@ -154,6 +154,10 @@ async fn chain(args: &ChainArgs, settings: &Settings) -> anyhow::Result<Report> 
         error = running.failed() => return Err(error),
     };
     let cleaned = running.stop_after(clean_up).await;
+    if settings.says_where() {
+        let prefix = settings.prefix.as_deref().unwrap_or_default();
+        remove_prefixed(&settings.store(), prefix).await?;
+    }
     let (mut latencies, elapsed) = measured?;
     cleaned?;
     latencies.sort_unstable();

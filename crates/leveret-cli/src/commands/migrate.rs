@@ -1,7 +1,7 @@
 //! `leveret migrate`: the schema of the store.
 
 use anyhow::Context;
-use leveret::{Migrated, migrate as migrate_store, redact_url};
+use leveret::{Migrated, migrate_prefixed, redact_url};
 
 use crate::{
     engine,
@@ -12,7 +12,7 @@ use crate::{
 
 pub(crate) async fn migrate(settings: &Settings, output: Output) -> anyhow::Result<Exit> {
     let store = settings.store();
-    let migrated = migrate_store(&store)
+    let migrated = migrate_prefixed(&store, settings.prefix.as_deref().unwrap_or_default())
         .await
         .map_err(engine::of_connect)
         .with_context(|| format!("cannot migrate {}", redact_url(&store)))?;

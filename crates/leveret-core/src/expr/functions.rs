@@ -206,8 +206,11 @@ fn int<'v>(of: &Data<'v>, budget: &Budget) -> Outcome<Data<'v>> {
         Data::Bool(value) => Ok(Data::Int(i128::from(*value))),
         Data::Text(text) => {
             budget.charge_scan(text.len())?;
-            let value = text.parse::<i64>().map_err(|_| not_whole())?;
-            Ok(Data::Int(i128::from(value)))
+            let value = text.parse::<i128>().map_err(|_| not_whole())?;
+            if (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(&value) {
+                return Ok(Data::Int(value));
+            }
+            Err(not_whole())
         }
         other => Err(wrong("int", other)),
     }
@@ -498,6 +501,21 @@ mod tests {
         expression
             .eval(&scope, &Budget::new())
             .map_err(|error| error.message)
+    }
+
+    /// Text of every whole number that JSON has, and of no other.
+    #[test]
+    fn whole_numbers_of_text() {
+        let check = |source: &str, expect: Value| assert_eq!(eval(source), Ok(expect), "{source}");
+        check("int('18446744073709551615')", json!(u64::MAX));
+        check("int('-9223372036854775808')", json!(i64::MIN));
+        for source in [
+            "int('18446744073709551616')",
+            "int('-9223372036854775809')",
+            "int('1.0')",
+        ] {
+            assert!(eval(source).is_err(), "{source}");
+        }
     }
 
     /// Sums of lists and of arguments; whole numbers stay whole, and what is no number or no JSON number is an error.

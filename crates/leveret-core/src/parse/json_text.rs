@@ -11,6 +11,7 @@ use super::{
     document::{self, SyntaxProblem, Text},
     place::{Inside, Mark, Places, Style},
 };
+use crate::json::{beyond, unkept_number};
 
 /// Parses a whole text.
 pub(super) fn parse(text: &str) -> Result<Text, Vec<SyntaxProblem>> {
@@ -214,6 +215,9 @@ impl<'a> Reader<'a> {
                 "expected a JSON value"
             })
         })?;
+        if let Some(number) = unkept_number(&rest[..len]) {
+            return Err(self.problem(beyond(number)));
+        }
         self.pass(len);
         Ok((value, leaf(mark)))
     }

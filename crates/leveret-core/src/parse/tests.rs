@@ -576,7 +576,8 @@ fn reads_yaml_as_the_core_schema_says() {
         }
     };
     assert_snapshot!(params("{a: ~, b: null, c: '', d: true, e: yes, f: 0x1F, g: 0o17, h: 012, i: +5, j: 1_000, k: 1.50, l: 1e3, m: -.5, n: 2026-01-02, o: 1.2.3, p: 'null', q: !!str 5, r: 18446744073709551615, s: e5, t: .}"), @r#"{"a":null,"b":null,"c":"","d":true,"e":"yes","f":31,"g":15,"h":12,"i":5,"j":"1_000","k":1.5,"l":1000.0,"m":-0.5,"n":"2026-01-02","o":"1.2.3","p":"null","q":"5","r":18446744073709551615,"s":"e5","t":"."}"#);
-    assert_snapshot!(params("a: .inf"), @"w.yaml:6:10: error: JSON has no such number");
+    assert_snapshot!(params("a: .inf"), @"w.yaml:6:10: error: JSON has no such number, or it is beyond 64 bits: put it in quotes");
+    assert_snapshot!(params("a: 18446744073709551616"), @"w.yaml:6:10: error: JSON has no such number, or it is beyond 64 bits: put it in quotes");
     assert_snapshot!(params("a: !mine 5"), @"
     w.yaml:6:10: error: a tag of one's own has no meaning in a definition
       help: leave the `!…` out

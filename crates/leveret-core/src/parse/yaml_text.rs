@@ -365,7 +365,10 @@ fn scalar(text: Cow<'_, str>, is_plain: bool, tag: Option<&Tag>, mark: Mark) -> 
         "false" | "False" | "FALSE" => Ok(Value::Bool(false)),
         _ => match number(&text) {
             Some(Ok(number)) => Ok(Value::Number(number)),
-            Some(Err(())) => Err(syntax("JSON has no such number", mark)),
+            Some(Err(())) => Err(syntax(
+                "JSON has no such number, or it is beyond 64 bits: put it in quotes",
+                mark,
+            )),
             None => Ok(Value::String(text.into_owned())),
         },
     }
@@ -398,6 +401,10 @@ fn number(text: &str) -> Option<Result<Number, ()>> {
     }
     if let Ok(int) = plain.parse::<u64>() {
         return Some(Ok(Number::from(int)));
+    }
+    if !unsigned.contains(['.', 'e', 'E']) {
+        // It would be rounded.
+        return Some(Err(()));
     }
     let double = plain.parse().ok().and_then(Number::from_f64);
     Some(double.ok_or(()))

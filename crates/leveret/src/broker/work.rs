@@ -35,11 +35,7 @@
 mod letters;
 mod station;
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use leveret_core::time::Timestamp;
@@ -59,7 +55,10 @@ use super::{
     publish::Pauses,
     pump::{Event, Pump},
 };
-use crate::metrics::queues::QueueMetrics;
+use crate::{
+    clock::{Clock as _, SystemClock},
+    metrics::queues::QueueMetrics,
+};
 
 /// The delays between attempts; as many retries as delays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,9 +181,7 @@ impl fmt::Debug for WorkOptions {
 }
 
 fn system_clock() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let ms = since.map_or(0, |since| since.as_millis());
-    Timestamp(i64::try_from(ms).unwrap_or(i64::MAX))
+    SystemClock.now()
 }
 
 /// What a handler says of a delivery.

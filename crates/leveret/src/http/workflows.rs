@@ -11,8 +11,10 @@ use leveret_core::{
     ids::WorkflowId,
     json::Json,
     parse::{Diagnostics, Source, check_workflow_named},
+    workflow::Workflow,
 };
 use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -22,7 +24,7 @@ use super::{
     problem::{Problem, ProblemBody},
     schema::WorkflowInPath,
 };
-use crate::store::WorkflowRecord;
+use crate::{runtime::Engine, store::WorkflowRecord};
 
 /// The newest version of a workflow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -141,8 +143,13 @@ pub(super) async fn put(
     let bytes = read_body(&parts.headers, body, &api.options).await?;
     let text = std::str::from_utf8(&bytes)
         .map_err(|error| Problem::bad_request(format!("the body is not UTF-8 text: {error}")))?;
-    let (workflow, diagnostics) =
-        check_workflow_named(&Source { name, text }, &id, Some(api.engine.registry()));
+    let (workflow, diagnostics) = if text.len() > CHECKED_HERE_MAX {
+        let (text, id, engine) = (text.to_owned(), id.clone(), api.engine.clone());
+        let checked = spawn_blocking(move || check(name, &text, &id, &engine)).await;
+        checked.map_err(|_| Problem::panicked())?
+    } else {
+        check(name, text, &id, &api.engine)
+    };
     let Some(workflow) = workflow else {
         return Err(Problem::invalid_workflow(diagnostics));
     };
@@ -167,6 +174,18 @@ pub(super) async fn put(
             warnings: diagnostics,
         },
     ))
+}
+
+/// The largest definition that is checked between requests, in bytes: a larger one takes a thread of its own, as the others would wait for it.
+const CHECKED_HERE_MAX: usize = 32 << 10;
+
+fn check(
+    name: &str,
+    text: &str,
+    id: &WorkflowId,
+    engine: &Engine,
+) -> (Option<Workflow>, Diagnostics) {
+    check_workflow_named(&Source { name, text }, id, Some(engine.registry()))
 }
 
 /// Which version is shown.

@@ -1,51 +1,18 @@
-//! Time and randomness, as the runtime is given them.
+//! The time of a store, for what several processes compare.
 
 use std::{
-    fmt,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use leveret_core::{ids::RunId, time::Timestamp};
 use tokio::time::Instant;
 
+pub use crate::clock::{Clock, SystemClock};
 use crate::store::{Store, StoreError};
-
-/// Where the runtime gets the time, random numbers and new ids from. Only here.
-pub trait Clock: Send + Sync + fmt::Debug + 'static {
-    /// Now.
-    fn now(&self) -> Timestamp;
-
-    /// A random number in `0.0..1.0`.
-    fn random(&self) -> f64;
-
-    /// A new, time-ordered run id.
-    fn new_run_id(&self) -> RunId;
-}
-
-/// The machine's clock and random numbers.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> Timestamp {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-    }
-
-    fn random(&self) -> f64 {
-        fastrand::f64()
-    }
-
-    fn new_run_id(&self) -> RunId {
-        RunId::new(uuid::Uuid::now_v7().to_string()).expect("a UUID is an id")
-    }
-}
 
 /// The store's time: what several machines compare, such as when a timer is due, is told by one clock.
 ///

@@ -42,6 +42,9 @@ use crate::{
     },
 };
 
+/// The largest definition that is parsed between other work, in bytes: a larger one takes a thread of its own.
+const PARSED_HERE_MAX: usize = 32 << 10;
+
 /// How many pure steps share a commit at most.
 const PURE_STEPS_MAX: usize = 64;
 
@@ -156,11 +159,24 @@ pub(crate) async fn drive_new(
 
 async fn plan_of(inner: &Arc<Inner>, job: &Job) -> Result<Arc<Plan>, DriveError> {
     if let Some(definition) = &job.workflow {
-        let plan = inner
-            .plans
-            .parse_named(definition, &job.workflow_id, &inner.registry)
-            .map_err(|diagnostics| BadJob::Definition(diagnostics.to_string()))?;
-        return Ok(plan);
+        definition
+            .readable()
+            .map_err(|error| BadJob::Definition(error.to_string()))?;
+        let parse = {
+            let (inner, definition, id) =
+                (inner.clone(), definition.clone(), job.workflow_id.clone());
+            move || {
+                inner
+                    .plans
+                    .parse_named(&definition, &id, &inner.registry)
+                    .map_err(|diagnostics| BadJob::Definition(diagnostics.to_string()))
+            }
+        };
+        if definition.text().len() <= PARSED_HERE_MAX {
+            return Ok(parse()?);
+        }
+        let parsed = tokio::task::spawn_blocking(parse).await;
+        return Ok(parsed.map_err(|error| BadJob::Definition(error.to_string()))??);
     }
     let hash = match job.workflow_hash.as_ref().map(|text| text.parse()) {
         Some(Ok(hash)) => hash,

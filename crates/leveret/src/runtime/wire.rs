@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use leveret_core::{
     ids::{IdError, NodeId, RunId, WorkflowId},
-    json::Json,
+    json::{Json, begins_object},
     time::Timestamp,
     workflow::WorkflowHash,
 };
@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     broker::{
-        Binding, Exchange, ExchangeKind, Message, Publication, Queue, Topology,
+        Binding, BrokerError, Exchange, ExchangeKind, Message, Publication, Queue, Topology,
         dead_letter_queue_name,
     },
-    store::{ErrorCode, RunEnd, RunStatus, StepError},
+    store::{ErrorCode, RunEnd, RunStatus, StepError, Store},
 };
 
 /// The names of the worker's exchange and queues; a prefix separates installations that share a broker.
@@ -48,6 +48,22 @@ impl Names {
             dead_letters: Arc::from(dead_letter_queue_name(&execution)),
             execution: Arc::from(execution),
         }
+    }
+
+    /// Refuses a store that is another installation's: its timers and runs would be taken from it.
+    pub(crate) fn check_store(&self, store: &dyn Store) -> Result<(), BrokerError> {
+        let of_store = store.prefix().map(Names::with_prefix);
+        if of_store.is_none_or(|names| names.execution == self.execution) {
+            return Ok(());
+        }
+        let detail = format!(
+            "the store holds the runs of prefix '{}'; connect to it with the prefix of these names",
+            store.prefix().unwrap_or_default()
+        );
+        Err(BrokerError::Undeclarable {
+            what: format!("queue '{}'", self.execution),
+            detail,
+        })
     }
 
     /// What must exist, given what the worker publishes.
@@ -323,6 +339,9 @@ impl Job {
                 bytes_max,
             });
         }
+        if !begins_object(body) {
+            return Err(BadJob::Malformed("it is no JSON object".to_owned()));
+        }
         serde_json::from_slice(body).map_err(|error| BadJob::Malformed(error.to_string()))
     }
 }
@@ -447,6 +466,13 @@ fn to_message(body: &impl Serialize) -> Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// serde would take a list for an object.
+    #[test]
+    fn a_list_is_no_job() {
+        let bad = Job::decode(br#"["w", "r", "a", null, {"id": "w"}]"#, 1000).unwrap_err();
+        assert!(matches!(bad, BadJob::Malformed(_)), "{bad}");
+    }
 
     #[test]
     fn accepts_both_spellings_of_the_first_message() {

@@ -13,11 +13,15 @@ use crate::{
 /// # Errors
 /// [`StoreError::Url`] when the URL cannot be used, [`StoreError::Unavailable`] when nobody answers now.
 pub async fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
-    Ok(open(url).await?.0)
+    Ok(open(url, "").await?.0)
 }
 
 /// The store, and itself again if it lives in a SQLite file.
-pub(crate) async fn open(url: &str) -> Result<(Arc<dyn Store>, Option<SqliteStore>), ConnectError> {
+pub(crate) async fn open(
+    url: &str,
+    prefix: &str,
+) -> Result<(Arc<dyn Store>, Option<SqliteStore>), ConnectError> {
+    let _ = prefix;
     match connect::scheme(url) {
         ("sqlite", path) => {
             let store = SqliteStore::open(open_file(path)?)?;
@@ -27,7 +31,7 @@ pub(crate) async fn open(url: &str) -> Result<(Arc<dyn Store>, Option<SqliteStor
         #[cfg(feature = "postgres")]
         ("postgres" | "postgresql", _) => {
             use super::postgres::{PostgresOptions, PostgresStore};
-            let store = PostgresStore::connect(PostgresOptions::new(url)).await?;
+            let store = PostgresStore::connect(PostgresOptions::prefixed(url, prefix)).await?;
             Ok((Arc::new(store), None))
         }
         _ => Err(no_store(url).into()),

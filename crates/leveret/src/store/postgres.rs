@@ -19,7 +19,7 @@ use super::{
     Batching, Committed, Finished, Load, Loaded, NewRun, NewTimer, Progress, RunEnd, RunFilter,
     RunRecord, Started, StepRecord, Store, StoreError, Timer, WorkflowRecord,
 };
-use crate::postgres::{PLANS_BY_KEY, Pool, PoolOptions};
+use crate::postgres::{PLANS_BY_KEY, Pool, PoolOptions, quoted};
 use async_trait::async_trait;
 use leveret_core::{
     ids::{RunId, StepKey, WorkflowId},
@@ -37,6 +37,9 @@ const MIGRATIONS: &[&str] = &[
     include_str!("postgres/unbegun.sql"),
 ];
 
+/// The longest name of a schema.
+const SCHEMA_BYTES_MAX: usize = 63;
+
 /// How to reach PostgreSQL, and how much of it to use.
 #[derive(Clone)]
 pub struct PostgresOptions {
@@ -45,6 +48,8 @@ pub struct PostgresOptions {
     pub url: String,
     /// The schema that holds the tables.
     pub schema: String,
+    /// The prefix of the installation whose runs they are.
+    pub prefix: String,
     /// Connections for commits and everything else that writes.
     pub write_connections_max: u32,
     /// Connections for reading.
@@ -68,6 +73,7 @@ impl PostgresOptions {
         PostgresOptions {
             url: url.into(),
             schema: "leveret".to_owned(),
+            prefix: String::new(),
             write_connections_max: 6,
             read_connections_max: 4,
             connect_timeout: Duration::from_secs(5),
@@ -76,6 +82,31 @@ impl PostgresOptions {
             ca_file: None,
             migrate: true,
         }
+    }
+
+    /// The defaults for the installation of a prefix: schema `leveret_` and the prefix, if it has characters.
+    pub fn prefixed(url: impl Into<String>, prefix: &str) -> PostgresOptions {
+        let options = PostgresOptions::new(url);
+        if prefix.is_empty() {
+            return options;
+        }
+        PostgresOptions {
+            schema: format!("leveret_{prefix}"),
+            prefix: prefix.to_owned(),
+            ..options
+        }
+    }
+
+    /// PostgreSQL cuts longer names, and two could become one.
+    fn check(&self) -> Result<(), StoreError> {
+        if self.schema.len() <= SCHEMA_BYTES_MAX {
+            return Ok(());
+        }
+        let detail = format!(
+            "the schema '{}' has more than {SCHEMA_BYTES_MAX} bytes: take a shorter prefix",
+            self.schema
+        );
+        Err(StoreError::Refused { detail })
     }
 
     fn pool(&self) -> PoolOptions {
@@ -108,6 +139,7 @@ pub struct PostgresStore(Arc<Inner>);
 
 struct Inner {
     schema: String,
+    prefix: String,
     writes: Pool,
     reads: Pool,
     known: Known,
@@ -127,6 +159,7 @@ impl PostgresStore {
     /// [`StoreError::Url`]: the URL cannot be used. [`StoreError::Unavailable`]: nobody answers, try again. [`StoreError::Refused`]: wrong user,
     /// password or database, or no right to create the tables. [`StoreError::Schema`]: the tables are of another version.
     pub async fn connect(options: PostgresOptions) -> Result<PostgresStore, StoreError> {
+        options.check()?;
         let writes = Pool::connect(options.pool()).await?;
         if options.migrate {
             writes.migrate(COMPONENT, MIGRATIONS).await?;
@@ -136,6 +169,7 @@ impl PostgresStore {
         let reads = writes.beside(options.read_connections_max);
         Ok(PostgresStore(Arc::new(Inner {
             schema: options.schema,
+            prefix: options.prefix,
             writes,
             reads,
             known: Known::default(),
@@ -145,15 +179,32 @@ impl PostgresStore {
     /// Creates the schema or brings it up to date, under a lock: any number of programs may do so at once. Returns its version before (0: there
     /// was none) and after.
     pub async fn migrate(options: &PostgresOptions) -> Result<(u32, u32), StoreError> {
+        options.check()?;
         let pool = Pool::connect(options.pool()).await?;
         let versions = pool.migrate(COMPONENT, MIGRATIONS).await?;
         pool.close().await;
         Ok(versions)
     }
+
+    /// Removes the schema with all tables in it. Nothing brings them back.
+    pub async fn remove(options: &PostgresOptions) -> Result<(), StoreError> {
+        options.check()?;
+        let pool = Pool::connect(options.pool()).await?;
+        let drop = format!("DROP SCHEMA IF EXISTS {} CASCADE", quoted(&options.schema));
+        let mut lease = pool.lease().await?;
+        lease.query(drop, &[]).await?;
+        std::mem::drop(lease);
+        pool.close().await;
+        Ok(())
+    }
 }
 
 #[async_trait]
 impl Store for PostgresStore {
+    fn prefix(&self) -> Option<&str> {
+        Some(&self.0.prefix)
+    }
+
     /// While some transactions wait for the disk, the next ones work. The other connections are for timers and starts.
     fn batching(&self) -> Batching {
         Batching {

@@ -13,7 +13,8 @@ use leveret::{
     broker::memory::MemoryBroker,
     nodes::{NodeContext, Registry},
     runtime::{
-        Clock, Engine, EngineOptions, EngineParts, Roles, StartRequest, SystemClock, WorkerOptions,
+        Clock, Engine, EngineOptions, EngineParts, Names, Roles, StartRequest, SystemClock,
+        WorkerOptions,
     },
     store::{
         Committed, Finished, NewRun, Outcome, Started, Store, StoreError, conformance,
@@ -701,6 +702,64 @@ async fn a_server_that_is_stopped_holds_nobody_up() {
         let closed = tokio::time::timeout(4 * STOPPED_MAX, engine.close()).await;
         closed.expect("closes");
         stop.send_replace(false);
+    })
+    .await;
+}
+
+/// Installations of two prefixes share a database, and nothing in it. What is not of one prefix is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn installations_share_a_database() {
+    in_schema(|options| async move {
+        let prefix = |which: &str| format!("{which}{:08x}.", fastrand::u32(..));
+        let prefixes = [prefix("a"), prefix("b")];
+        let broker = MemoryBroker::new();
+        let mut engines = Vec::new();
+        for prefix in &prefixes {
+            let connected = leveret::connect_prefixed(&options.url, "memory:", prefix).await;
+            let parts = |names| EngineParts {
+                names,
+                ..EngineParts::new(
+                    connected.as_ref().unwrap().store.clone(),
+                    Arc::new(broker.clone()),
+                )
+            };
+            let refused = Engine::new(parts(Names::default()))
+                .await
+                .err()
+                .expect("is refused");
+            assert!(
+                refused
+                    .to_string()
+                    .contains(&format!("of prefix '{prefix}'")),
+                "{refused}"
+            );
+            engines.push(
+                Engine::new(parts(Names::with_prefix(prefix)))
+                    .await
+                    .expect("declares"),
+            );
+        }
+        // Only the second works, and fires timers.
+        let _serving = (serve(&engines[1], WORKER), serve(&engines[1], KEEPER));
+        let nap = json!({ "id": "a", "uses": "sleep", "params": { "duration": "1ms" } });
+        let (of_first, _) = engines[0].start(request(&nap)).await.expect("starts");
+        let result = engines[1]
+            .start_and_wait(request(&nap))
+            .await
+            .expect("ends");
+        assert_eq!(engines[1].wait(&of_first).await.expect("answers"), None);
+        assert_eq!(
+            engines[0].wait(&result.run_id).await.expect("answers"),
+            None
+        );
+        for prefix in &prefixes {
+            leveret::remove_prefixed(&options.url, prefix)
+                .await
+                .expect("removes");
+        }
+        let long = "x".repeat(60);
+        let refused = leveret::connect_prefixed(&options.url, "memory:", &long).await;
+        assert!(refused.is_err());
     })
     .await;
 }

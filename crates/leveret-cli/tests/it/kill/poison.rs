@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, process::Command, sync::Arc, time::Instant};
 
 use leveret::{
     broker::{ConsumeOptions, Header},
-    connect,
+    connect_prefixed,
     core::{ids::RunId, json::Json, workflow::Workflow},
     nodes::{NodeContext, Registry},
     runtime::{Engine, EngineParts, Names, Roles, StartRequest},
@@ -80,7 +80,8 @@ async fn child_engine() -> Option<Engine> {
 }
 
 async fn engine_at(store: &str, broker: &str, prefix: &str) -> Engine {
-    let connected = connect(store, broker).await.expect("connects");
+    let connected = connect_prefixed(store, broker, prefix).await;
+    let connected = connected.expect("connects");
     let parts = EngineParts {
         one_file: connected.one_file,
         registry: registry(),

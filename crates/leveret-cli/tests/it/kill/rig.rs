@@ -159,7 +159,8 @@ impl Rig {
 
 /// An engine that is told soon when its broker is away, so that this is seen, too.
 async fn engine(place: &Place, quiet: Duration) -> Engine {
-    let store = PostgresStore::connect(PostgresOptions::new(&place.postgres)).await;
+    let store =
+        PostgresStore::connect(PostgresOptions::prefixed(&place.postgres, &place.prefix)).await;
     let store = store.expect("PostgreSQL answers");
     let mut rabbitmq = RabbitMqOptions::new(&place.amqp);
     rabbitmq.outage_wait = Duration::from_secs(1);

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicBool},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use leveret_core::time::Timestamp;
@@ -25,6 +25,7 @@ use crate::{
         queues::{Bounds, ConsumerId, Need, Stored, Waiting},
         routes::QueueId,
     },
+    clock::{Clock as _, SystemClock},
     sqlite::{Database, DatabaseError, Session},
 };
 
@@ -563,6 +564,5 @@ fn logged<T>(result: Result<T, DatabaseError>, what: &str) -> Option<T> {
 
 /// Due times are stored, so that they are of the wall clock.
 fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    Timestamp(since.map_or(0, |since| since.as_millis() as i64))
+    SystemClock.now()
 }

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use lapin::uri::AMQPUri;
+use leveret_core::suggest::nearest;
 use reqwest::Url;
 
 use super::QueueType;
@@ -57,7 +58,44 @@ pub(super) fn parse(url: &str) -> Result<AMQPUri, BrokerError> {
     if let Some(host) = ipv6_host(url) {
         host.clone_into(&mut uri.authority.host);
     }
+    known_parameters(url)?;
     Ok(uri)
+}
+
+/// What a URL may say behind its `?`.
+const PARAMETERS: [&str; 7] = [
+    "auth_mechanism",
+    "cacertfile",
+    "channel_max",
+    "connection_timeout",
+    "frame_max",
+    "heartbeat",
+    "queue_type",
+];
+
+/// Refuses the parameters that nothing heeds. What is no word may be a part of a password, and is not told.
+fn known_parameters(url: &str) -> Result<(), BrokerError> {
+    let Some((_, query)) = url.split_once('?') else {
+        return Ok(());
+    };
+    let names = query.split('&').filter(|pair| !pair.is_empty());
+    let mut names = names.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
+    let Some(unknown) = names.find(|name| !PARAMETERS.contains(name)) else {
+        return Ok(());
+    };
+    let is_word = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+    let shown = if !query.contains('@') && unknown.bytes().all(is_word) {
+        format!("the parameter '{unknown}' is not known")
+    } else {
+        "it has a parameter that is not known".to_owned()
+    };
+    let help = match nearest(unknown, PARAMETERS) {
+        Some(near) => format!("did you mean '{near}'?"),
+        None => format!("there are {}", PARAMETERS.join(", ")),
+    };
+    Err(BrokerError::Url {
+        detail: format!("{shown}: {help}"),
+    })
 }
 
 /// The parser takes an IPv6 address for no host at all.
@@ -126,6 +164,25 @@ mod tests {
         );
         let error = "broker URL: queue_type is classic or quorum, not 'stream'";
         check("amqp://h?queue_type=stream", Err(error.to_owned()));
+    }
+
+    #[test]
+    fn unknown_parameters_are_told() {
+        let check = |query: &str, expect: &str| {
+            let error = parse(&format!("amqp://u:p@h/v?{query}"))
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(expect), "{error}");
+        };
+        check(
+            "heartbeet=5",
+            "the parameter 'heartbeet' is not known: did you mean 'heartbeat'?",
+        );
+        check(
+            "heartbeat=5&verify=verify_peer",
+            "'verify' is not known: there are auth_mechanism",
+        );
+        assert!(parse("amqp://h/v?connection_timeout=5&frame_max=131072").is_ok());
     }
 
     #[test]

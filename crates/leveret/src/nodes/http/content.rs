@@ -2,6 +2,7 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use encoding_rs::{Encoding, UTF_8};
+use leveret_core::json::{beyond, unkept_number};
 use serde_json::{Value, json};
 
 /// A `content-type`, in lower case.
@@ -98,7 +99,11 @@ pub(super) fn value_of(bytes: &[u8], media: &Media) -> Result<Value, String> {
 }
 
 fn parsed(text: &str) -> Result<Value, String> {
-    serde_json::from_str(text).map_err(|error| error.to_string())
+    let value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    match unkept_number(text) {
+        None => Ok(value),
+        Some(number) => Err(beyond(number)),
+    }
 }
 
 fn list<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Value, String> {
