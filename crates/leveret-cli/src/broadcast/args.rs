@@ -6,8 +6,8 @@ use clap::{Args, Subcommand};
 
 pub(crate) const HEART_EXAMPLES: &str = "\
 The file has lines of `key: value`: broker, exchange, queue_name, listen, write_log, data, token,
-api_tokens, api_hosts, log_bytes_max, log_age_max. Flags and
-LEVERET_* go over it; leveret.toml is not read. Several hearts on one write log in PostgreSQL: one is active, the others stand by.
+api_tokens, api_hosts, log_bytes_max, log_age_max, queue_messages_max. Flags and LEVERET_* go over it; leveret.toml is not read.
+Several hearts on one write log in PostgreSQL: one is active, the others stand by.
 
 Exit codes: 0 stopped as asked, 1 the log or the broker cannot be used, 2 a mistake in what was given.
 

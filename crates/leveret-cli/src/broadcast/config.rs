@@ -36,15 +36,18 @@ pub(crate) struct HeartConfig {
     pub(crate) directory: PathBuf,
     pub(crate) access: Access,
     pub(crate) log_bytes_max: Option<u64>,
+    pub(crate) queue_messages_max: Option<u64>,
     pub(crate) log_age_max: Option<Span>,
 }
 
 impl HeartConfig {
     pub(crate) fn load(args: &HeartArgs, settings: &Settings) -> anyhow::Result<HeartConfig> {
         let mut file = SettingsFile::read(settings.config.as_deref())?;
-        let broker = settings.broker.clone().or(file.text("broker")?);
+        let broker = file.checked("broker", check_broker)?;
+        let broker = settings.broker.clone().or(broker);
         let listen = settings.listen.clone().or(file.text("listen")?);
-        let write_log = args.write_log.clone().or(file.text("write_log")?);
+        let write_log = file.checked("write_log", check_log)?;
+        let write_log = args.write_log.clone().or(write_log);
         let data = settings
             .data
             .clone()
@@ -52,12 +55,13 @@ impl HeartConfig {
         let names = names(&args.shared, &mut file)?;
         let access = Access::load(settings, &mut file)?;
         let log_bytes_max = file.parsed::<Bytes>("log_bytes_max")?;
+        let queue_messages_max = file.parsed::<Count>("queue_messages_max")?;
         let log_age_max = file.parsed::<Span>("log_age_max")?;
         file.finish()?;
         let write_log = write_log.unwrap_or_else(|| "sqlite:heart.db".to_owned());
-        check_database("write_log", &write_log, "heart.db")?;
+        check_log(&write_log)?;
         let broker = required("broker", "--broker amqp://localhost", broker)?;
-        refuse_memory("broker", &broker, "amqp://localhost")?;
+        check_broker(&broker)?;
         Ok(HeartConfig {
             broker,
             names,
@@ -66,6 +70,7 @@ impl HeartConfig {
             write_log,
             access,
             log_bytes_max: log_bytes_max.map(|bytes| bytes.0),
+            queue_messages_max: queue_messages_max.map(|count| count.0),
             log_age_max,
         })
     }
@@ -89,15 +94,18 @@ pub(crate) struct NodeConfig {
 impl NodeConfig {
     pub(crate) fn load(args: &NodeArgs, settings: &Settings) -> anyhow::Result<NodeConfig> {
         let mut file = SettingsFile::read(settings.config.as_deref())?;
-        let node_id = args.node_id.clone().or(file.text("node_id")?);
-        let database = args.database.clone().or(file.text("database")?);
+        let node_id = file.checked("node_id", check_node_id)?;
+        let node_id = args.node_id.clone().or(node_id);
+        let database = file.checked("database", check_node_database)?;
+        let database = args.database.clone().or(database);
         let hearts = file.texts("heart")?;
         let hearts = if args.heart.is_empty() {
             hearts
         } else {
             Some(args.heart.clone())
         };
-        let broker = settings.broker.clone().or(file.text("broker")?);
+        let broker = file.checked("broker", check_broker)?;
+        let broker = settings.broker.clone().or(broker);
         let listen = settings.listen.clone().or(file.text("listen")?);
         let advertise = args.advertise.clone().or(file.text("advertise")?);
         let data = settings
@@ -109,14 +117,11 @@ impl NodeConfig {
         let seed = file.flag("seed")?;
         file.finish()?;
         let node_id = required("node_id", "--node-id 1", node_id)?;
-        if !is_node_id(&node_id) {
-            let message = format!("node_id '{node_id}': say 1 to 100 of A-Z a-z 0-9 . _ -");
-            return Err(BadInput::new(message).into());
-        }
+        check_node_id(&node_id)?;
         let database = required("database", "--database sqlite:node.db", database)?;
-        check_database("database", &database, "node.db")?;
+        check_node_database(&database)?;
         let broker = required("broker", "--broker amqp://localhost", broker)?;
-        refuse_memory("broker", &broker, "amqp://localhost")?;
+        check_broker(&broker)?;
         Ok(NodeConfig {
             node_id,
             hearts: required("heart", "--heart http://127.0.0.1:7090", hearts)?,
@@ -203,6 +208,26 @@ fn is_file(url: &str) -> bool {
     sqlite_path(url).is_some_and(|path| !path.as_os_str().is_empty())
 }
 
+fn check_node_id(node_id: &str) -> anyhow::Result<()> {
+    if is_node_id(node_id) {
+        return Ok(());
+    }
+    let message = format!("node_id '{node_id}': say 1 to 100 of A-Z a-z 0-9 . _ -");
+    Err(BadInput::new(message).into())
+}
+
+fn check_broker(url: &str) -> anyhow::Result<()> {
+    refuse_memory("broker", url, "amqp://localhost")
+}
+
+fn check_log(url: &str) -> anyhow::Result<()> {
+    check_database("write_log", url, "heart.db")
+}
+
+fn check_node_database(url: &str) -> anyhow::Result<()> {
+    check_database("database", url, "node.db")
+}
+
 fn check_database(key: &str, url: &str, example: &str) -> anyhow::Result<()> {
     if is_file(url) || is_postgres(url) {
         return Ok(());
@@ -228,6 +253,21 @@ fn beside(url: &str) -> PathBuf {
             PathBuf::from(name)
         }
         None => PathBuf::from(".leveret/snapshots"),
+    }
+}
+
+/// A number that is not zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Count(u64);
+
+impl std::str::FromStr for Count {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Count, String> {
+        let count = text.parse().ok().filter(|count| *count > 0);
+        count
+            .map(Count)
+            .ok_or_else(|| format!("'{text}' is no number of messages: say 100000"))
     }
 }
 

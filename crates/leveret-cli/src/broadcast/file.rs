@@ -60,6 +60,20 @@ impl SettingsFile {
         }
     }
 
+    /// Text that has to pass a check: what that says is told with the line.
+    pub(crate) fn checked(
+        &mut self,
+        key: &'static str,
+        check: impl FnOnce(&str) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Option<String>> {
+        let line = self.line(key);
+        let text = self.text(key)?;
+        if let Some(text) = &text {
+            check(text).map_err(|error| self.mistake(line, &error.to_string()))?;
+        }
+        Ok(text)
+    }
+
     /// One text or a list of them.
     pub(crate) fn texts(&mut self, key: &'static str) -> anyhow::Result<Option<Vec<String>>> {
         let Some(setting) = self.take(key) else {

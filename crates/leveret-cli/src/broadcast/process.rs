@@ -115,6 +115,9 @@ pub(crate) async fn heart(args: &HeartArgs, settings: &Settings) -> anyhow::Resu
         ..HeartOptions::new(owner, &config.directory)
     };
     options.log_bytes_max = config.log_bytes_max.unwrap_or(options.log_bytes_max);
+    options.queue_messages_max = config
+        .queue_messages_max
+        .unwrap_or(options.queue_messages_max);
     options.log_age_max = config
         .log_age_max
         .map_or(options.log_age_max, |span| span.0);

@@ -104,6 +104,8 @@ pub struct HeartOptions {
     pub log_bytes_max: u64,
     /// A log whose oldest write is older is truncated behind a snapshot. 7 days.
     pub log_age_max: Duration,
+    /// A node's queue in which more messages wait is deleted: the node comes back by the log, or a snapshot. 100,000.
+    pub queue_messages_max: u64,
     /// How long clients' keys are known. 24 h.
     pub keys_age_max: Duration,
 }
@@ -118,6 +120,7 @@ impl HeartOptions {
             node_lease: Duration::from_secs(10),
             log_bytes_max: 1 << 30,
             log_age_max: Duration::from_secs(7 * 24 * 3600),
+            queue_messages_max: 100_000,
             keys_age_max: Duration::from_secs(24 * 3600),
         }
     }

@@ -22,7 +22,7 @@ fn mistakes_name_their_line() {
     check(
         "heart",
         "broker: amqp://h\nwrite_log: mysql://u:hush@h/d",
-        "say sqlite:heart.db or postgres://",
+        "given.yaml:2: write_log 'mysql://u:***@h/d': say sqlite:heart.db or postgres://",
     );
     check(
         "heart",
@@ -30,11 +30,20 @@ fn mistakes_name_their_line() {
         "given.yaml:2: 'log_bytes_max': 'much' is no size",
     );
     check(
+        "heart",
+        "broker: amqp://h\nqueue_messages_max: 0",
+        "given.yaml:2: 'queue_messages_max': '0' is no number of messages",
+    );
+    check(
         "node",
         "node_id: 1\nnode_id: 2",
         "given.yaml:2: the key `node_id` comes twice",
     );
-    check("node", "node_id: a b\nbroker: amqp://h", "node_id 'a b'");
+    check(
+        "node",
+        "broker: amqp://h\nnode_id: a b",
+        "given.yaml:2: node_id 'a b'",
+    );
     check(
         "node",
         "node_id: 1\nseed: maybe",

@@ -6,7 +6,7 @@ use leveret_core::{broadcast::Position, time::Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -32,6 +32,9 @@ const TRY_EVERY: Duration = Duration::from_millis(500);
 
 /// How often the log's size is looked at, and what nobody waits for is forgotten.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
+
+/// How long the broker may take to count or delete a queue.
+const DEPTH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long an outcome is waited for that nobody asks for.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
@@ -217,8 +220,31 @@ impl Shared {
             state.phase.held()
         };
         let Some(epoch) = held else { return };
+        self.bound_queues().await;
         if let Err(error) = self.truncate(epoch).await {
             tracing::warn!(%error, "the log is not made smaller now");
+        }
+    }
+
+    /// Deletes the queues in which too much waits: their nodes are away, or cannot follow, and the log has what they lack. One that runs declares
+    /// its queue again.
+    async fn bound_queues(&self) {
+        let node_ids: Vec<Arc<str>> = self.state().members.by_id.keys().cloned().collect();
+        let broker = &self.parts.broker;
+        for node_id in node_ids {
+            let queue = self.options.names.node_queue(&node_id);
+            // A broker that is away does not keep the lease waiting.
+            let asked = timeout(DEPTH_TIMEOUT, broker.queue_stats(&queue)).await;
+            let Ok(Ok(stats)) = asked else { continue };
+            if stats.ready <= self.options.queue_messages_max {
+                continue;
+            }
+            tracing::warn!(%node_id, %queue, ready = stats.ready, "the queue of node {node_id} is deleted: too much waits in it");
+            match timeout(DEPTH_TIMEOUT, broker.delete_queue(&queue)).await {
+                Ok(Ok(())) => self.metrics.queues_deleted.inc(),
+                Ok(Err(error)) => tracing::warn!(%error, %queue, "the queue is not deleted now"),
+                Err(_) => tracing::warn!(%queue, "the queue is not deleted in time"),
+            }
         }
     }
 

@@ -33,6 +33,8 @@ pub struct HeartMetrics {
     pub snapshots: Counter,
     /// Writes truncated.
     pub truncated: Counter,
+    /// Queues of nodes that were deleted, since too much waited in them.
+    pub queues_deleted: Counter,
 }
 #[cfg(feature = "http")]
 pub(super) mod text {
@@ -128,6 +130,11 @@ pub(super) mod text {
                 "leveret_broadcast_truncated_total",
                 "Writes truncated from the log.",
                 &metrics.truncated,
+            ),
+            (
+                "leveret_broadcast_queues_deleted_total",
+                "Queues of nodes that were deleted, since too much waited in them.",
+                &metrics.queues_deleted,
             ),
         ];
         for (name, help, counter) in counters {

@@ -349,6 +349,34 @@ async fn a_log_is_truncated_behind_a_snapshot() {
     cluster.stop().await;
 }
 
+/// The queue of a node that is away does not grow without end: past its bound it is deleted, and the node comes back by the log.
+#[tokio::test(start_paused = true)]
+async fn the_queue_of_a_node_that_is_away_is_bounded() {
+    let mut cluster = cluster(&["a", "b"]).await;
+    cluster.kill_heart();
+    cluster.start_heart_with(HeartOptions {
+        queue_messages_max: 20,
+        ..cluster.options("heart")
+    });
+    cluster.until_active().await;
+    cluster.write("add x", 1, Ack::All).await.unwrap();
+    cluster.kill_node("b");
+    let queue = cluster.options("heart").names.node_queue("b");
+    for number in 0..50 {
+        cluster.write("add x", number, Ack::One).await.unwrap();
+    }
+    cluster
+        .until("the queue is deleted", async |_| {
+            cluster.broker.queue_stats(&queue).await.is_err()
+        })
+        .await;
+    cluster.start_node("b").await;
+    cluster.until_equal().await;
+    let waiting = cluster.broker.queue_stats(&queue).await.unwrap();
+    assert_eq!(waiting.ready, 0, "it is declared again, and consumed");
+    cluster.stop().await;
+}
+
 /// While the broker takes nothing, writes are accepted, and nodes fetch them.
 #[tokio::test(start_paused = true)]
 async fn goes_on_without_the_broker() {
