@@ -11,7 +11,7 @@ use crate::{
         BENCH_BROADCAST_EXAMPLES, BroadcastArgs, CLUSTER_EXAMPLES, ClusterArgs, HEART_EXAMPLES,
         HeartArgs, NODE_EXAMPLES, NodeArgs,
     },
-    settings::{Settings, Status},
+    settings::{Settings, Span, Status},
 };
 
 /// Runs workflows durably: in one process on a SQLite file, or across machines on RabbitMQ and PostgreSQL.
@@ -101,6 +101,14 @@ pub(crate) enum Command {
     #[command(after_help = MIGRATE_EXAMPLES)]
     Migrate,
 
+    /// Remove runs that ended long ago
+    #[command(after_help = PRUNE_EXAMPLES)]
+    Prune {
+        /// How long ago they ended at least [default: the setting retention]
+        #[arg(long, value_name = "TIME")]
+        older_than: Option<Span>,
+    },
+
     /// Print the settings in effect, without passwords
     #[command(after_help = CONFIG_EXAMPLES)]
     Config,
@@ -118,6 +126,13 @@ pub(crate) enum Command {
         shell: Shell,
     },
 }
+
+const PRUNE_EXAMPLES: &str = "\
+`leveret up` and `leveret serve` do so by themselves, after --retention. A SQLite file belongs to one process: stop it first.
+
+Examples:
+  leveret prune --older-than 7d --store postgres://localhost/leveret
+  leveret prune --older-than 1h --json     {\"runs\"}";
 
 /// What to measure.
 #[derive(Debug, Subcommand)]

@@ -7,6 +7,7 @@ mod dlq;
 pub(crate) mod each;
 mod graph;
 mod migrate;
+mod prune;
 mod run;
 mod runs;
 mod show;
@@ -60,6 +61,7 @@ pub(crate) fn execute(cli: Cli) -> anyhow::Result<Exit> {
         Command::Demo(args) => block_on(demo(args, &settings, output)),
         Command::Bench(command) => block_on(bench::bench(command, &settings, output)),
         Command::Migrate => block_on(migrate::migrate(&settings, output)),
+        Command::Prune { older_than } => block_on(prune::prune(older_than, &settings, output)),
     }
 }
 

@@ -23,11 +23,12 @@ pub(crate) enum Chatter {
 }
 
 impl Chatter {
-    /// Without the AMQP client's own lines: it calls every closed connection an error, and our adapter tells what matters.
+    /// Without the AMQP client's own lines: it calls every closed connection an error, and our adapter tells what matters. Runs that fail are in the
+    /// log of processes that stay; the others print them.
     fn filter(self) -> &'static str {
         match self {
-            Chatter::Warnings => "warn,lapin=off",
-            Chatter::NodesAndWarnings => "warn,lapin=off,leveret::log=info",
+            Chatter::Warnings => "warn,lapin=off,leveret::failures=off",
+            Chatter::NodesAndWarnings => "warn,lapin=off,leveret::failures=off,leveret::log=info",
             Chatter::Everything => "info,lapin=off",
         }
     }

@@ -223,6 +223,17 @@ pub(crate) struct Settings {
     )]
     pub(crate) stalled_after: Option<Span>,
 
+    /// How long runs are kept after their end, or `off` for ever [default: 30d]
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "LEVERET_RETENTION",
+        hide_env_values = true,
+        hide_short_help = true,
+        global = true
+    )]
+    pub(crate) retention: Option<Retention>,
+
     /// Hosts (`api.example.com`, `*.example.com`), addresses and ranges that `http` nodes may ask, with commas between; all others are refused
     /// [default: everything but metadata addresses]
     #[arg(
@@ -362,6 +373,36 @@ impl From<Span> for String {
     }
 }
 
+/// How long something is kept: a time span, or `off` for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Retention(pub(crate) Option<Span>);
+
+impl FromStr for Retention {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Retention, String> {
+        match text {
+            "off" => Ok(Retention(None)),
+            text => Ok(Retention(Some(text.parse()?))),
+        }
+    }
+}
+
+impl TryFrom<String> for Retention {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Retention, String> {
+        text.parse()
+    }
+}
+
+impl From<Retention> for String {
+    fn from(Retention(span): Retention) -> String {
+        span.map_or_else(|| "off".to_owned(), |span| span.to_string())
+    }
+}
+
 impl Settings {
     /// These settings (flags and variables) over those of the file. A file that was named must exist; `./leveret.toml` may.
     pub(crate) fn load(self) -> anyhow::Result<Settings> {
@@ -406,6 +447,7 @@ impl Settings {
             prefix: self.prefix.or(file.prefix),
             drain_timeout: self.drain_timeout.or(file.drain_timeout),
             stalled_after: self.stalled_after.or(file.stalled_after),
+            retention: self.retention.or(file.retention),
             http_allow: self.http_allow.or(file.http_allow),
             http_deny: self.http_deny.or(file.http_deny),
             keep_cpus_awake: self.keep_cpus_awake.or(file.keep_cpus_awake),
@@ -486,9 +528,17 @@ impl Settings {
         let default = EngineOptions::default();
         EngineOptions {
             quiet: self.stalled_after.map_or(default.quiet, |span| span.0),
+            retention: self.retention(),
             keep_cpus_awake: self.keep_cpus_awake.unwrap_or(true),
             ..default
         }
+    }
+
+    /// How long runs are kept after their end.
+    pub(crate) fn retention(&self) -> Option<Duration> {
+        let default = EngineOptions::default().retention;
+        self.retention
+            .map_or(default, |Retention(span)| span.map(|span| span.0))
     }
 
     /// Who may ask the API.
@@ -545,6 +595,7 @@ impl Settings {
             prefix: Some(self.prefix.clone().unwrap_or_default()),
             drain_timeout: Some(Span(worker.drain_timeout)),
             stalled_after: Some(Span(self.engine().quiet)),
+            retention: Some(Retention(self.retention().map(Span))),
             http_allow: Some(self.http_allow.clone().unwrap_or_default()),
             http_deny: Some(self.http_deny.clone().unwrap_or_default()),
             keep_cpus_awake: Some(self.engine().keep_cpus_awake),
@@ -603,6 +654,7 @@ fn expected(key: &str) -> &'static str {
         "completion" | "keep_cpus_awake" | "insecure" => "true or false, without quotes",
         "status" => "'all', 'final' or 'off'",
         "log_format" => "'text' or 'json'",
+        "retention" => "a time in quotes, such as '30d', or 'off'",
         "drain_timeout" | "stalled_after" => "a time in quotes, such as '250ms', '30s' or '5m'",
         _ => "text in quotes",
     }
@@ -661,6 +713,10 @@ mod tests {
             "line 2: 'prefetch' must be a whole number from 1",
         );
         check("drain_timeout = 'soon'", "'drain_timeout' must be a time");
+        check(
+            "retention = 'never'",
+            "'retention' must be a time in quotes, such as '30d', or 'off'",
+        );
         check("stalled_after = 5", "'stalled_after' must be a time");
         check(
             "store = 5\nprefetch = 'hush'",
@@ -671,6 +727,17 @@ mod tests {
         check("completion = 'true'", "must be true or false");
         check("store = 'postgres://u:hush@h\n", "line 1");
         check("config = 'x'", "unknown setting 'config'");
+    }
+
+    #[test]
+    fn retention_can_be_off() {
+        let check = |text: &str, expect: Option<u64>| {
+            let settings = parse(text).unwrap();
+            assert_eq!(settings.engine().retention, expect.map(Duration::from_secs));
+        };
+        check("", Some(30 * 24 * 3600));
+        check("retention = '7d'", Some(7 * 24 * 3600));
+        check("retention = 'off'", None);
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::runtime::{Engine, Names};
 mod answer;
 mod dead_letters;
 mod detach;
+mod detail;
 mod events;
 mod extract;
 mod guard;
@@ -47,6 +48,7 @@ use self::{
 };
 pub use self::{
     dead_letters::{DeadLetterList, DeadLetterQueues, dead_letters},
+    detail::{RunDetail, StepDetail},
     guard::{Guard, Scope, ScopeOf, Tokens, TokensError, guarded},
     page::Page,
     problem::ProblemBody,
@@ -236,7 +238,7 @@ fn prefix(names: &Names) -> Option<String> {
 }
 
 /// This document.
-#[utoipa::path(get, path = "/api/openapi.json", tag = "operations", responses(
+#[utoipa::path(get, path = "/api/openapi.json", operation_id = "openapi", tag = "operations", responses(
     (status = 200, description = "The OpenAPI 3.1 document", body = serde_json::Value),
     (status = 400, description = "Not a query", body = ProblemBody, content_type = "application/problem+json"),
 ))]

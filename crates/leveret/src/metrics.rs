@@ -1,15 +1,17 @@
 //! What a process counts: plain atomics, so that counting costs nanoseconds. The HTTP API prints them ([`text`]).
 //!
-//! Every label is bounded: node types are those of the registry, all others count as one.
+//! Every label is bounded: node types are those of the registry, all others count as one; so do workflows beyond [`WORKFLOWS_MAX`].
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
+
+use leveret_core::ids::WorkflowId;
 
 use crate::{
     broker::ConsumerState,
@@ -159,6 +161,42 @@ impl ConsumerGauge {
     }
 }
 
+/// Bounds of the durations of runs, in milliseconds: 1 ms to a day.
+pub(crate) const RUN_BOUNDS_MS: &[u64] = &[
+    1, 5, 10, 50, 100, 500, 1_000, 5_000, 10_000, 60_000, 300_000, 3_600_000, 86_400_000,
+];
+
+/// How many workflows are told apart; the runs of all others count together.
+pub const WORKFLOWS_MAX: usize = 200;
+
+/// What is counted of the runs of one workflow in this process. Runs begin in one and end in another: those that go on are the difference of
+/// the sums over all.
+#[derive(Debug)]
+pub struct WorkflowMetrics {
+    /// Runs begun.
+    pub started: Counter,
+    /// Runs that ended as completed.
+    pub completed: Counter,
+    /// Runs that ended as failed.
+    pub failed: Counter,
+    /// Runs cancelled.
+    pub cancelled: Counter,
+    /// How long runs took, from when they were asked for to their end, in milliseconds.
+    pub duration_ms: Histogram,
+}
+
+impl Default for WorkflowMetrics {
+    fn default() -> WorkflowMetrics {
+        WorkflowMetrics {
+            started: Counter::default(),
+            completed: Counter::default(),
+            failed: Counter::default(),
+            cancelled: Counter::default(),
+            duration_ms: Histogram::new(RUN_BOUNDS_MS),
+        }
+    }
+}
+
 /// What a process counts.
 #[derive(Debug)]
 pub struct Metrics {
@@ -176,6 +214,8 @@ pub struct Metrics {
     pub dead_letters: Counter,
     /// Stalled runs taken up again.
     pub reconciled: Counter,
+    /// Runs removed, as they had ended long ago.
+    pub runs_pruned: Counter,
     /// Timers fired: steps that slept, and retries that came due.
     pub timers_fired: Counter,
     /// Messages that the broker confirmed.
@@ -198,6 +238,8 @@ pub struct Metrics {
     pub consumer: ConsumerGauge,
     by_node_type: HashMap<Arc<str>, NodeTypeMetrics>,
     unregistered: NodeTypeMetrics,
+    by_workflow: RwLock<BTreeMap<WorkflowId, Arc<WorkflowMetrics>>>,
+    other_workflows: Arc<WorkflowMetrics>,
 }
 
 impl Default for Metrics {
@@ -221,6 +263,7 @@ impl Metrics {
             duplicates: Counter::default(),
             dead_letters: Counter::default(),
             reconciled: Counter::default(),
+            runs_pruned: Counter::default(),
             timers_fired: Counter::default(),
             published: Counter::default(),
             status_messages_lost: Counter::default(),
@@ -233,6 +276,8 @@ impl Metrics {
             consumer: ConsumerGauge::default(),
             by_node_type,
             unregistered: NodeTypeMetrics::default(),
+            by_workflow: RwLock::default(),
+            other_workflows: Arc::default(),
         }
     }
 
@@ -249,13 +294,54 @@ impl Metrics {
         all
     }
 
-    pub(crate) fn run_ended(&self, end: &RunEnd) {
-        match end.status {
-            RunStatus::Completed => self.runs_completed.inc(),
-            RunStatus::Failed => self.runs_failed.inc(),
-            RunStatus::Cancelled => self.runs_cancelled.inc(),
-            RunStatus::Running => {}
+    /// The workflows of which runs were counted, by name, the first [`WORKFLOWS_MAX`] that came; those of all others as `other`.
+    pub fn workflows(&self) -> Vec<(String, Arc<WorkflowMetrics>)> {
+        let known = self.by_workflow.read();
+        let known = known.unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = known
+            .iter()
+            .map(|(id, counted)| (id.to_string(), counted.clone()))
+            .collect();
+        let others = &self.other_workflows;
+        if others.started.get() > 0 || others.duration_ms.count() > 0 {
+            all.push(("other".to_owned(), others.clone()));
         }
+        all
+    }
+
+    fn of_workflow(&self, id: &WorkflowId) -> Arc<WorkflowMetrics> {
+        let known = self.by_workflow.read();
+        let known = known.unwrap_or_else(PoisonError::into_inner);
+        if let Some(counted) = known.get(id) {
+            return counted.clone();
+        }
+        let is_full = known.len() >= WORKFLOWS_MAX;
+        drop(known);
+        if is_full || id.as_str() == "other" {
+            return self.other_workflows.clone();
+        }
+        let known = self.by_workflow.write();
+        let mut known = known.unwrap_or_else(PoisonError::into_inner);
+        known.entry(id.clone()).or_default().clone()
+    }
+
+    pub(crate) fn run_started(&self, workflow_id: &WorkflowId) {
+        self.runs_started.inc();
+        self.of_workflow(workflow_id).started.inc();
+    }
+
+    pub(crate) fn run_ended(&self, workflow_id: &WorkflowId, end: &RunEnd) {
+        let counted = self.of_workflow(workflow_id);
+        let (of_all, of_workflow) = match end.status {
+            RunStatus::Completed => (&self.runs_completed, &counted.completed),
+            RunStatus::Failed => (&self.runs_failed, &counted.failed),
+            RunStatus::Cancelled => (&self.runs_cancelled, &counted.cancelled),
+            RunStatus::Running => return,
+        };
+        of_all.inc();
+        of_workflow.inc();
+        let took = end.ended_at.ms_since(end.created_at);
+        counted.duration_ms.observe(took);
     }
 
     /// An attempt at a step was executed.
@@ -288,6 +374,21 @@ mod tests {
         }
         assert_eq!(histogram.cumulated().collect::<Vec<_>>(), [(1, 2), (10, 4)]);
         assert_eq!((histogram.count(), histogram.sum()), (6, 524));
+    }
+
+    #[test]
+    fn workflows_are_bounded() {
+        let metrics = Metrics::default();
+        for number in 0..WORKFLOWS_MAX + 5 {
+            let id = WorkflowId::new(format!("w{number:04}")).unwrap();
+            metrics.run_started(&id);
+            metrics.run_started(&id);
+        }
+        let workflows = metrics.workflows();
+        assert_eq!(workflows.len(), WORKFLOWS_MAX + 1);
+        let (name, others) = workflows.last().unwrap();
+        assert_eq!((&**name, others.started.get()), ("other", 10));
+        assert_eq!(workflows[0].1.started.get(), 2);
     }
 
     #[test]

@@ -37,6 +37,7 @@ mod known;
 mod local;
 mod observer;
 mod plan;
+mod pruner;
 mod reconciler;
 mod result;
 mod starter;
@@ -90,6 +91,9 @@ pub struct EngineOptions {
     /// A run in which nothing was recorded and nothing executed for so long, and which has no timer, is taken up by the reconciler. Default
     /// 60 s; the same in all processes.
     pub quiet: Duration,
+    /// How long runs are kept after their end; the process that takes up stalled runs removes them then, with all that is recorded of them. `None`:
+    /// for ever. Default 30 days.
+    pub retention: Option<Duration>,
     /// How long cancelling a run may wait for a broker that is away. Default 10 s.
     pub cancel_timeout: Duration,
     /// Whether idle CPUs of this machine poll for work, instead of halting, from a commit until 2 ms after it. On a virtual machine a run that is
@@ -108,6 +112,7 @@ impl Default for EngineOptions {
             inline_time_max: Duration::from_secs(5),
             deliveries_max: 5,
             quiet: Duration::from_secs(60),
+            retention: Some(Duration::from_secs(30 * 24 * 60 * 60)),
             cancel_timeout: Duration::from_secs(10),
             keep_cpus_awake: false,
         }
@@ -189,7 +194,7 @@ pub struct Roles {
     pub worker: Option<WorkerOptions>,
     /// Fires timers.
     pub timers: bool,
-    /// Takes up stalled runs.
+    /// Takes up stalled runs, and removes those that ended long ago.
     pub reconciler: bool,
 }
 
@@ -359,6 +364,9 @@ impl Engine {
         }
         if roles.reconciler {
             playing.spawn(reconciler::run(inner.clone(), shutdown.clone()).map(Ok));
+            if let Some(kept) = inner.options.retention {
+                playing.spawn(pruner::run(inner.clone(), kept, shutdown.clone()).map(Ok));
+            }
         }
         let options = roles.worker.unwrap_or_default();
         let drain_max = options.drain_timeout + DRAIN_MARGIN;
@@ -401,6 +409,14 @@ impl Engine {
         timers::run_once(&self.inner, self.inner.clock.now())
             .await
             .map_err(store_error)
+    }
+
+    /// Removes runs that ended before that time, with all that is recorded of them; returns how many. [`serve`](Self::serve) does this by itself,
+    /// after [`EngineOptions::retention`].
+    pub async fn prune(&self, ended_before: Timestamp) -> Result<u64, StoreError> {
+        let removed = pruner::run_once(&*self.inner.store, ended_before).await?;
+        self.inner.metrics.runs_pruned.add(removed);
+        Ok(removed)
     }
 
     /// Takes up stalled runs; returns how many runs were looked at. [`serve`](Self::serve) does this by itself.

@@ -471,6 +471,34 @@ pub struct RunFilter {
     pub limit: u32,
 }
 
+/// Where a [pass](Store::prune) over the runs that ended stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pass {
+    /// The workflow whose runs are looked at; empty before the first.
+    workflow_id: String,
+    /// The last of them that was looked at: when it was asked for, and its id.
+    after: (i64, String),
+}
+
+impl Pass {
+    /// The beginning of a workflow's runs.
+    fn at(workflow_id: String) -> Pass {
+        Pass {
+            workflow_id,
+            after: (i64::MIN, String::new()),
+        }
+    }
+
+    /// Behind the page of a workflow's runs that was looked at, if there may be more of them.
+    fn behind(self, page: &[(i64, String)], limit: u32) -> Option<Pass> {
+        let last = page.last().filter(|_| page.len() >= limit as usize)?;
+        Some(Pass {
+            after: last.clone(),
+            ..self
+        })
+    }
+}
+
 /// How the steps of many runs are best recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batching {
@@ -622,6 +650,12 @@ pub trait Store: Send + Sync + 'static {
     /// A run's recorded steps, by start time and node id.
     async fn steps(&self, run_id: &RunId) -> Result<Vec<StepRecord>, StoreError>;
 
+    /// The timers of a run: which step each wakes, and when.
+    async fn timers_of(
+        &self,
+        run_id: &RunId,
+    ) -> Result<Vec<(NodeId, Scope, Timestamp)>, StoreError>;
+
     /// Runs, newest first.
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRecord>, StoreError>;
 
@@ -630,6 +664,18 @@ pub trait Store: Send + Sync + 'static {
     async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
         Ok(None)
     }
+
+    /// Removes runs that ended before that time, with their steps and all else that is recorded of them; definitions stay. Looks at up to `limit`
+    /// runs from where the pass stands, and returns how many were removed, and where the pass goes on, if it does.
+    ///
+    /// A run that has a timer, or is [unbegun](NewRun::UNBEGUN), stays: what tells of its end is still to be published. When it returns, this is
+    /// durable; a crash before removes all of these runs or none. Calling again is safe.
+    async fn prune(
+        &self,
+        before: Timestamp,
+        pass: Pass,
+        limit: u32,
+    ) -> Result<(u32, Option<Pass>), StoreError>;
 
     /// Whether the store answers now.
     async fn ping(&self) -> Result<(), StoreError>;

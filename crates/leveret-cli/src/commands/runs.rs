@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use anyhow::Context;
 use leveret::{
+    http::RunDetail,
     runtime::{Clock, RunResult, SystemClock},
     store::RunStatus,
 };
 use leveret_core::ids::RunId;
 use reqwest::Method;
-use serde::Serialize;
+use serde::{Deserialize as _, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
@@ -154,11 +155,53 @@ async fn list(client: &Client, args: &ListArgs, output: Output) -> anyhow::Resul
 }
 
 async fn show(client: &Client, run_id: &str, output: Output) -> anyhow::Result<Exit> {
-    let result: RunResult = client
+    let detail: RunDetail = client
         .json(client.request(Method::GET, &["runs", run_id]))
         .await?;
+    if output.json {
+        output::json(&detail)?;
+        return Ok(Exit::Ok);
+    }
+    // It has all that a result has.
+    let result = RunResult::deserialize(serde_json::to_value(&detail)?)?;
+    for (name, value) in facts(&detail) {
+        output::line(format!("{name:<14}{value}"))?;
+    }
+    output::line("")?;
     print(client, &result, output).await?;
+    for line in to_come(&detail) {
+        output::line(line)?;
+    }
     Ok(Exit::Ok)
+}
+
+/// What is told of a run before its steps.
+fn facts(detail: &RunDetail) -> Vec<(&'static str, String)> {
+    let version = detail.version.map(|version| format!(", version {version}"));
+    let workflow = format!("{}{}", detail.workflow_id, version.unwrap_or_default());
+    let mut facts = vec![
+        ("workflow", workflow),
+        ("asked for at", detail.created_at.clone()),
+    ];
+    facts.extend(detail.ended_at.clone().map(|at| ("ended at", at)));
+    facts.push(("input", detail.input.text().to_owned()));
+    facts
+}
+
+/// What a run that goes on is at.
+fn to_come(detail: &RunDetail) -> Vec<String> {
+    let under_way = detail.under_way.iter();
+    let under_way = under_way.map(|node| format!("'{node}' is executed, or waits for a worker"));
+    let waiting = detail.steps.iter().filter_map(|(name, step)| {
+        let due = step.due_at.as_ref()?;
+        let does = if step.error.is_some() {
+            "is tried again"
+        } else {
+            "goes on"
+        };
+        Some(format!("'{name}' {does} at {due}"))
+    });
+    under_way.chain(waiting).collect()
 }
 
 async fn cancel(client: &Client, run_id: &str, output: Output) -> anyhow::Result<Exit> {

@@ -63,7 +63,18 @@ fn workflows_and_runs_go_through_the_server() {
         &["runs", "start", "hello", "--wait", "--run-id", "first"],
     );
     assert_eq!(result["output"], json!("Hello, leveret with 4 legs!"));
-    assert_eq!(at(&server, &["runs", "show", "first"]), result);
+    let shown = at(&server, &["runs", "show", "first"]);
+    for name in ["output", "status", "error", "duration_ms"] {
+        assert_eq!(shown[name], result[name], "{name}");
+    }
+    let text = leveret(&["runs", "show", "first", "--server", &server.url()]);
+    for part in [
+        "workflow      hello, version 1",
+        "asked for at  20",
+        "input         null",
+    ] {
+        assert!(text.stdout.contains(part), "{part}: {text:?}");
+    }
     let begun = at(
         &server,
         &["runs", "start", "hello", "--idempotency-key", "k"],
@@ -285,4 +296,34 @@ fn serve_does_not_work() {
         at(&server, &["runs", "show", "r"])["status"],
         json!("completed")
     );
+}
+
+/// Who looks into the log of a server sees which run failed, where and why.
+#[test]
+fn failures_are_in_the_log() {
+    let directory = Directory::new();
+    let text =
+        "id: bad\nnodes:\n  - { id: broken, uses: fail, params: { message: no such luck } }\n";
+    let (file, log) = (directory.file("bad.yaml", text), directory.file("log", ""));
+    let args = ["up", "--listen", "127.0.0.1:0", "--data", &directory.path()];
+    let log_file = std::fs::File::options().append(true).open(&log).unwrap();
+    let server = Server::logging_to(log_file, command(&args));
+    at(&server, &["workflows", "put", &file]);
+    let ended = ended_at(
+        &server,
+        &["runs", "start", "bad", "--wait", "--run-id", "r-1"],
+    );
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    server.terminate();
+    assert_eq!(server.wait().0, Some(0));
+    let log = std::fs::read_to_string(&log).unwrap();
+    for part in [
+        "step 'broken' of run r-1 failed",
+        "run r-1 of 'bad' failed",
+        "no such luck",
+    ] {
+        assert!(log.contains(part) && log.contains("WARN"), "{part}: {log}");
+    }
+    let run = leveret(&["run", &file]);
+    assert!(!run.stderr.contains("WARN"), "{run:?}");
 }

@@ -196,7 +196,7 @@ impl SettleQuery {
 /// Lists the queues that have dead letters: how many, why, since when.
 #[utoipa::path(get, path = "/api/v1/dlq", operation_id = "list_dead_letters", tag = "dead letters", responses(
     (status = 200, description = "The queues", body = DeadLetterList),
-    (status = 503, description = "The broker is not available", body = ProblemBody),
+    (status = 503, description = "The broker is not available", body = ProblemBody, content_type = "application/problem+json"),
 ))]
 async fn list(State(dead): State<DeadLetters>, _: NoQuery) -> Result<Response, Problem> {
     let broker = &*dead.0.broker;
@@ -211,9 +211,9 @@ async fn list(State(dead): State<DeadLetters>, _: NoQuery) -> Result<Response, P
     params(("queue" = String, Path, description = "The work queue, or its dead letter queue"), ShowQuery),
     responses(
         (status = 200, description = "The letters", body = Letters),
-        (status = 400, description = "A parameter is not valid", body = ProblemBody),
-        (status = 404, description = "The queue has no dead letter queue", body = ProblemBody),
-        (status = 503, description = "The broker is not available", body = ProblemBody),
+        (status = 400, description = "A parameter is not valid", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "The queue has no dead letter queue", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "The broker is not available", body = ProblemBody, content_type = "application/problem+json"),
     ))]
 async fn show(
     State(dead): State<DeadLetters>,
@@ -238,9 +238,9 @@ async fn show(
     params(("queue" = String, Path, description = "The work queue, or its dead letter queue"), SettleQuery),
     responses(
         (status = 200, description = "What became of them", body = Report),
-        (status = 400, description = "A parameter is not valid", body = ProblemBody),
-        (status = 404, description = "The queue has no dead letter queue", body = ProblemBody),
-        (status = 503, description = "The broker is not available", body = ProblemBody),
+        (status = 400, description = "A parameter is not valid", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "The queue has no dead letter queue", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "The broker is not available", body = ProblemBody, content_type = "application/problem+json"),
     ))]
 async fn replay(
     State(dead): State<DeadLetters>,
@@ -264,9 +264,9 @@ async fn replay(
     params(("queue" = String, Path, description = "The work queue, or its dead letter queue"), SettleQuery),
     responses(
         (status = 200, description = "What became of them", body = Report),
-        (status = 400, description = "A parameter is not valid", body = ProblemBody),
-        (status = 404, description = "The queue has no dead letter queue", body = ProblemBody),
-        (status = 503, description = "The broker is not available", body = ProblemBody),
+        (status = 400, description = "A parameter is not valid", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "The queue has no dead letter queue", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "The broker is not available", body = ProblemBody, content_type = "application/problem+json"),
     ))]
 async fn discard(
     State(dead): State<DeadLetters>,

@@ -21,6 +21,7 @@ use uuid::Uuid;
 use super::{
     Api, Shared, answer,
     detach::Detached,
+    detail::{self, RunDetail},
     extract::{Id, NoQuery, Params, idempotency_key, is_json, media_type, read_body, run_id},
     page::{self, Page},
     problem::{Problem, ProblemBody},
@@ -384,7 +385,7 @@ async fn result_within(
 #[utoipa::path(get, path = "/api/v1/runs/{run_id}", operation_id = "show_run", tag = "runs",
     params(RunInPath),
     responses(
-        (status = 200, description = "The run", body = RunResult),
+        (status = 200, description = "The run", body = RunDetail),
         (status = 400, description = "Not an id", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such run", body = ProblemBody, content_type = "application/problem+json"),
         (status = 503, description = "Not available now", body = ProblemBody, content_type = "application/problem+json"),
@@ -394,12 +395,9 @@ pub(super) async fn show(
     Id(run_id): Id<RunId>,
     _: NoQuery,
 ) -> Result<Response, Problem> {
-    let result = api
-        .engine
-        .result(&run_id)
-        .await?
-        .ok_or_else(|| Problem::no_run(&run_id))?;
-    Ok(answer::json(StatusCode::OK, &result))
+    let detail = detail::of_run(&api.engine, &run_id).await?;
+    let detail = detail.ok_or_else(|| Problem::no_run(&run_id))?;
+    Ok(answer::json(StatusCode::OK, &detail))
 }
 
 /// Which runs are listed.

@@ -80,6 +80,7 @@ pub(super) async fn metrics(State(api): State<Api>, _: NoQuery) -> Response {
     let queues = api.queue_stats.get(&api.engine).await;
     let mut writer = TextWriter::default();
     counted(&mut writer, api.engine.metrics());
+    workflows(&mut writer, api.engine.metrics());
     steps(&mut writer, api.engine.metrics());
     asked(&mut writer, &queues);
     unread(&mut writer, &api.engine);
@@ -144,6 +145,11 @@ fn counted(writer: &mut TextWriter, metrics: &Metrics) {
             "Stalled runs taken up again.",
             &m.reconciled,
         ),
+        (
+            "leveret_runs_pruned_total",
+            "Runs removed, as they had ended long ago.",
+            &m.runs_pruned,
+        ),
     ];
     for (name, help, counter) in singles {
         writer.single(name, Kind::Counter, help, counter.get());
@@ -172,6 +178,46 @@ fn counted(writer: &mut TextWriter, metrics: &Metrics) {
             "Steps per commit; the count is the number of commits.",
         )
         .histogram(&[], 1.0, &m.commit_steps);
+}
+
+fn workflows(writer: &mut TextWriter, metrics: &Metrics) {
+    let workflows = metrics.workflows();
+    let mut started = writer.family(
+        "leveret_workflow_runs_started_total",
+        Kind::Counter,
+        "Runs begun by this process, by workflow.",
+    );
+    for (name, counted) in &workflows {
+        started.sample(&[("workflow", name)], counted.started.get());
+    }
+    let mut ended = writer.family(
+        "leveret_workflow_runs_ended_total",
+        Kind::Counter,
+        "Runs that ended in this process, by workflow and how.",
+    );
+    for (name, counted) in &workflows {
+        ended
+            .sample(
+                &[("workflow", name), ("status", "completed")],
+                counted.completed.get(),
+            )
+            .sample(
+                &[("workflow", name), ("status", "failed")],
+                counted.failed.get(),
+            )
+            .sample(
+                &[("workflow", name), ("status", "cancelled")],
+                counted.cancelled.get(),
+            );
+    }
+    let mut durations = writer.family(
+        "leveret_workflow_run_duration_seconds",
+        Kind::Histogram,
+        "How long runs took that ended in this process, by workflow.",
+    );
+    for (name, counted) in &workflows {
+        durations.histogram(&[("workflow", name)], 1e3, &counted.duration_ms);
+    }
 }
 
 fn steps(writer: &mut TextWriter, metrics: &Metrics) {

@@ -2,8 +2,8 @@
 
 use axum::http::Method;
 use utoipa::openapi::{
-    Components, ContentBuilder, OpenApi, PathItem, Ref, ResponseBuilder,
-    path::Operation,
+    Components, ContentBuilder, OpenApi, PathItem, Ref, RefOr, Required, ResponseBuilder,
+    path::{Operation, ParameterIn},
     security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
 
@@ -32,6 +32,7 @@ pub(crate) fn describe(document: &mut OpenApi, scope_of: ScopeOf) {
     let components = document.components.get_or_insert_with(Components::new);
     components.add_security_scheme("token", SecurityScheme::Http(bearer));
     for (path, item) in &mut document.paths.paths {
+        operations(item).for_each(require_path);
         if scope_of(&Method::GET, path).is_some() {
             operations(item).for_each(guard);
         }
@@ -47,6 +48,17 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
         &mut item.patch,
     ];
     all.into_iter().filter_map(Option::as_mut)
+}
+
+/// What is in a path is always there; the macros say so only of types that they know.
+fn require_path(operation: &mut Operation) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        if let RefOr::T(parameter) = parameter
+            && parameter.parameter_in == ParameterIn::Path
+        {
+            parameter.required = Required::True;
+        }
+    }
 }
 
 fn guard(operation: &mut Operation) {

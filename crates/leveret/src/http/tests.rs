@@ -197,6 +197,7 @@ async fn document_and_routes_are_the_same() {
     let world = World::new().await;
     let document = world.get("/api/openapi.json").await.expect(200);
     assert_eq!(document["openapi"], "3.1.0");
+    check_parameters(&document);
     let mut routes = BTreeSet::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
@@ -249,6 +250,40 @@ async fn document_and_routes_are_the_same() {
     }
     check_references(&document, &document);
     world.stop().await;
+}
+
+/// What clients are generated from: each part of a path is a parameter that is required, each operation has a name of its own, and problems have
+/// their media type.
+fn check_parameters(document: &Value) {
+    let mut names = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let in_path: BTreeSet<&str> = path.split(['{', '}']).skip(1).step_by(2).collect();
+        for (method, operation) in item.as_object().unwrap() {
+            let name = operation["operationId"].as_str().unwrap();
+            assert!(names.insert(name), "{name} names two operations");
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            let of_path = parameters.filter(|parameter| parameter["in"] == "path");
+            let described: BTreeSet<&str> = of_path
+                .inspect(|parameter| {
+                    assert_eq!(parameter["required"], true, "{method} {path}: {parameter}")
+                })
+                .map(|parameter| parameter["name"].as_str().unwrap())
+                .collect();
+            assert_eq!(described, in_path, "{method} {path}");
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                let content = response["content"].as_object().into_iter().flatten();
+                for (media_type, content) in content {
+                    let is_problem =
+                        content["schema"]["$ref"] == "#/components/schemas/ProblemBody";
+                    assert_eq!(
+                        is_problem,
+                        media_type == "application/problem+json",
+                        "{method} {path} {status}"
+                    );
+                }
+            }
+        }
+    }
 }
 
 /// Every `$ref` leads somewhere.

@@ -118,7 +118,7 @@ impl Engine {
         let (workflow, input) = (plan.workflow.clone(), request.input.clone());
         let new = inner.new_run(run_id.clone(), workflow, input, inner.clock.now());
         if inner.begin(&plan, new, novel && awaited).await? == Started::New {
-            inner.metrics.runs_started.inc();
+            inner.metrics.run_started(&plan.workflow.id);
             return Ok(true);
         }
         let run = inner.run(run_id).await?;
@@ -232,7 +232,10 @@ impl Engine {
             return Ok(None);
         };
         if ended {
-            inner.metrics.run_ended(&end);
+            if let Some(run) = self.look(run_id).await? {
+                let plan = inner.plan_or_corrupt(&run.workflow_hash).await?;
+                inner.metrics.run_ended(&plan.workflow.id, &end);
+            }
             inner.hub.ended(run_id, || Ended {
                 end: end.clone(),
                 trail: None,
@@ -435,7 +438,7 @@ impl Inner {
             self.begin_apart(new, publications, end.is_some()).await?
         };
         if let Some(end) = end.filter(|_| started == Started::New) {
-            self.metrics.run_ended(&end);
+            self.metrics.run_ended(&plan.workflow.id, &end);
         }
         Ok(started)
     }

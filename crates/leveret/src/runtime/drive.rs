@@ -321,7 +321,7 @@ impl Drive<'_> {
         );
         match self.inner.start_durably(new).await? {
             Started::New => {
-                self.inner.metrics.runs_started.inc();
+                self.inner.metrics.run_started(&plan.workflow.id);
                 self.known.run_input = Some(input);
                 for &node in starts.iter().filter(|&&node| node != ready.node) {
                     self.publish_job(Ready { node, via: None }, false);
@@ -741,6 +741,9 @@ impl Drive<'_> {
             last = None;
             match result {
                 Committed::Recorded { decision, end } => {
+                    if let Outcome::Failed { error, .. } = &finished.outcome {
+                        self.tell_failure(error);
+                    }
                     let begun = begun.iter().find(|begun| begun.node == finished.node);
                     let params = begun.and_then(|begun| begun.params.as_deref());
                     if begun.is_some_and(|begun| begun.is_untold) {
@@ -810,6 +813,15 @@ impl Drive<'_> {
                 Ok(None)
             }
         }
+    }
+
+    fn tell_failure(&self, error: &StepError) {
+        let (run_id, node_id) = (self.run_id.as_str(), error.node_id.as_str());
+        let error = error.message.as_str();
+        tracing::warn!(
+            target: "leveret::failures",
+            run_id, node_id, error, "step '{node_id}' of run {run_id} failed"
+        );
     }
 
     /// Another was faster than this delivery, which is not to be dead-lettered then; in doubt, it was not another.

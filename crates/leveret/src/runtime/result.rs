@@ -50,6 +50,16 @@ pub struct StepResult {
     pub attempts: u32,
 }
 
+impl StepResult {
+    /// The name of a step among those of its run: its node, and its scope if it is in one.
+    pub(crate) fn name(step: &StepRecord) -> String {
+        if step.scope.is_root() {
+            return step.node_id.to_string();
+        }
+        format!("{}/{}", step.node_id, step.scope.as_str())
+    }
+}
+
 impl RunResult {
     /// Puts a result together. `duration_ms` is that of the run so far.
     pub(crate) fn new(
@@ -65,11 +75,7 @@ impl RunResult {
         let steps = steps
             .into_iter()
             .map(|step| {
-                let name = if step.scope.as_str().is_empty() {
-                    step.node_id.to_string()
-                } else {
-                    format!("{}/{}", step.node_id, step.scope.as_str())
-                };
+                let name = StepResult::name(&step);
                 let StepRecord {
                     status,
                     output,

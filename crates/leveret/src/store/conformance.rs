@@ -19,6 +19,7 @@ mod ending;
 mod joining;
 mod listing;
 mod loading;
+mod pruning;
 mod stalled;
 mod starting;
 mod values;
@@ -94,6 +95,7 @@ pub const CASES: &[Case] = cases![
     ending::fatal_failure_passes_the_fallback,
     ending::cancel_once,
     waiting::timer_is_due_at_its_time,
+    waiting::timers_of_a_run,
     waiting::claim_hides_until_it_ends,
     waiting::claims_are_bounded_and_earliest_first,
     waiting::remove_only_if_unchanged,
@@ -113,6 +115,9 @@ pub const CASES: &[Case] = cases![
     stalled::claims_are_bounded,
     stalled::unbegun_runs_are_claimed_once,
     stalled::a_run_is_marked_unbegun,
+    pruning::what_ended_before_is_removed,
+    pruning::what_is_still_to_be_told_stays,
+    pruning::passes_go_by_pages,
     listing::run_and_steps,
     listing::filters,
     listing::pages_with_equal_times,

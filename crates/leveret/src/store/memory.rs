@@ -16,9 +16,9 @@ use leveret_core::{
 };
 
 use super::{
-    Committed, Finished, Load, Loaded, NewRun, NewTimer, NodeValue, Outcome, Progress, RunEnd,
-    RunFilter, RunRecord, RunStatus, Started, StepRecord, StepStatus, Store, StoreError, Timer,
-    WorkflowRecord,
+    Committed, Finished, Load, Loaded, NewRun, NewTimer, NodeValue, Outcome, Pass, Progress,
+    RunEnd, RunFilter, RunRecord, RunStatus, Started, StepRecord, StepStatus, Store, StoreError,
+    Timer, WorkflowRecord,
     commit::{decide_finished, key_of, mark_of, status_of},
     follow::{Write, follow},
 };
@@ -534,6 +534,45 @@ impl Store for MemoryStore {
         Ok(self.state().cancel(run_id, now))
     }
 
+    async fn prune(
+        &self,
+        before: Timestamp,
+        pass: Pass,
+        limit: u32,
+    ) -> Result<(u32, Option<Pass>), StoreError> {
+        let mut state = self.state();
+        let State {
+            runs,
+            timers,
+            redeliveries,
+            ..
+        } = &mut *state;
+        let of_workflow = runs
+            .values()
+            .filter(|run| run.record.workflow_id.as_str() == pass.workflow_id);
+        let mut page: Vec<(i64, String)> = of_workflow
+            .map(|run| (run.record.created_at.0, run.record.run_id.to_string()))
+            .filter(|at| *at > pass.after && at.0 < before.0)
+            .collect();
+        page.sort_unstable();
+        page.truncate(limit as usize);
+        let mut removed = 0;
+        for (_, run_id) in &page {
+            let run = &runs[run_id.as_str()];
+            let ended = run.record.ended_at.is_some_and(|at| at < before);
+            let run_id = run.record.run_id.clone();
+            if ended && !run.is_unbegun() && !timers.keys().any(|key| key.run_id == run_id) {
+                runs.remove(&run_id);
+                redeliveries.retain(|key, _| key.run_id != run_id);
+                removed += 1;
+            }
+        }
+        let after = |id: &&str| *id > pass.workflow_id.as_str();
+        let ids = runs.values().map(|run| run.record.workflow_id.as_str());
+        let next = ids.filter(after).min().map(|id| Pass::at(id.to_owned()));
+        Ok((removed, pass.behind(&page, limit).or(next)))
+    }
+
     async fn run(&self, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {
         Ok(self.state().runs.get(run_id).map(|run| run.record.clone()))
     }
@@ -547,6 +586,16 @@ impl Store for MemoryStore {
             .unwrap_or_default();
         steps.sort_by_key(|step| step.started_at);
         Ok(steps)
+    }
+
+    async fn timers_of(
+        &self,
+        run_id: &RunId,
+    ) -> Result<Vec<(NodeId, Scope, Timestamp)>, StoreError> {
+        let state = self.state();
+        let timers = state.timers.iter().filter(|(key, _)| key.run_id == *run_id);
+        let due = timers.map(|(key, timed)| (key.node_id.clone(), key.scope.clone(), timed.due));
+        Ok(due.collect())
     }
 
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRecord>, StoreError> {

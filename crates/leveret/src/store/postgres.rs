@@ -6,6 +6,7 @@
 
 mod commit;
 mod error;
+mod prune;
 mod read;
 mod rows;
 mod runs;
@@ -16,13 +17,13 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use self::workflows::Known;
 use super::{
-    Batching, Committed, Finished, Load, Loaded, NewRun, NewTimer, Progress, RunEnd, RunFilter,
-    RunRecord, Started, StepRecord, Store, StoreError, Timer, WorkflowRecord,
+    Batching, Committed, Finished, Load, Loaded, NewRun, NewTimer, Pass, Progress, RunEnd,
+    RunFilter, RunRecord, Started, StepRecord, Store, StoreError, Timer, WorkflowRecord,
 };
 use crate::postgres::{PLANS_BY_KEY, Pool, PoolOptions, quoted};
 use async_trait::async_trait;
 use leveret_core::{
-    ids::{RunId, StepKey, WorkflowId},
+    ids::{NodeId, RunId, Scope, StepKey, WorkflowId},
     json::Json,
     time::Timestamp,
     workflow::{Workflow, WorkflowHash},
@@ -319,12 +320,28 @@ impl Store for PostgresStore {
         Ok(runs::cancel(&self.0.writes, run_id, now).await?)
     }
 
+    async fn prune(
+        &self,
+        before: Timestamp,
+        pass: Pass,
+        limit: u32,
+    ) -> Result<(u32, Option<Pass>), StoreError> {
+        Ok(prune::prune(&self.0.writes, before, pass, limit).await?)
+    }
+
     async fn run(&self, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {
         Ok(runs::run(&self.0.reads, run_id).await?)
     }
 
     async fn steps(&self, run_id: &RunId) -> Result<Vec<StepRecord>, StoreError> {
         Ok(read::steps(&self.0.reads, run_id).await?)
+    }
+
+    async fn timers_of(
+        &self,
+        run_id: &RunId,
+    ) -> Result<Vec<(NodeId, Scope, Timestamp)>, StoreError> {
+        Ok(timers::of_run(&self.0.reads, run_id).await?)
     }
 
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRecord>, StoreError> {

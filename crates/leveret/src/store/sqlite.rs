@@ -5,6 +5,7 @@
 
 mod commit;
 mod numbers;
+mod prune;
 mod read;
 mod timers;
 mod workflows;
@@ -13,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use leveret_core::{
-    ids::{RunId, StepKey, WorkflowId},
+    ids::{NodeId, RunId, Scope, StepKey, WorkflowId},
     json::Json,
     time::Timestamp,
     workflow::{Workflow, WorkflowHash},
@@ -21,8 +22,8 @@ use leveret_core::{
 use rusqlite::{Row, types::FromSql};
 
 use super::{
-    Batching, Committed, Finished, Load, Loaded, NewRun, NewTimer, Progress, RunEnd, RunFilter,
-    RunRecord, Started, StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
+    Batching, Committed, Finished, Load, Loaded, NewRun, NewTimer, Pass, Progress, RunEnd,
+    RunFilter, RunRecord, Started, StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
 };
 use crate::sqlite::{Database, DatabaseError, Session};
 
@@ -363,6 +364,26 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn prune(
+        &self,
+        before: Timestamp,
+        pass: Pass,
+        limit: u32,
+    ) -> Result<(u32, Option<Pass>), StoreError> {
+        let looked_at = {
+            let pass = pass.clone();
+            self.read(move |session| prune::look(session, before, &pass, limit))
+        };
+        let (page, over, next) = looked_at.await?;
+        let removed = if over.is_empty() {
+            0
+        } else {
+            self.write(move |session| prune::remove(session, before, &over))
+                .await?
+        };
+        Ok((removed, pass.behind(&page, limit).or(next)))
+    }
+
     async fn run(&self, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {
         let run_id = run_id.clone();
         self.read(move |session| read::run(session, &run_id)).await
@@ -371,6 +392,15 @@ impl Store for SqliteStore {
     async fn steps(&self, run_id: &RunId) -> Result<Vec<StepRecord>, StoreError> {
         let run_id = run_id.clone();
         self.read(move |session| read::steps(session, &run_id))
+            .await
+    }
+
+    async fn timers_of(
+        &self,
+        run_id: &RunId,
+    ) -> Result<Vec<(NodeId, Scope, Timestamp)>, StoreError> {
+        let run_id = run_id.clone();
+        self.read(move |session| timers::of_run(session, &run_id))
             .await
     }
 
@@ -394,7 +424,7 @@ impl Store for SqliteStore {
 
 #[cfg(test)]
 mod tests {
-    use leveret_core::{ids::Scope, parse::workflow_from_json};
+    use leveret_core::parse::workflow_from_json;
     use serde_json::json;
 
     use super::*;

@@ -725,8 +725,7 @@ async fn installations_share_a_database() {
             };
             let refused = Engine::new(parts(Names::default()))
                 .await
-                .err()
-                .expect("is refused");
+                .expect_err("is refused");
             assert!(
                 refused
                     .to_string()

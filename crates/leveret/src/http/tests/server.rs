@@ -97,6 +97,9 @@ async fn metrics_are_prometheus_text() {
     }
     let expect = [
         "leveret_runs_started_total 1",
+        "leveret_workflow_runs_started_total{workflow=\"w\"} 1",
+        "leveret_workflow_runs_ended_total{workflow=\"w\",status=\"failed\"} 1",
+        "leveret_workflow_run_duration_seconds_count{workflow=\"w\"} 1",
         "leveret_runs_ended_total{status=\"failed\"} 1",
         "leveret_step_attempts_total{node_type=\"gate\",outcome=\"completed\"} 1",
         "leveret_step_attempts_total{node_type=\"fail\",outcome=\"failed\"} 1",

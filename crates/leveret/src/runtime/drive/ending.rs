@@ -40,7 +40,18 @@ impl Drive<'_> {
     /// Tells of an end that is recorded: the completion message, and whoever waits here.
     pub(super) async fn end(&mut self, end: &RunEnd) -> Result<(), DriveError> {
         let trail = std::mem::take(&mut self.trail);
-        self.inner.metrics.run_ended(end);
+        let workflow_id = &self.plan.workflow.id;
+        self.inner.metrics.run_ended(workflow_id, end);
+        if end.status == RunStatus::Failed {
+            let (run_id, workflow_id) = (self.run_id.as_str(), workflow_id.as_str());
+            let error = end.error.as_ref();
+            let node_id = error.map_or("", |error| error.node_id.as_str());
+            let error = error.map_or("", |error| &error.message);
+            tracing::warn!(
+                target: "leveret::failures",
+                run_id, workflow_id, node_id, error, "run {run_id} of '{workflow_id}' failed"
+            );
+        }
         if self.inner.publish.completion {
             self.publish_completion(end).await?;
         }

@@ -10,6 +10,24 @@ use leveret_core::{
 
 use crate::store::{Finished, Load, NewTimer, RunStatus, StepStatus};
 
+/// The timers of a run are told with their steps, and those of no other.
+pub(super) async fn timers_of_a_run(world: &mut World) {
+    let workflow = world.flow("a b", &json!({}));
+    let (run, other) = (
+        world.run("r", &workflow).await,
+        world.run("o", &workflow).await,
+    );
+    world.record(run.waiting("b", 1, world.at(40))).await;
+    world.record(run.waiting("a", 1, world.at(50))).await;
+    world.record(other.waiting("a", 1, world.at(60))).await;
+    let timers = world.store.timers_of(&run.id).await.unwrap();
+    let told: Vec<_> = timers
+        .iter()
+        .map(|(node, _, due)| (node.as_str(), *due))
+        .collect();
+    assert_eq!(told, [("a", world.at(50)), ("b", world.at(40))]);
+}
+
 pub(super) async fn timer_is_due_at_its_time(world: &mut World) {
     let run = world.run("r", &world.flow("a>b", &json!({}))).await;
     world.record(run.done("a")).await;

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use leveret_core::{
-    ids::{RunId, Scope, StepKey},
+    ids::{NodeId, RunId, Scope, StepKey},
     time::Timestamp,
     workflow::WorkflowHash,
 };
@@ -86,6 +86,22 @@ const PUT_OFF: &str = "
         WHERE run_id = ANY($1) AND ended_at_ms IS NULL AND reconcile_at_ms < $2 AND reconcile_at_ms <> -1
         FOR UPDATE SKIP LOCKED
     )";
+
+const OF_RUN: &str =
+    "SELECT node_id, scope, due_at_ms FROM timers WHERE run_id = $1 ORDER BY node_id, scope";
+
+pub(super) async fn of_run(
+    pool: &Pool,
+    run_id: &RunId,
+) -> Result<Vec<(NodeId, Scope, Timestamp)>, Failure> {
+    let mut lease = pool.lease().await?;
+    let rows = lease.query(OF_RUN, &[&run_id.as_str()]).await?;
+    let timer = |row: &Row| {
+        let scope = Scope::new(get::<&str>(row, 1)?);
+        Ok((node_id_at(row, 0)?, scope, time_at(row, 2)?))
+    };
+    rows.iter().map(timer).collect()
+}
 
 pub(super) async fn claim(
     pool: &Pool,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use leveret_core::{
-    ids::{RunId, Scope, StepKey},
+    ids::{NodeId, RunId, Scope, StepKey},
     time::Timestamp,
     workflow::WorkflowHash,
 };
@@ -20,6 +20,20 @@ pub(super) fn next(session: &Session<'_>) -> Result<Option<Timestamp>, StoreErro
         Ok(row.get::<_, Option<i64>>(0)?)
     })?;
     Ok(due.flatten().map(Timestamp))
+}
+
+pub(super) fn of_run(
+    session: &Session<'_>,
+    run_id: &RunId,
+) -> Result<Vec<(NodeId, Scope, Timestamp)>, StoreError> {
+    session.rows(
+        "SELECT node_id, scope, due_at_ms FROM timers WHERE run_id = ?1 ORDER BY node_id, scope",
+        [run_id.as_str()],
+        |row| {
+            let scope = Scope::new(row.get::<_, String>(1)?);
+            Ok((id(row, 0)?, scope, Timestamp(row.get(2)?)))
+        },
+    )
 }
 
 pub(super) fn claim(

@@ -15,14 +15,14 @@ use leveret::{
         QueueStats, Receipt, Topology, Unfinished,
     },
     core::{
-        ids::{RunId, StepKey, WorkflowId},
+        ids::{NodeId, RunId, Scope, StepKey, WorkflowId},
         json::Json,
         time::Timestamp,
         workflow::{Workflow, WorkflowHash},
     },
     store::{
-        Committed, Finished, Load, Loaded, NewRun, NewTimer, Outcome, Progress, RunEnd, RunFilter,
-        RunRecord, Started, StepRecord, Store, StoreError, Timer, WorkflowRecord,
+        Committed, Finished, Load, Loaded, NewRun, NewTimer, Outcome, Pass, Progress, RunEnd,
+        RunFilter, RunRecord, Started, StepRecord, Store, StoreError, Timer, WorkflowRecord,
     },
 };
 use tokio::sync::watch;
@@ -346,6 +346,20 @@ impl Store for ChaosStore {
         self.life
             .store("progress", self.inner.progress(run_id))
             .await
+    }
+    async fn timers_of(
+        &self,
+        run_id: &RunId,
+    ) -> Result<Vec<(NodeId, Scope, Timestamp)>, StoreError> {
+        self.inner.timers_of(run_id).await
+    }
+    async fn prune(
+        &self,
+        before: Timestamp,
+        pass: Pass,
+        limit: u32,
+    ) -> Result<(u32, Option<Pass>), StoreError> {
+        self.inner.prune(before, pass, limit).await
     }
     async fn cancel(
         &self,
