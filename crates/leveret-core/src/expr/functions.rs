@@ -1,5 +1,8 @@
 //! The functions of expressions.
 
+mod lists;
+mod texts;
+
 use super::{
     Budget, EvalErrorKind, ExpressionError,
     eval::{Failure, Outcome},
@@ -35,6 +38,18 @@ pub(super) enum Function {
     Split,
     Substring,
     Join,
+    Sort,
+    Flatten,
+    Merge,
+    Matches,
+    ParseJson,
+    Base64Encode,
+    Base64Decode,
+    UrlEncode,
+    Sha256,
+    HmacSha256,
+    Duration,
+    Timestamp,
 }
 
 /// How a function is called.
@@ -49,7 +64,7 @@ enum Style {
 }
 
 /// Every function with its name, how it is called, and its least and most arguments, what it is called on included.
-const FUNCTIONS: [(&str, Style, usize, usize, Function); 24] = [
+const FUNCTIONS: [(&str, Style, usize, usize, Function); 36] = [
     ("size", Style::Both, 1, 1, Function::Size),
     ("type", Style::Plain, 1, 1, Function::Type),
     ("string", Style::Plain, 1, 1, Function::String),
@@ -74,6 +89,18 @@ const FUNCTIONS: [(&str, Style, usize, usize, Function); 24] = [
     ("split", Style::Method, 2, 2, Function::Split),
     ("substring", Style::Method, 2, 3, Function::Substring),
     ("join", Style::Method, 1, 2, Function::Join),
+    ("sort", Style::Method, 1, 1, Function::Sort),
+    ("flatten", Style::Method, 1, 1, Function::Flatten),
+    ("merge", Style::Method, 2, 2, Function::Merge),
+    ("matches", Style::Method, 2, 2, Function::Matches),
+    ("parseJson", Style::Plain, 1, 1, Function::ParseJson),
+    ("base64Encode", Style::Plain, 1, 1, Function::Base64Encode),
+    ("base64Decode", Style::Plain, 1, 1, Function::Base64Decode),
+    ("urlEncode", Style::Plain, 1, 1, Function::UrlEncode),
+    ("sha256", Style::Plain, 1, 1, Function::Sha256),
+    ("hmacSha256", Style::Plain, 2, 2, Function::HmacSha256),
+    ("duration", Style::Plain, 1, 1, Function::Duration),
+    ("timestamp", Style::Plain, 1, 1, Function::Timestamp),
 ];
 
 /// Why a call names no function.
@@ -160,6 +187,21 @@ pub(super) fn call<'v>(
         Function::Round => rounded("round", first, f64::round),
         Function::Join => join(first, arguments.get(1), budget),
         Function::Contains => contains(first, &arguments[1], budget),
+        Function::IndexOf if first.list_len().is_some() => {
+            lists::index_of(first, &arguments[1], budget)
+        }
+        Function::Sort => lists::sort(first, budget),
+        Function::Flatten => lists::flatten(first, budget),
+        Function::Merge => lists::merge(first, &arguments[1], budget),
+        Function::Matches => texts::matches(first, &arguments[1], budget),
+        Function::ParseJson => texts::parse_json(first, budget),
+        Function::Base64Encode => texts::base64_encode(first, budget),
+        Function::Base64Decode => texts::base64_decode(first, budget),
+        Function::UrlEncode => texts::url_encode(first, budget),
+        Function::Sha256 => texts::sha256(first, budget),
+        Function::HmacSha256 => texts::hmac_sha256(first, &arguments[1], budget),
+        Function::Duration => texts::duration(first),
+        Function::Timestamp => texts::timestamp(first),
         _ => on_text(function, arguments, budget),
     }
 }
@@ -501,6 +543,65 @@ mod tests {
         expression
             .eval(&scope, &Budget::new())
             .map_err(|error| error.message)
+    }
+
+    /// A table: what is given, what it is.
+    #[test]
+    fn what_functions_give() {
+        let check = |source: &str, expect: Value| assert_eq!(eval(source), Ok(expect), "{source}");
+        check("[3, 1.5, 2].sort()", json!([1.5, 2, 3]));
+        check("['b', 'a', 'B'].sort()", json!(["B", "a", "b"]));
+        check("[].sort()", json!([]));
+        check("[[1, 2], 3, [[4]]].flatten()", json!([1, 2, 3, [4]]));
+        check(
+            "{'a': 1, 'b': 1}.merge({'b': 2, 'c': 3})",
+            json!({"a": 1, "b": 2, "c": 3}),
+        );
+        check("input.merge({'max': 1}).max", json!(1));
+        check("[1, 'x', null].indexOf('x')", json!(1));
+        check("[1].indexOf(2)", json!(-1));
+        check("'abc'.indexOf('c')", json!(2));
+        check("'order-17'.matches('^[a-z]+-\\\\d+$')", json!(true));
+        check("'order'.matches('\\\\d')", json!(false));
+        check(
+            "parseJson('{\"a\": [1, 2.5, null, true, \"x\"]}').a",
+            json!([1, 2.5, null, true, "x"]),
+        );
+        check("base64Encode('größe')", json!("Z3LDtsOfZQ=="));
+        check("base64Decode('Z3LDtsOfZQ==')", json!("größe"));
+        check("urlEncode('a b/ü?&')", json!("a%20b%2F%C3%BC%3F%26"));
+        check(
+            "sha256('abc')",
+            json!("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+        );
+        // RFC 4231, test cases 2 and 6.
+        check(
+            "hmacSha256('Jefe', 'what do ya want for nothing?')",
+            json!("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"),
+        );
+        check("duration('90s')", json!(90_000));
+        check(
+            "timestamp('2026-11-21T02:24:23.755Z')",
+            json!(1_795_227_863_755_i64),
+        );
+        check(
+            "timestamp('2026-11-21T02:24:23Z') + duration('1h') > 0",
+            json!(true),
+        );
+        let refused = |source: &str, expect: &str| {
+            let error = eval(source).unwrap_err();
+            assert!(error.contains(expect), "{source}: {error}");
+        };
+        refused("[1, 'a'].sort()", "`sort` takes numbers, or texts");
+        refused("'a'.matches('(')", "is no regular expression");
+        refused("parseJson('{')", "is no JSON");
+        refused("parseJson('18446744073709551616')", "beyond 64 bits");
+        refused("base64Decode('!')", "`base64Decode` takes base64");
+        refused("base64Decode('/w==')", "no text");
+        refused("duration('soon')", "`duration` takes");
+        refused("timestamp('soon')", "`timestamp` takes");
+        refused("sha256(1)", "does not take int");
+        refused("1.sort()", "");
     }
 
     /// Text of every whole number that JSON has, and of no other.

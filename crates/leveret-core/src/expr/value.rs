@@ -49,7 +49,7 @@ impl<'v> From<&'v Value> for Data<'v> {
     }
 }
 
-fn number_of<'v>(number: &Number) -> Data<'v> {
+pub(super) fn number_of<'v>(number: &Number) -> Data<'v> {
     if let Some(int) = number.as_i64() {
         Data::Int(i128::from(int))
     } else if let Some(int) = number.as_u64() {
