@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, Args, Parser, Subcommand};
 use clap_complete::Shell;
-use leveret_core::ids::{IdError, RunId, WorkflowId};
+use leveret_core::ids::{IdError, RunId, ScheduleId, WorkflowId};
 
 use crate::{
     broadcast::args::{
@@ -84,6 +84,10 @@ pub(crate) enum Command {
     /// Start, list, show, cancel and follow runs of a server
     #[command(subcommand, after_help = RUNS_EXAMPLES)]
     Runs(RunsCommand),
+
+    /// Put, list, show, pause, resume and delete schedules of a server, and see what they fired
+    #[command(subcommand, after_help = SCHEDULES_EXAMPLES)]
+    Schedules(SchedulesCommand),
 
     /// List, show, replay and discard messages that could not be handled
     #[command(subcommand, after_help = DLQ_EXAMPLES)]
@@ -396,6 +400,106 @@ fn setting_beside_filter() -> Arg {
         .env("LEVERET_STATUS")
         .value_parser(clap::value_parser!(Status))
         .hide(true)
+}
+
+const SCHEDULES_EXAMPLES: &str = "\
+Examples:
+  leveret schedules put nightly --workflow report --cron '0 2 * * *' --time-zone Europe/Berlin
+  leveret schedules put poll --workflow fetch --every 30s --input '{\"source\": \"a\"}'
+  leveret schedules list
+  leveret schedules history nightly --json";
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum SchedulesCommand {
+    /// Store a schedule, in the place of one of its name
+    #[command(
+        after_help = "Examples:\n  leveret schedules put nightly --workflow report --cron '0 2 * * *' --time-zone Europe/Berlin\n  leveret schedules put poll --workflow fetch --every 30s --overlap queue --json"
+    )]
+    Put(PutScheduleArgs),
+    /// List schedules
+    #[command(after_help = "Examples:\n  leveret schedules list --json")]
+    List,
+    /// Show a schedule and its next five due times
+    #[command(after_help = "Examples:\n  leveret schedules show nightly --json")]
+    Show {
+        /// The schedule's name
+        #[arg(value_parser = id::<ScheduleId>)]
+        id: ScheduleId,
+    },
+    /// Delete a schedule with its history; its runs go on
+    #[command(after_help = "Examples:\n  leveret schedules delete nightly")]
+    Delete {
+        /// The schedule's name
+        #[arg(value_parser = id::<ScheduleId>)]
+        id: ScheduleId,
+    },
+    /// Pause a schedule: nothing falls due until it is resumed
+    #[command(after_help = "Examples:\n  leveret schedules pause nightly")]
+    Pause {
+        /// The schedule's name
+        #[arg(value_parser = id::<ScheduleId>)]
+        id: ScheduleId,
+    },
+    /// Go on with the next due time
+    #[command(after_help = "Examples:\n  leveret schedules resume nightly")]
+    Resume {
+        /// The schedule's name
+        #[arg(value_parser = id::<ScheduleId>)]
+        id: ScheduleId,
+    },
+    /// Start a run now; prints its id
+    #[command(after_help = "Examples:\n  leveret schedules run nightly --json")]
+    Run {
+        /// The schedule's name
+        #[arg(value_parser = id::<ScheduleId>)]
+        id: ScheduleId,
+    },
+    /// List what became of due times, the newest first
+    #[command(after_help = "Examples:\n  leveret schedules history nightly --limit 5 --json")]
+    History {
+        /// The schedule's name
+        #[arg(value_parser = id::<ScheduleId>)]
+        id: ScheduleId,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value = "20")]
+        limit: u32,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PutScheduleArgs {
+    /// The schedule's name
+    #[arg(value_parser = id::<ScheduleId>)]
+    pub(crate) id: ScheduleId,
+    /// Whose runs it starts
+    #[arg(long, value_name = "ID", value_parser = id::<WorkflowId>)]
+    pub(crate) workflow: WorkflowId,
+    /// The interval, as in 10s; due for the first time one interval from now
+    #[arg(
+        long,
+        value_name = "TIME",
+        required_unless_present = "cron",
+        conflicts_with = "cron"
+    )]
+    pub(crate) every: Option<String>,
+    /// The cron pattern, of five fields, or six with seconds in front
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) cron: Option<String>,
+    /// The zone of the pattern [default: UTC]
+    #[arg(long, value_name = "ZONE", requires = "cron")]
+    pub(crate) time_zone: Option<String>,
+    /// The input of its runs: JSON, @FILE, or - for stdin [default: null]
+    #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
+    pub(crate) input: Option<String>,
+    /// While the run before is running: skip, queue or allow [default: skip]
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) overlap: Option<String>,
+    /// Of times that were missed: none, one or all [default: one]
+    #[arg(long, value_name = "WHICH")]
+    pub(crate) catch_up: Option<String>,
+    /// Each firing is late by a share of this
+    #[arg(long, value_name = "TIME")]
+    pub(crate) jitter: Option<String>,
 }
 
 const DLQ_EXAMPLES: &str = "\

@@ -10,6 +10,7 @@ mod migrate;
 mod prune;
 mod run;
 mod runs;
+mod schedules;
 mod show;
 mod up;
 mod workflows;
@@ -57,6 +58,7 @@ pub(crate) fn execute(cli: Cli) -> anyhow::Result<Exit> {
         Command::Cluster(args) => block_on(cluster::cluster(args, &settings, output)),
         Command::Workflows(command) => block_on(workflows::workflows(command, &settings, output)),
         Command::Runs(command) => block_on(runs::runs(command, &settings, output)),
+        Command::Schedules(command) => block_on(schedules::schedules(command, &settings, output)),
         Command::Dlq(command) => block_on(dlq::dlq(command, &settings, output)),
         Command::Demo(args) => block_on(demo(args, &settings, output)),
         Command::Bench(command) => block_on(bench::bench(command, &settings, output)),

@@ -141,6 +141,13 @@ id_type!(
     ", and not `.` or `..`"
 );
 id_type!(
+    /// The name of a schedule.
+    ScheduleId,
+    "schedule id",
+    check_segment,
+    ", and not `.` or `..`"
+);
+id_type!(
     /// The name of a node within its workflow.
     NodeId,
     "node id",

@@ -16,6 +16,7 @@ pub mod machine;
 pub mod mermaid;
 pub mod parse;
 pub mod retry;
+pub mod schedule;
 pub mod script;
 pub mod suggest;
 pub mod template;

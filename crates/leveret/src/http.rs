@@ -34,6 +34,7 @@ mod newest;
 mod page;
 mod problem;
 mod runs;
+mod schedules;
 mod schema;
 mod scrape;
 mod security;
@@ -160,6 +161,7 @@ async fn stopped(shutdown: Option<watch::Receiver<bool>>) {
     tags(
         (name = "workflows", description = "Definitions and their versions"),
         (name = "runs", description = "Executions of workflows"),
+        (name = "schedules", description = "Runs at due times"),
         (name = "dead letters", description = "Messages that could not be handled: list, show, replay, discard"),
         (name = "operations", description = "Health, metrics, and this document"),
     ),
@@ -175,6 +177,12 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(runs::show))
         .routes(routes!(runs::cancel))
         .routes(routes!(events::events))
+        .routes(routes!(schedules::list))
+        .routes(routes!(schedules::show, schedules::put, schedules::delete))
+        .routes(routes!(schedules::history))
+        .routes(routes!(schedules::pause))
+        .routes(routes!(schedules::resume))
+        .routes(routes!(schedules::run))
         .merge(dead_letters::routes())
         .merge(operation_routes())
         .routes(routes!(openapi))

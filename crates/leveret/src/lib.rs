@@ -93,6 +93,7 @@ mod one_file;
 mod postgres;
 mod redact;
 pub mod runtime;
+pub mod schedules;
 pub mod service;
 pub mod sqlite;
 pub mod store;

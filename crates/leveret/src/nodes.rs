@@ -29,6 +29,7 @@ use leveret_core::{
 use serde_json::Value;
 
 mod check;
+mod datetime;
 mod each;
 mod edit;
 mod fail;
@@ -278,8 +279,8 @@ impl Registry {
         Registry::default()
     }
 
-    /// The built-in node types: `set`, `switch`, `http`, `sleep`, `log` and `fail`, those over lists (`map`, `filter`, `sort`, `limit`) and
-    /// `edit`. Three have further names, which flowcraft blueprints use: `start` and `join` are `set`, `error` is `fail`, `SleepNode` is `sleep`.
+    /// The built-in node types: `set`, `switch`, `http`, `sleep`, `log` and `fail`, those over lists (`map`, `filter`, `sort`, `limit`),
+    /// `edit` and `datetime`. Three have further names, which flowcraft blueprints use: `start` and `join` are `set`, `error` is `fail`, `SleepNode` is `sleep`.
     pub fn builtin() -> Registry {
         Registry::builtin_with(HttpOptions::default()).expect("there is no proxy")
     }
@@ -302,6 +303,7 @@ impl Registry {
         registry.register("sort", sort::Sort);
         registry.register("limit", limit::Limit);
         registry.register("edit", edit::Edit);
+        registry.register("datetime", datetime::Datetime);
         Ok(registry)
     }
 

@@ -40,6 +40,7 @@ mod plan;
 mod pruner;
 mod reconciler;
 mod result;
+pub(crate) mod schedules;
 mod starter;
 mod suspects;
 mod timers;
@@ -192,7 +193,7 @@ impl fmt::Debug for EngineParts {
 pub struct Roles {
     /// Executes jobs.
     pub worker: Option<WorkerOptions>,
-    /// Fires timers.
+    /// Fires timers and schedules.
     pub timers: bool,
     /// Takes up stalled runs, and removes those that ended long ago.
     pub reconciler: bool,
@@ -361,6 +362,7 @@ impl Engine {
         }
         if roles.timers {
             playing.spawn(timers::run(inner.clone(), shutdown.clone()).map(Ok));
+            playing.spawn(schedules::run(self.clone(), shutdown.clone()).map(Ok));
         }
         if roles.reconciler {
             playing.spawn(reconciler::run(inner.clone(), shutdown.clone()).map(Ok));
@@ -417,6 +419,11 @@ impl Engine {
         let removed = pruner::run_once(&*self.inner.store, ended_before).await?;
         self.inner.metrics.runs_pruned.add(removed);
         Ok(removed)
+    }
+
+    /// Fires the schedules that are due; returns how many were looked at. [`serve`](Self::serve) does this by itself.
+    pub async fn fire_schedules_once(&self) -> Result<usize, StoreError> {
+        schedules::run_once(self, self.inner.clock.now()).await
     }
 
     /// Takes up stalled runs; returns how many runs were looked at. [`serve`](Self::serve) does this by itself.

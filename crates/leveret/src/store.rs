@@ -35,6 +35,7 @@ pub mod sqlite;
 
 pub(crate) use self::batch::{load_each, start_each};
 pub use self::{batch::commit_each, connect::connect};
+use crate::schedules::Schedules;
 
 /// Where a run stands. The texts are persisted and part of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -676,6 +677,9 @@ pub trait Store: Send + Sync + 'static {
         pass: Pass,
         limit: u32,
     ) -> Result<(u32, Option<Pass>), StoreError>;
+
+    /// Where schedules are kept: beside the runs.
+    fn schedules(&self) -> Arc<dyn Schedules>;
 
     /// Whether the store answers now.
     async fn ping(&self) -> Result<(), StoreError>;

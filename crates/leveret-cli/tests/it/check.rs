@@ -141,10 +141,12 @@ fn migrate_says_what_it_did() {
     let directory = Directory::new();
     let store = format!("sqlite:{}/new.db", directory.path());
     let first = leveret(&["migrate", "--store", &store, "--json"]).json();
-    assert_eq!(
-        (first[1]["component"].as_str(), first[1]["from"].as_u64()),
-        (Some("store"), Some(0))
-    );
+    for (at, component) in [(1, "schedules"), (2, "store")] {
+        assert_eq!(
+            (first[at]["component"].as_str(), first[at]["from"].as_u64()),
+            (Some(component), Some(0))
+        );
+    }
     let second = leveret(&["migrate", "--store", &store]);
     assert_eq!(second.code, Some(0));
     assert!(

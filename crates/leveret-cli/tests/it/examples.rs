@@ -158,6 +158,18 @@ fn edit() {
 }
 
 #[test]
+fn datetime() {
+    let expect = json!({
+        "ordered": "2026-03-28T12:00:00+01:00",
+        "next_day": "2026-03-29T12:00:00+02:00",
+        "in_24_hours": "2026-03-29T13:00:00+02:00",
+        "label": "Saturday, 28 March",
+    });
+    let input = r#"{"ordered": "28.03.2026 12:00"}"#;
+    assert_eq!(output("datetime", &["--input", input]), expect);
+}
+
+#[test]
 fn error_handling() {
     let refused = run("error-handling", &["--input", r#"{"age": 17}"#]);
     let result = refused.json();

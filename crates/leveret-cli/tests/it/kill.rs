@@ -28,6 +28,8 @@ mod outages;
 mod poison;
 // RabbitMQ is there and refuses what is published.
 mod refusals;
+// Servers are killed while schedules are due.
+mod schedules;
 // Runs are started while RabbitMQ is away.
 mod starts;
 // Workers are killed.

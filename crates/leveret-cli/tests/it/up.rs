@@ -327,3 +327,64 @@ fn failures_are_in_the_log() {
     let run = leveret(&["run", &file]);
     assert!(!run.stderr.contains("WARN"), "{run:?}");
 }
+
+#[test]
+fn schedules_go_through_the_server() {
+    let directory = Directory::new();
+    let server = up(&directory);
+    at(
+        &server,
+        &["workflows", "put", "examples/workflows/hello.yaml"],
+    );
+    let put = ["schedules", "put", "nightly", "--workflow", "hello"];
+    let cron = [
+        "--cron",
+        "0 2 * * *",
+        "--time-zone",
+        "Europe/Berlin",
+        "--input",
+        "[1]",
+    ];
+    let made = at(&server, &[&put[..], &cron[..]].concat());
+    assert_eq!(
+        (&made["overlap"], &made["input"]),
+        (&json!("skip"), &json!([1]))
+    );
+    assert_eq!(made["next"].as_array().unwrap().len(), 5);
+    let again = at(&server, &["schedules", "show", "nightly"]);
+    assert_eq!(again, made);
+    assert_eq!(at(&server, &["schedules", "list"]), json!([made]));
+    assert_eq!(
+        at(&server, &["schedules", "pause", "nightly"])["paused"],
+        true
+    );
+    let run_id = at(&server, &["schedules", "run", "nightly"])["run_id"].take();
+    assert_eq!(
+        at(&server, &["schedules", "history", "nightly"])[0]["run_id"],
+        run_id
+    );
+    assert_eq!(
+        at(&server, &["schedules", "resume", "nightly"])["paused"],
+        false
+    );
+    let shown = leveret(&["schedules", "list", "--server", &server.url()]);
+    assert!(
+        shown.stdout.contains("0 2 * * * Europe/Berlin"),
+        "{shown:?}"
+    );
+    let never = ended_at(&server, &[&put[..], &["--cron", "0 0 30 2 *"]].concat());
+    assert_eq!(never.code, Some(2));
+    assert!(
+        never.stderr.contains("'0 0 30 2 *' is never due"),
+        "{never:?}"
+    );
+    assert_eq!(
+        at(&server, &["schedules", "delete", "nightly"])["deleted"],
+        true
+    );
+    assert_eq!(at(&server, &["schedules", "list"]), json!([]));
+    assert_eq!(
+        ended_at(&server, &["schedules", "show", "nightly"]).code,
+        Some(2)
+    );
+}

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use leveret_core::{
-    ids::{IdError, RunId, WorkflowId},
+    ids::{IdError, RunId, ScheduleId, WorkflowId},
     parse::Diagnostics,
 };
 use serde::Serialize;
@@ -205,6 +205,18 @@ impl Problem {
         );
         problem.0.diagnostics = Some(diagnostics);
         problem
+    }
+
+    pub(super) fn invalid_schedule(detail: impl Into<Cow<'static, str>>) -> Problem {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-schedule", detail)
+    }
+
+    pub(super) fn no_schedule(id: &ScheduleId) -> Problem {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "not-found",
+            format!("there is no schedule '{id}'"),
+        )
     }
 
     pub(super) fn other_workflow(path: &WorkflowId, body: &WorkflowId) -> Problem {

@@ -38,6 +38,16 @@ pub(super) struct RunInPath {
     run_id: String,
 }
 
+/// How a path names a schedule.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "described here, read as an `Id`")]
+pub(super) struct ScheduleInPath {
+    /// The schedule's name.
+    #[param(schema_with = id)]
+    id: String,
+}
+
 /// How a path names a workflow.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]

@@ -21,7 +21,9 @@ pub(super) fn scope(method: &Method, path: &str) -> Option<Scope> {
     let is_of_runs = *method == Method::POST
         && matches!(
             segments[..],
-            ["api", "v1", "workflows", _, "runs"] | ["api", "v1", "runs", ..]
+            ["api", "v1", "workflows", _, "runs"]
+                | ["api", "v1", "runs", ..]
+                | ["api", "v1", "schedules", ..]
         );
     Some(if is_of_runs { Scope::Run } else { Scope::Admin })
 }
@@ -98,6 +100,9 @@ mod tests {
         check(Method::GET, "/api/v1/runs/a/events", Some(Scope::Read));
         check(Method::POST, "/api/v1/workflows/w/runs", Some(Scope::Run));
         check(Method::POST, "/api/v1/runs/a/cancel", Some(Scope::Run));
+        check(Method::POST, "/api/v1/schedules/s/run", Some(Scope::Run));
+        check(Method::PUT, "/api/v1/schedules/s", Some(Scope::Admin));
+        check(Method::DELETE, "/api/v1/schedules/s", Some(Scope::Admin));
         check(Method::PUT, "/api/v1/workflows/w", Some(Scope::Admin));
         check(Method::DELETE, "/api/v1/runs/a", Some(Scope::Admin));
         check(Method::POST, "/api/v1/whatever", Some(Scope::Admin));

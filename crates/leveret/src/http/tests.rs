@@ -26,6 +26,7 @@ mod dead_letters;
 mod events;
 mod guard;
 mod runs;
+mod schedules;
 mod server;
 mod workflows;
 
@@ -210,12 +211,16 @@ async fn document_and_routes_are_the_same() {
         }
     }
     let expect = [
+        "DELETE /api/v1/schedules/{id}",
         "GET /api/openapi.json",
         "GET /api/v1/dlq",
         "GET /api/v1/dlq/{queue}",
         "GET /api/v1/runs",
         "GET /api/v1/runs/{run_id}",
         "GET /api/v1/runs/{run_id}/events",
+        "GET /api/v1/schedules",
+        "GET /api/v1/schedules/{id}",
+        "GET /api/v1/schedules/{id}/history",
         "GET /api/v1/workflows",
         "GET /api/v1/workflows/{id}",
         "GET /health/live",
@@ -224,7 +229,11 @@ async fn document_and_routes_are_the_same() {
         "POST /api/v1/dlq/{queue}/discard",
         "POST /api/v1/dlq/{queue}/replay",
         "POST /api/v1/runs/{run_id}/cancel",
+        "POST /api/v1/schedules/{id}/pause",
+        "POST /api/v1/schedules/{id}/resume",
+        "POST /api/v1/schedules/{id}/run",
         "POST /api/v1/workflows/{id}/runs",
+        "PUT /api/v1/schedules/{id}",
         "PUT /api/v1/workflows/{id}",
     ];
     assert_eq!(routes, expect.map(str::to_owned).into());

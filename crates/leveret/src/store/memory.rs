@@ -22,6 +22,7 @@ use super::{
     commit::{decide_finished, key_of, mark_of, status_of},
     follow::{Write, follow},
 };
+use crate::schedules::{MemorySchedules, Schedules};
 
 /// The store. Clones share their content.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +35,7 @@ struct State {
     runs: BTreeMap<RunId, Run>,
     timers: BTreeMap<StepKey, Timed>,
     redeliveries: HashMap<StepKey, u32>,
+    schedules: MemorySchedules,
 }
 
 #[derive(Debug)]
@@ -624,6 +626,10 @@ impl Store for MemoryStore {
             .take(filter.limit as usize)
             .cloned()
             .collect())
+    }
+
+    fn schedules(&self) -> Arc<dyn Schedules> {
+        Arc::new(self.state().schedules.clone())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -20,7 +20,10 @@ use super::{
     Batching, Committed, Finished, Load, Loaded, NewRun, NewTimer, Pass, Progress, RunEnd,
     RunFilter, RunRecord, Started, StepRecord, Store, StoreError, Timer, WorkflowRecord,
 };
-use crate::postgres::{PLANS_BY_KEY, Pool, PoolOptions, quoted};
+use crate::{
+    postgres::{PLANS_BY_KEY, Pool, PoolOptions, quoted},
+    schedules::{self, PostgresSchedules, Schedules},
+};
 use async_trait::async_trait;
 use leveret_core::{
     ids::{NodeId, RunId, Scope, StepKey, WorkflowId},
@@ -164,8 +167,14 @@ impl PostgresStore {
         let writes = Pool::connect(options.pool()).await?;
         if options.migrate {
             writes.migrate(COMPONENT, MIGRATIONS).await?;
+            writes
+                .migrate(schedules::COMPONENT, schedules::MIGRATIONS)
+                .await?;
         } else {
             writes.check(COMPONENT, MIGRATIONS).await?;
+            writes
+                .check(schedules::COMPONENT, schedules::MIGRATIONS)
+                .await?;
         }
         let reads = writes.beside(options.read_connections_max);
         Ok(PostgresStore(Arc::new(Inner {
@@ -183,6 +192,8 @@ impl PostgresStore {
         options.check()?;
         let pool = Pool::connect(options.pool()).await?;
         let versions = pool.migrate(COMPONENT, MIGRATIONS).await?;
+        pool.migrate(schedules::COMPONENT, schedules::MIGRATIONS)
+            .await?;
         pool.close().await;
         Ok(versions)
     }
@@ -353,6 +364,10 @@ impl Store for PostgresStore {
         let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
         let rows = lease.query(sql, &[]).await?;
         Ok(Some(rows::time_at(&rows[0], 0)?))
+    }
+
+    fn schedules(&self) -> Arc<dyn Schedules> {
+        Arc::new(PostgresSchedules::new(self.0.writes.clone()))
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

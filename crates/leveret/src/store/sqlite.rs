@@ -25,7 +25,10 @@ use super::{
     Batching, Committed, Finished, Load, Loaded, NewRun, NewTimer, Pass, Progress, RunEnd,
     RunFilter, RunRecord, Started, StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
 };
-use crate::sqlite::{Database, DatabaseError, Session};
+use crate::{
+    schedules::{Schedules, SqliteSchedules},
+    sqlite::{Database, DatabaseError, Session},
+};
 
 /// What was applied once never changes; add to the end.
 const MIGRATIONS: &[&str] = &[
@@ -37,13 +40,18 @@ const MIGRATIONS: &[&str] = &[
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
     database: Database,
+    schedules: SqliteSchedules,
 }
 
 impl SqliteStore {
     /// Opens the store in a database file and brings its tables to the newest version. Blocks for the disk.
     pub fn open(database: Database) -> Result<SqliteStore, StoreError> {
         database.migrate("store", MIGRATIONS)?;
-        Ok(SqliteStore { database })
+        let schedules = SqliteSchedules::open(database.clone())?;
+        Ok(SqliteStore {
+            database,
+            schedules,
+        })
     }
 
     /// The file it lives in.
@@ -407,6 +415,10 @@ impl Store for SqliteStore {
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRecord>, StoreError> {
         let filter = filter.clone();
         self.read(move |session| read::runs(session, &filter)).await
+    }
+
+    fn schedules(&self) -> Arc<dyn Schedules> {
+        Arc::new(self.schedules.clone())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -1,5 +1,6 @@
 //! Node types: one attempt of a built-in one, as the engine asks for it, and functions as node types.
 
+mod datetime;
 mod http;
 mod lists;
 

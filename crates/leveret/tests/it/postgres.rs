@@ -36,6 +36,16 @@ use tokio::{
 };
 use tokio_postgres::{Client, NoTls};
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn schedules_conform() {
+    in_schema(|options| async {
+        let store = PostgresStore::connect(options).await.expect("connects");
+        leveret::schedules::conformance::exercise(&*store.schedules()).await;
+        store.close().await;
+    })
+    .await;
+}
+
 /// Runs a test in a fresh schema, which is dropped also when the test fails.
 pub(crate) async fn in_schema<Fut>(test: impl FnOnce(PostgresOptions) -> Fut)
 where

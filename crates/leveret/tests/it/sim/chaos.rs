@@ -385,6 +385,9 @@ impl Store for ChaosStore {
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRecord>, StoreError> {
         self.life.store("runs", self.inner.runs(filter)).await
     }
+    fn schedules(&self) -> Arc<dyn leveret::schedules::Schedules> {
+        self.inner.schedules()
+    }
     async fn ping(&self) -> Result<(), StoreError> {
         self.inner.ping().await
     }
