@@ -13,15 +13,23 @@
 //!
 //! Only nodes with several incoming edges, and the end of the run, have a state that outlives the step: a [`JoinState`], one row in
 //! the store. A chain needs none.
+//!
+//! Steps in the body of a loop stand in the scope of their pass, `loop#2`, and so does the step of the controller that decides whether there is
+//! that pass. If there is, its edges into the body resolve in that pass. If not, the others resolve in the scope around the loop, where the
+//! controller's last step stands then, too. What leads back to the controller from pass 2, and all that ends elsewhere in the body, meets at the
+//! controller's step in pass 3. A loop that is skipped or cancelled has a single step, around it.
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fmt,
     str::FromStr,
 };
 
-use crate::graph::{EdgeIx, Graph, NodeIx};
+use crate::{
+    graph::{EdgeIx, Graph, NodeIx, Place, Role},
+    ids::Scope,
+};
 
 /// How a step ended, as far as its edges care.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,20 +55,20 @@ pub enum Passed {
     Cancelled,
 }
 
-/// A node that must run now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// A step that must run now.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ready {
-    /// The node.
-    pub node: NodeIx,
+    /// Where it stands.
+    pub place: Place,
     /// The edge that hands over its input; `None` at the start of a run.
     pub via: Option<EdgeIx>,
 }
 
-/// What outlives a single step: a node where edges meet, or the end of the run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// What outlives a single step: a place where edges meet, or the end of the run.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum JoinPoint {
-    /// A node with several incoming edges.
-    Node(NodeIx),
+    /// A place with several incoming edges.
+    Place(Place),
     /// The end of the run.
     End,
 }
@@ -120,13 +128,14 @@ impl JoinState {
     }
 
     /// What the join makes of its node now, at most once.
-    fn fire(&mut self, any: bool) -> Option<Fired> {
+    fn fire(&mut self, wait: Wait) -> Option<Fired> {
         if self.fired {
             return None;
         }
-        let fired = match (any, self.last_taken) {
-            (true, Some(_)) => Fired::Ready,
+        let fired = match (wait, self.last_taken) {
+            (Wait::ForOne, Some(_)) => Fired::Ready,
             _ if self.open > 0 => return None,
+            (Wait::ForAllIfOne, Some(_)) => Fired::Ready,
             _ if self.has(Resolution::Failed) => Fired::Passed(Passed::Cancelled),
             (_, Some(_)) => Fired::Ready,
             (_, None) => Fired::Passed(Passed::Skipped),
@@ -134,6 +143,17 @@ impl JoinState {
         self.fired = true;
         Some(fired)
     }
+}
+
+/// What a join waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// All edges, of which none may have failed.
+    ForAll,
+    /// The first taken one.
+    ForOne,
+    /// All edges; one that was taken is enough.
+    ForAllIfOne,
 }
 
 enum Fired {
@@ -213,10 +233,12 @@ struct UnknownResolution;
 /// What a step's end makes of its run. Recorded together with the step, in one transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decision {
-    /// Nodes that must run now.
+    /// Steps that must run now.
     pub ready: Vec<Ready>,
-    /// Nodes that will not run.
-    pub passed: Vec<(NodeIx, Passed)>,
+    /// Steps that will not run.
+    pub passed: Vec<(Place, Passed)>,
+    /// The scope around the loop that ended with this step of its controller: the step stands there, too.
+    pub closes: Option<Scope>,
     /// Joins that changed.
     pub joins: BTreeMap<JoinPoint, JoinState>,
     /// Whether the run is at its end.
@@ -230,12 +252,12 @@ pub struct MissingJoins(pub Vec<JoinPoint>);
 /// A run's joins, as far as they were loaded.
 pub type Joins = HashMap<JoinPoint, JoinState>;
 
-/// Decides what the end of the step at `node` makes of its run.
+/// Decides what the end of the step at `place` makes of its run.
 ///
 /// On success `joins` holds the new states. On [`MissingJoins`] it is unchanged: load those too and ask again.
 pub fn decide(
     graph: &Graph,
-    node: NodeIx,
+    place: &Place,
     ending: &Ending<'_>,
     joins: &mut Joins,
 ) -> Result<Decision, MissingJoins> {
@@ -246,9 +268,9 @@ pub fn decide(
         missing: Vec::new(),
         open: VecDeque::new(),
     };
-    decider.step(node, ending);
-    while let Some((edge, resolution)) = decider.open.pop_front() {
-        decider.resolve(edge, resolution);
+    decider.step(place, ending);
+    while let Some((edge, resolution, scope)) = decider.open.pop_front() {
+        decider.resolve(edge, resolution, &scope);
     }
     decider.hand_over();
     let Decider {
@@ -264,9 +286,21 @@ pub fn decide(
     }
     decision.ready.sort_unstable();
     for (join, state) in &decision.joins {
-        joins.insert(*join, state.clone());
+        joins.insert(join.clone(), state.clone());
     }
     Ok(decision)
+}
+
+/// The scope around the loop that the step at `place` ends, if it does: with an edge out of it, with none at all, or with its failure.
+pub fn closes(graph: &Graph, place: &Place, ending: &Ending<'_>) -> Option<Scope> {
+    let goes_on = match ending {
+        Ending::Completed { taken } => {
+            !taken.is_empty() && !taken.iter().any(|&edge| graph.leaves(edge))
+        }
+        Ending::Failed { .. } => false,
+    };
+    let is_loop = graph.role(place.node) == Role::Loop;
+    (is_loop && !goes_on).then(|| place.scope.outer())
 }
 
 /// Decides the start of a run: an empty workflow ends at once.
@@ -274,7 +308,10 @@ pub fn decide_start(graph: &Graph) -> Decision {
     let ready = graph
         .starts()
         .iter()
-        .map(|&node| Ready { node, via: None })
+        .map(|&node| Ready {
+            place: graph.start_place(node),
+            via: None,
+        })
         .collect();
     Decision {
         ready,
@@ -283,10 +320,10 @@ pub fn decide_start(graph: &Graph) -> Decision {
     }
 }
 
-/// How many edges meet at a join.
-pub fn join_width(graph: &Graph, join: JoinPoint) -> usize {
+/// How many edges and conditions meet at a join.
+pub fn join_width(graph: &Graph, join: &JoinPoint) -> usize {
     match join {
-        JoinPoint::Node(node) => graph.incoming(node).len(),
+        JoinPoint::Place(place) => graph.meeting(place).len() + graph.slots(place),
         JoinPoint::End => graph.end_slot_count(),
     }
 }
@@ -296,86 +333,133 @@ struct Decider<'a> {
     joins: &'a Joins,
     decision: Decision,
     missing: Vec<JoinPoint>,
-    /// Edges that resolved and whose targets have not heard of it, in the order in which they are told.
-    open: VecDeque<(EdgeIx, Resolution)>,
+    /// Edges that resolved, in which scope, and whose targets have not heard of it, in the order in which they are told.
+    open: VecDeque<(EdgeIx, Resolution, Scope)>,
 }
 
 impl Decider<'_> {
-    fn step(&mut self, node: NodeIx, ending: &Ending<'_>) {
+    fn step(&mut self, place: &Place, ending: &Ending<'_>) {
         let graph = self.graph;
+        let (node, scope) = (place.node, &place.scope);
+        if graph.role(node) == Role::Loop {
+            return self.controller(place, ending);
+        }
         match ending {
             Ending::Completed { taken } => {
                 let taken = sorted(taken);
-                for edge in graph.routed(node) {
-                    let resolution = if taken.binary_search(&edge).is_ok() {
-                        Resolution::Taken
-                    } else {
-                        Resolution::Untaken
-                    };
-                    self.open.push_back((edge, resolution));
-                }
-                self.open.extend(
-                    graph
-                        .fallback_edge(node)
-                        .map(|edge| (edge, Resolution::Untaken)),
-                );
+                self.tell(graph.routed(node), scope, |edge| taken_or_not(&taken, edge));
+                self.tell(graph.fallback_edge(node), scope, |_| Resolution::Untaken);
             }
             Ending::Failed { fall_back: true } if graph.fallback_edge(node).is_some() => {
                 // The node's own edges wait for the fallback's result.
-                self.open.extend(
-                    graph
-                        .fallback_edge(node)
-                        .map(|edge| (edge, Resolution::Taken)),
-                );
+                self.tell(graph.fallback_edge(node), scope, |_| Resolution::Taken);
             }
             Ending::Failed { .. } => {
-                self.open
-                    .extend(graph.routed(node).map(|edge| (edge, Resolution::Failed)));
-                self.open.extend(
-                    graph
-                        .fallback_edge(node)
-                        .map(|edge| (edge, Resolution::Untaken)),
-                );
+                self.tell(graph.routed(node), scope, |_| Resolution::Failed);
+                self.tell(graph.fallback_edge(node), scope, |_| Resolution::Untaken);
             }
         }
-        self.terminal(node);
+        self.terminal(node, scope);
     }
 
-    fn resolve(&mut self, edge: EdgeIx, resolution: Resolution) {
-        let node = self.graph.edge(edge).target;
-        let incoming = self.graph.incoming(node);
-        if let [_] = incoming {
+    /// The step of a loop's controller: it begins a pass, or ends the loop.
+    fn controller(&mut self, place: &Place, ending: &Ending<'_>) {
+        let graph = self.graph;
+        let edges = graph.outgoing(place.node).iter().copied();
+        match ending {
+            Ending::Completed { taken } if closes(graph, place, ending).is_none() => {
+                let taken = sorted(taken);
+                let inwards = edges.filter(|&edge| !graph.leaves(edge));
+                self.tell(inwards, &place.scope, |edge| taken_or_not(&taken, edge));
+            }
+            Ending::Completed { taken } => {
+                let taken = sorted(taken);
+                self.close(place, |edge| taken_or_not(&taken, edge));
+            }
+            Ending::Failed { .. } => self.close(place, |_| Resolution::Failed),
+        }
+    }
+
+    /// The step of a controller that ends its loop.
+    fn close(&mut self, place: &Place, resolution: impl Fn(EdgeIx) -> Resolution) {
+        let outer = place.scope.outer();
+        self.leave(place.node, &outer, resolution);
+        self.decision.closes = Some(outer);
+    }
+
+    /// Goes on behind a loop.
+    fn leave(&mut self, node: NodeIx, outer: &Scope, resolution: impl Fn(EdgeIx) -> Resolution) {
+        let graph = self.graph;
+        let edges = graph.outgoing(node).iter().copied();
+        let outwards = edges.filter(|&edge| graph.leaves(edge));
+        self.tell(outwards, outer, resolution);
+        self.terminal(node, outer);
+    }
+
+    fn tell(
+        &mut self,
+        edges: impl IntoIterator<Item = EdgeIx>,
+        scope: &Scope,
+        resolution: impl Fn(EdgeIx) -> Resolution,
+    ) {
+        let edges = edges.into_iter();
+        self.open
+            .extend(edges.map(|edge| (edge, resolution(edge), scope.clone())));
+    }
+
+    /// An edge resolved; `scope` is that of its source, or around it if it ends a loop.
+    fn resolve(&mut self, edge: EdgeIx, resolution: Resolution, scope: &Scope) {
+        let graph = self.graph;
+        let place = target_of(graph, edge, scope);
+        let meeting = graph.meeting(&place);
+        if meeting.len() == 1 && graph.slots(&place) == 0 {
             return match resolution {
                 Resolution::Taken => self.decision.ready.push(Ready {
-                    node,
+                    place,
                     via: Some(edge),
                 }),
-                Resolution::Untaken => self.pass(node, Passed::Skipped),
-                Resolution::Failed => self.pass(node, Passed::Cancelled),
+                Resolution::Untaken => self.pass(&place, Passed::Skipped),
+                Resolution::Failed => self.pass(&place, Passed::Cancelled),
             };
         }
-        let any = self.graph.joins_any(node);
-        let position = incoming
+        let position = meeting
             .binary_search(&edge)
-            .expect("an edge is among its target's incoming");
-        let join = JoinPoint::Node(node);
+            .expect("an edge is among those that meet at its target");
+        self.meet(place, position, resolution);
+    }
+
+    /// An edge, or a condition, is met at a join.
+    fn meet(&mut self, place: Place, position: usize, resolution: Resolution) {
+        let graph = self.graph;
+        let is_later = graph.role(place.node) == Role::Loop && place.scope.pass() != Some(1);
+        let wait = match (graph.joins_any(place.node), is_later) {
+            (false, _) => Wait::ForAll,
+            (true, false) => Wait::ForOne,
+            (true, true) => Wait::ForAllIfOne,
+        };
+        let join = JoinPoint::Place(place.clone());
         let is_late = self.joins.get(&join).is_some_and(JoinState::has_fired);
         let Some(state) = self.join(join) else {
             return;
         };
         state.resolve(position, resolution, is_late);
-        let fired = state.fire(any);
+        let fired = state.fire(wait);
         let complete = state.open == 0;
         match fired {
+            // What hands over is known when all edges of the step were told.
             Some(Fired::Ready) => self.decision.ready.push(Ready {
-                node,
-                via: Some(edge),
+                place: place.clone(),
+                via: None,
             }),
-            Some(Fired::Passed(passed)) => self.pass(node, passed),
+            Some(Fired::Passed(passed)) => self.pass(&place, passed),
             None => {}
         }
-        if complete {
-            self.end_slot(self.graph.any_join_slot(node));
+        if complete && wait == Wait::ForOne {
+            let outer = match graph.role(place.node) {
+                Role::Plain => place.scope,
+                Role::Loop => place.scope.outer(),
+            };
+            self.end_slot(place.node, graph.any_join_slot(place.node), &outer);
         }
     }
 
@@ -386,36 +470,48 @@ impl Decider<'_> {
             return;
         }
         for ready in ready {
-            if let Some(state) = joins.get(&JoinPoint::Node(ready.node)) {
-                let incoming = self.graph.incoming(ready.node);
-                ready.via = state.last_taken.map(|position| incoming[position]);
+            let join = JoinPoint::Place(ready.place.clone());
+            if let Some(state) = joins.get(&join) {
+                let meeting = self.graph.meeting(&ready.place);
+                ready.via = state.last_taken.map(|position| meeting[position]);
             }
         }
     }
 
-    fn pass(&mut self, node: NodeIx, passed: Passed) {
-        self.decision.passed.push((node, passed));
+    fn pass(&mut self, place: &Place, passed: Passed) {
+        let graph = self.graph;
         let resolution = match passed {
             Passed::Skipped => Resolution::Untaken,
             Passed::Cancelled => Resolution::Failed,
         };
-        let edges = self
-            .graph
-            .outgoing(node)
-            .iter()
-            .copied()
-            .chain(self.graph.fallback_edge(node));
-        self.open.extend(edges.map(|edge| (edge, resolution)));
-        self.terminal(node);
+        let node = place.node;
+        if graph.role(node) == Role::Loop {
+            let scope = place.scope.outer();
+            self.leave(node, &scope, |_| resolution);
+            self.decision.passed.push((Place { node, scope }, passed));
+            return;
+        }
+        self.decision.passed.push((place.clone(), passed));
+        let edges = graph.outgoing(node).iter().copied();
+        let edges = edges.chain(graph.fallback_edge(node));
+        self.tell(edges, &place.scope, |_| resolution);
+        self.terminal(node, &place.scope);
     }
 
-    fn terminal(&mut self, node: NodeIx) {
-        self.end_slot(self.graph.terminal_slot(node));
+    /// `scope` is around a loop, if the node is its controller.
+    fn terminal(&mut self, node: NodeIx, scope: &Scope) {
+        self.end_slot(node, self.graph.terminal_slot(node), scope);
     }
 
-    fn end_slot(&mut self, slot: Option<usize>) {
+    fn end_slot(&mut self, node: NodeIx, slot: Option<usize>, scope: &Scope) {
         let Some(slot) = slot else { return };
-        if self.graph.end_slot_count() == 1 {
+        if let Some(node) = self.graph.loop_around(node) {
+            // What ends within a pass lets the next one begin, whatever came of it.
+            let scope = scope.next_pass();
+            let place = Place { node, scope };
+            let position = self.graph.meeting(&place).len() + slot;
+            self.meet(place, position, Resolution::Untaken);
+        } else if self.graph.end_slot_count() == 1 {
             self.decision.ended = true;
         } else if let Some(state) = self.join(JoinPoint::End) {
             state.resolve(slot, Resolution::Taken, false);
@@ -432,10 +528,29 @@ impl Decider<'_> {
                 self.missing.push(join);
                 return None;
             };
-            self.decision.joins.insert(join, state.clone());
+            self.decision.joins.insert(join.clone(), state.clone());
         }
         self.decision.joins.get_mut(&join)
     }
+}
+
+fn taken_or_not(taken: &[EdgeIx], edge: EdgeIx) -> Resolution {
+    if taken.binary_search(&edge).is_ok() {
+        Resolution::Taken
+    } else {
+        Resolution::Untaken
+    }
+}
+
+/// Where an edge leads; `scope` is that of its source, or around it if it ends a loop.
+fn target_of(graph: &Graph, edge: EdgeIx, scope: &Scope) -> Place {
+    let node = graph.edge(edge).target;
+    let scope = match graph.role(node) {
+        Role::Plain => scope.clone(),
+        Role::Loop if graph.is_again(edge) => scope.next_pass(),
+        Role::Loop => scope.first_pass(),
+    };
+    Place { node, scope }
 }
 
 /// The edges in order, in which they are for the most part already: looking for each is then quick, however many there are.
@@ -460,9 +575,9 @@ pub enum Mark {
 }
 
 /// What is recorded of a run's steps.
-pub type Marks = HashMap<NodeIx, Mark>;
+pub type Marks = HashMap<Place, Mark>;
 
-/// The nodes that should be running: made ready by what is recorded, and not recorded themselves.
+/// The steps that should be running: made ready by what is recorded, and not recorded themselves.
 ///
 /// Walks from `from` (the starts, for a whole run) over recorded steps. Follows from the committed state alone, so that a job lost or
 /// delivered again leads to the same successors.
@@ -472,34 +587,47 @@ pub fn unfinished(
     marks: &Marks,
     joins: &Joins,
 ) -> Vec<Ready> {
-    let mut open: Vec<Ready> = from.into_iter().collect();
-    let mut seen = vec![false; graph.node_count()];
+    let mut walk = Walk {
+        graph,
+        joins,
+        open: from.into_iter().collect(),
+    };
+    let mut seen = HashSet::new();
     let mut ready = Vec::new();
-    while let Some(candidate) = open.pop() {
-        if std::mem::replace(&mut seen[candidate.node], true) {
+    while let Some(candidate) = walk.open.pop() {
+        if !seen.insert(candidate.place.clone()) {
             continue;
         }
-        let node = candidate.node;
-        let mut follow = |edge: EdgeIx| {
-            let target = graph.edge(edge).target;
-            if let Ok(via) = join_to(graph, target, joins) {
-                open.push(Ready {
-                    node: target,
-                    via: via.or(Some(edge)),
-                });
+        let Place { node, scope } = &candidate.place;
+        let node = *node;
+        if graph.role(node) == Role::Loop {
+            let edges = graph.outgoing(node).iter().copied();
+            let scope = scope.outer();
+            let around = Place { node, scope };
+            if marks.contains_key(&around) {
+                // Nothing of a loop that ended is left.
+                walk.on(edges.filter(|&edge| graph.leaves(edge)), &around);
+                continue;
             }
-        };
-        match marks.get(&node) {
+            match marks.get(&candidate.place) {
+                None => ready.push(candidate),
+                Some(Mark::Waiting) => {}
+                Some(Mark::Failed | Mark::Final) => {
+                    let inwards = edges.filter(|&edge| !graph.leaves(edge));
+                    walk.along(inwards, &candidate.place.scope);
+                }
+            }
+            continue;
+        }
+        match marks.get(&candidate.place) {
             None => ready.push(candidate),
             Some(Mark::Waiting) => {}
             Some(Mark::Failed) if graph.fallback_edge(node).is_some() => {
-                graph.fallback_edge(node).into_iter().for_each(&mut follow);
+                walk.on(graph.fallback_edge(node), &candidate.place);
             }
             Some(Mark::Failed | Mark::Final) => {
-                graph
-                    .routed(node)
-                    .chain(graph.fallback_edge(node))
-                    .for_each(&mut follow);
+                let edges = graph.routed(node).chain(graph.fallback_edge(node));
+                walk.on(edges, &candidate.place);
             }
         }
     }
@@ -507,16 +635,50 @@ pub fn unfinished(
     ready
 }
 
+/// A walk over what is recorded.
+struct Walk<'a> {
+    graph: &'a Graph,
+    joins: &'a Joins,
+    open: Vec<Ready>,
+}
+
+impl Walk<'_> {
+    /// Goes on from a step that is recorded.
+    fn on(&mut self, edges: impl IntoIterator<Item = EdgeIx>, from: &Place) {
+        self.along(edges, &from.scope);
+        if let Some(node) = self.graph.loop_around(from.node)
+            && self.graph.terminal_slot(from.node).is_some()
+        {
+            // The next pass may have waited for this step.
+            let scope = from.scope.next_pass();
+            self.reach(Place { node, scope }, None);
+        }
+    }
+
+    fn along(&mut self, edges: impl IntoIterator<Item = EdgeIx>, scope: &Scope) {
+        for edge in edges {
+            self.reach(target_of(self.graph, edge, scope), Some(edge));
+        }
+    }
+
+    fn reach(&mut self, place: Place, edge: Option<EdgeIx>) {
+        if let Ok(via) = join_to(self.graph, &place, self.joins) {
+            let via = via.or(edge);
+            self.open.push(Ready { place, via });
+        }
+    }
+}
+
 struct NotFired;
 
-/// The edge that hands over the input of a join that fired; `None` for a node with one edge.
-fn join_to(graph: &Graph, node: NodeIx, joins: &Joins) -> Result<Option<EdgeIx>, NotFired> {
-    let incoming = graph.incoming(node);
-    if incoming.len() == 1 {
+/// The edge that hands over the input of a join that fired; `None` for a place with one edge.
+fn join_to(graph: &Graph, place: &Place, joins: &Joins) -> Result<Option<EdgeIx>, NotFired> {
+    let meeting = graph.meeting(place);
+    if meeting.len() == 1 && graph.slots(place) == 0 {
         return Ok(None);
     }
-    match joins.get(&JoinPoint::Node(node)) {
-        Some(state) if state.fired => Ok(state.last_taken.map(|position| incoming[position])),
+    match joins.get(&JoinPoint::Place(place.clone())) {
+        Some(state) if state.fired => Ok(state.last_taken.map(|position| meeting[position])),
         _ => Err(NotFired),
     }
 }

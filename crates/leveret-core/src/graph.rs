@@ -3,13 +3,38 @@
 //! Nodes and edges are indexes. Besides the *flow* edges of the definition there is one *fallback* edge from every guarded node to
 //! its fallback node: taken when the node failed for good, so that a fallback node is reached, skipped and cancelled by
 //! the same rules as any other.
+//!
+//! Steps in the body of a loop stand in the scope of their pass: see [`Place`], and [`Role::Loop`] for which nodes these are.
+
+mod region;
 
 use std::collections::VecDeque;
+
+pub(crate) use self::region::{Fault, Parts, RegionIx, Regions};
+pub use self::region::{NESTED_MAX, Role};
+use crate::ids::{Scope, ScopePart};
 
 /// An index of a node in its workflow.
 pub type NodeIx = usize;
 /// An index of an edge: flow edges first, in the order of the definition, then fallback edges.
 pub type EdgeIx = usize;
+
+/// Where a step stands: its node, and the scope of loops.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// The node.
+    pub node: NodeIx,
+    /// In which pass of the loops around it.
+    pub scope: Scope,
+}
+
+impl Place {
+    /// A place outside of every loop.
+    pub fn root(node: NodeIx) -> Place {
+        let scope = Scope::root();
+        Place { node, scope }
+    }
+}
 
 /// What the graph must know of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,6 +43,21 @@ pub struct NodeShape {
     pub joins_any: bool,
     /// The node that takes over when this one failed for good.
     pub fallback: Option<NodeIx>,
+    /// What the node is to the shape.
+    pub role: Role,
+}
+
+/// What the graph must know of a flow edge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EdgeShape {
+    /// The node it leaves.
+    pub source: NodeIx,
+    /// The node it enters.
+    pub target: NodeIx,
+    /// If a loop's controller is the source: it begins a pass.
+    pub continues: bool,
+    /// If a loop's controller is the source: it ends the loop.
+    pub breaks: bool,
 }
 
 /// An edge between two nodes.
@@ -37,6 +77,13 @@ pub struct Graph {
     flow_edges: usize,
     incoming: Vec<Vec<EdgeIx>>,
     outgoing: Vec<Vec<EdgeIx>>,
+    /// Per flow edge whether it begins the next pass of the loop that it leads to.
+    again: Vec<bool>,
+    /// Per flow edge whether it ends the loop that it leaves.
+    leaves: Vec<bool>,
+    regions: Regions,
+    /// Per region what the next pass waits for.
+    passes: Vec<PassEnd>,
     fallback_edge: Vec<Option<EdgeIx>>,
     guards: Vec<Option<NodeIx>>,
     starts: Vec<NodeIx>,
@@ -51,15 +98,52 @@ struct EndSlots {
     any_join: Option<usize>,
 }
 
+/// What the end of a pass consists of.
+#[derive(Clone, Debug, Default)]
+struct PassEnd {
+    /// The edges that lead back to the controller.
+    back: Vec<EdgeIx>,
+    /// How many nodes and joins of the body end elsewhere.
+    slots: usize,
+}
+
 impl Graph {
-    /// Builds the graph of `nodes` with flow `edges` as `(source, target)`.
+    /// Builds the graph of `nodes` without loops, with flow `edges` as `(source, target)`.
     ///
     /// # Panics
     ///
-    /// When an index is out of range: validation comes first.
+    /// When an index is out of range, or there are loops.
     pub fn new(nodes: Vec<NodeShape>, edges: &[(NodeIx, NodeIx)]) -> Graph {
+        let edges = edges.iter().map(|&(source, target)| EdgeShape {
+            source,
+            target,
+            ..EdgeShape::default()
+        });
+        Graph::of(nodes, edges.collect())
+    }
+
+    /// Builds the graph of `nodes` with flow `edges`.
+    ///
+    /// # Panics
+    ///
+    /// When an index is out of range, or the loops are none: validation comes first.
+    pub fn of(nodes: Vec<NodeShape>, shapes: Vec<EdgeShape>) -> Graph {
         let count = nodes.len();
+        let regions = regions_of(&nodes, &shapes);
+        let edges: Vec<(NodeIx, NodeIx)> = shapes
+            .iter()
+            .map(|edge| (edge.source, edge.target))
+            .collect();
+        let is_within = |node: NodeIx, owner: NodeIx| regions.is_around(regions.of[owner], node);
+        let is_loop = |node: NodeIx| nodes[node].role == Role::Loop;
+        let again = edges.iter();
+        let again = again.map(|&(source, target)| is_loop(target) && is_within(source, target));
+        let leaves = edges.iter();
+        let leaves = leaves.map(|&(source, target)| is_loop(source) && !is_within(target, source));
         let mut graph = Graph {
+            again: again.collect(),
+            leaves: leaves.collect(),
+            passes: vec![PassEnd::default(); regions.regions.len()],
             incoming: vec![Vec::new(); count],
             outgoing: vec![Vec::new(); count],
             fallback_edge: vec![None; count],
@@ -72,11 +156,17 @@ impl Graph {
             starts: Vec::new(),
             end_slots: vec![EndSlots::default(); count],
             end_slot_count: 0,
+            regions,
             nodes,
         };
         graph.add_fallback_edges();
         for (ix, edge) in graph.edges.iter().enumerate() {
-            graph.incoming[edge.target].push(ix);
+            if graph.again.get(ix) == Some(&true) {
+                let region = graph.regions.of[edge.target].expect("a loop has a region");
+                graph.passes[region].back.push(ix);
+            } else {
+                graph.incoming[edge.target].push(ix);
+            }
             if ix < graph.flow_edges {
                 graph.outgoing[edge.source].push(ix);
             }
@@ -102,20 +192,39 @@ impl Graph {
     }
 
     /// A run ends when every terminal node is final and every edge into an `any` join is resolved: a join that ran at its
-    /// first edge does not let the run end while the branches of the others still work.
+    /// first edge does not let the run end while the branches of the others still work. In the same way ends each pass of a loop.
     fn number_end_slots(&mut self) {
-        let mut next = 0;
         for node in 0..self.nodes.len() {
-            if self.outgoing[node].is_empty() {
-                self.end_slots[node].terminal = Some(next);
-                next += 1;
+            let is_terminal = match self.nodes[node].role {
+                Role::Plain => self.outgoing[node].is_empty(),
+                Role::Loop => !self.outgoing[node].iter().any(|&edge| self.leaves[edge]),
+            };
+            let region = self.around(node);
+            if is_terminal {
+                self.end_slots[node].terminal = Some(self.next_slot(region));
             }
             if self.joins_any(node) && self.incoming[node].len() > 1 {
-                self.end_slots[node].any_join = Some(next);
-                next += 1;
+                self.end_slots[node].any_join = Some(self.next_slot(region));
             }
         }
-        self.end_slot_count = next;
+    }
+
+    fn next_slot(&mut self, region: Option<RegionIx>) -> usize {
+        let count = match region {
+            None => &mut self.end_slot_count,
+            Some(region) => &mut self.passes[region].slots,
+        };
+        *count += 1;
+        *count - 1
+    }
+
+    /// The region in which a node is, or the loop of which it is the controller.
+    fn around(&self, node: NodeIx) -> Option<RegionIx> {
+        let own = self.regions.of[node];
+        match self.nodes[node].role {
+            Role::Plain => own,
+            Role::Loop => own.and_then(|own| self.regions.regions[own].parent),
+        }
     }
 
     /// How many nodes there are.
@@ -133,7 +242,107 @@ impl Graph {
         edge < self.flow_edges
     }
 
-    /// All edges into a node, the fallback edge last.
+    /// What a node is to the shape.
+    pub fn role(&self, node: NodeIx) -> Role {
+        self.nodes[node].role
+    }
+
+    /// Whether an edge begins the next pass of the loop that it leads to.
+    pub fn is_again(&self, edge: EdgeIx) -> bool {
+        self.again.get(edge) == Some(&true)
+    }
+
+    /// Whether an edge ends the loop whose controller it leaves.
+    pub fn leaves(&self, edge: EdgeIx) -> bool {
+        self.leaves.get(edge) == Some(&true)
+    }
+
+    /// How many scopes there are around a node's steps; the controller of a loop stands in the passes that it decides on.
+    pub fn depth(&self, node: NodeIx) -> usize {
+        self.regions.chain(self.regions.of[node]).count()
+    }
+
+    /// How many scopes around the steps of both nodes are the same.
+    pub fn common_depth(&self, one: NodeIx, other: NodeIx) -> usize {
+        let chain = |node: NodeIx| -> Vec<RegionIx> {
+            let mut chain: Vec<_> = self.regions.chain(self.regions.of[node]).collect();
+            chain.reverse();
+            chain
+        };
+        let pairs = chain(one).into_iter().zip(chain(other));
+        pairs.take_while(|(one, other)| one == other).count()
+    }
+
+    /// Which step of a node its name means to a reader at a place: the one in the first scope, if it has ended; else the latest one within the
+    /// second. A loop that ended stands in the scope around it.
+    pub fn meant(&self, node: NodeIx, reader: &Place) -> (Option<Scope>, Option<Scope>) {
+        let depth = self.depth(node);
+        if depth == 0 {
+            return (Some(Scope::root()), None);
+        }
+        let common = self.common_depth(node, reader.node);
+        let ends_there = self.nodes[node].role == Role::Loop && common + 1 == depth;
+        let exact = common == depth || ends_there;
+        let exact = exact.then(|| reader.scope.first_parts(common));
+        (exact, Some(Scope::root()))
+    }
+
+    /// Whether steps of a node can stand in a scope.
+    pub fn fits(&self, node: NodeIx, scope: &Scope) -> bool {
+        let is_pass = |part: &ScopePart| matches!(part, ScopePart::Pass(_));
+        scope
+            .parts()
+            .is_some_and(|parts| parts.len() == self.depth(node) && parts.iter().all(is_pass))
+    }
+
+    /// The scope in which the source of an edge stands whose target stands at `target`. Of the controller of a loop that ended, the
+    /// scope around the loop: its last step stands there, too.
+    pub fn source_scope(&self, edge: EdgeIx, target: &Place) -> Scope {
+        match self.nodes[target.node].role {
+            Role::Loop if self.is_again(edge) => target
+                .scope
+                .previous_pass()
+                .unwrap_or_else(|| target.scope.clone()),
+            Role::Loop => target.scope.outer(),
+            Role::Plain => target.scope.clone(),
+        }
+    }
+
+    /// The edges that meet at a place. Those that lead back to a controller meet at its later passes, the others at its first.
+    pub(crate) fn meeting(&self, place: &Place) -> &[EdgeIx] {
+        match self.pass_end(place) {
+            Some(end) => &end.back,
+            None => &self.incoming[place.node],
+        }
+    }
+
+    /// How many conditions a place waits for beside its edges.
+    pub(crate) fn slots(&self, place: &Place) -> usize {
+        self.pass_end(place).map_or(0, |end| end.slots)
+    }
+
+    /// What a later pass of a loop waits for, if that is where its controller stands.
+    fn pass_end(&self, place: &Place) -> Option<&PassEnd> {
+        let is_later = self.nodes[place.node].role == Role::Loop
+            && place.scope.pass().is_some_and(|pass| pass > 1);
+        let region = self.regions.of[place.node].filter(|_| is_later)?;
+        Some(&self.passes[region])
+    }
+
+    /// The controller of the loop in whose body a node is.
+    pub(crate) fn loop_around(&self, node: NodeIx) -> Option<NodeIx> {
+        self.around(node)
+            .map(|region| self.regions.regions[region].owner)
+    }
+
+    /// All edges into a node, those of later passes and the fallback edge last.
+    pub fn all_incoming(&self, node: NodeIx) -> impl Iterator<Item = EdgeIx> + '_ {
+        let own = self.regions.of[node].filter(|_| self.nodes[node].role == Role::Loop);
+        let back = own.map_or(&[][..], |region| &self.passes[region].back);
+        self.incoming[node].iter().chain(back).copied()
+    }
+
+    /// All edges into a node but those that lead back to it, the fallback edge last.
     pub fn incoming(&self, node: NodeIx) -> &[EdgeIx] {
         &self.incoming[node]
     }
@@ -167,16 +376,28 @@ impl Graph {
         self.nodes[node].joins_any
     }
 
+    /// Where a node stands at the start of a run: a loop at its first pass.
+    pub fn start_place(&self, node: NodeIx) -> Place {
+        let scope = match self.nodes[node].role {
+            Role::Plain => Scope::root(),
+            Role::Loop => Scope::root().first_pass(),
+        };
+        Place { node, scope }
+    }
+
     /// Where runs start: the nodes without incoming edges that are nobody's fallback.
     pub fn starts(&self) -> &[NodeIx] {
         &self.starts
     }
 
     /// The nodes whose outputs make the run's output: those without outgoing edges, fallback nodes aside, since the result of a
-    /// fallback stands in for the node that it guards.
+    /// fallback stands in for the node that it guards, and what is in the body of a loop.
     pub fn terminals(&self) -> impl Iterator<Item = NodeIx> {
-        (0..self.nodes.len())
-            .filter(|&node| self.outgoing[node].is_empty() && self.guards[node].is_none())
+        (0..self.nodes.len()).filter(|&node| {
+            self.end_slots[node].terminal.is_some()
+                && self.around(node).is_none()
+                && self.guards[node].is_none()
+        })
     }
 
     /// The flow edges that a step's result decides: its own, and, for a fallback, those of the node that it guards (and of the
@@ -187,7 +408,7 @@ impl Graph {
     }
 
     /// By node, its position in an order in which runs can reach them: each behind all that lead to it, by edges and
-    /// fallbacks. A node that a fallback stands in for ends with it.
+    /// fallbacks, those that lead back aside. A node that a fallback stands in for ends with it.
     pub fn order(&self) -> Vec<usize> {
         let (start, end) = (|node| 2 * node, |node| 2 * node + 1);
         let mut awaited = vec![0_usize; 2 * self.nodes.len()];
@@ -214,7 +435,10 @@ impl Graph {
                     reach(start(self.edges[edge].target));
                 }
             } else {
-                for &edge in &self.outgoing[node] {
+                for &edge in self.outgoing[node]
+                    .iter()
+                    .filter(|&&edge| !self.again[edge])
+                {
                     reach(start(self.edges[edge].target));
                 }
                 if let Some(guarded) = self.guards[node] {
@@ -239,4 +463,27 @@ impl Graph {
     pub(crate) fn any_join_slot(&self, node: NodeIx) -> Option<usize> {
         self.end_slots[node].any_join
     }
+}
+
+/// The regions of checked nodes and edges.
+fn regions_of(nodes: &[NodeShape], edges: &[EdgeShape]) -> Regions {
+    if nodes.iter().all(|node| node.role == Role::Plain) {
+        return Regions::none(nodes.len());
+    }
+    let roles: Vec<Role> = nodes.iter().map(|node| node.role).collect();
+    let ends: Vec<_> = edges
+        .iter()
+        .map(|edge| (edge.source, edge.target))
+        .collect();
+    let continues: Vec<bool> = edges.iter().map(|edge| edge.continues).collect();
+    let breaks: Vec<bool> = edges.iter().map(|edge| edge.breaks).collect();
+    let fallbacks: Vec<_> = nodes.iter().map(|node| node.fallback).collect();
+    let parts = Parts {
+        roles: &roles,
+        edges: &ends,
+        continues: &continues,
+        breaks: &breaks,
+        fallbacks: &fallbacks,
+    };
+    Regions::new(&parts).expect("the loops were checked")
 }

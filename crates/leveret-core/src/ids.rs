@@ -182,6 +182,103 @@ impl Scope {
     pub fn as_str(&self) -> &str {
         self.0.as_deref().unwrap_or_default()
     }
+
+    /// What its parts are, from the outside inwards; `None` for a text that is no scope.
+    pub fn parts(&self) -> Option<Vec<ScopePart>> {
+        if self.is_root() {
+            return Some(Vec::new());
+        }
+        self.as_str().split('/').map(ScopePart::parse).collect()
+    }
+
+    /// Within this scope, the first pass of a loop.
+    pub fn first_pass(&self) -> Scope {
+        self.within(ScopePart::Pass(1))
+    }
+
+    /// The pass of the loop, if the innermost part is one.
+    pub fn pass(&self) -> Option<u64> {
+        let (_, last) = self.split()?;
+        match last {
+            ScopePart::Pass(pass) => Some(pass),
+        }
+    }
+
+    /// The pass after this one; itself for what is no pass.
+    pub fn next_pass(&self) -> Scope {
+        match self.split() {
+            Some((outer, ScopePart::Pass(pass))) => {
+                outer.within(ScopePart::Pass(pass.saturating_add(1)))
+            }
+            None => self.clone(),
+        }
+    }
+
+    /// The pass before this one; `None` for a first one, and for what is no pass.
+    pub fn previous_pass(&self) -> Option<Scope> {
+        match self.split()? {
+            (outer, ScopePart::Pass(pass)) if pass > 1 => {
+                Some(outer.within(ScopePart::Pass(pass - 1)))
+            }
+            _ => None,
+        }
+    }
+
+    /// The scope around this one; the root for the root.
+    pub fn outer(&self) -> Scope {
+        let text = self.as_str();
+        Scope::new(&text[..text.rfind('/').unwrap_or(0)])
+    }
+
+    /// The scope around this one that has so many parts; itself if it has not so many.
+    pub fn first_parts(&self, parts: usize) -> Scope {
+        let text = self.as_str();
+        if parts == 0 {
+            return Scope::root();
+        }
+        match text.match_indices('/').nth(parts - 1) {
+            Some((end, _)) => Scope::new(&text[..end]),
+            None => self.clone(),
+        }
+    }
+
+    fn within(&self, part: ScopePart) -> Scope {
+        if self.is_root() {
+            Scope::new(part.to_string())
+        } else {
+            Scope::new(format!("{}/{part}", self.as_str()))
+        }
+    }
+
+    /// The scope around, and the innermost part.
+    fn split(&self) -> Option<(Scope, ScopePart)> {
+        let text = self.as_str();
+        let last = text.rsplit('/').next()?;
+        Some((self.outer(), ScopePart::parse(last)?))
+    }
+}
+
+/// A part of a scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScopePart {
+    /// `loop#2`: the second pass of a loop.
+    Pass(u64),
+}
+
+impl ScopePart {
+    /// Only the one text that it prints as is taken: two texts would be two scopes.
+    fn parse(text: &str) -> Option<ScopePart> {
+        let part = ScopePart::Pass(text.strip_prefix("loop#")?.parse().ok()?);
+        (part != ScopePart::Pass(0) && part.to_string() == text).then_some(part)
+    }
+}
+
+impl fmt::Display for ScopePart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ScopePart::Pass(pass) => write!(f, "loop#{pass}"),
+        }
+    }
 }
 
 impl fmt::Debug for Scope {
@@ -285,6 +382,38 @@ mod tests {
                     assert!(keys.insert(key), "{run} {node} {scope}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn scopes_are_taken_apart_and_put_together() {
+        let scope = Scope::root().first_pass().next_pass();
+        assert_eq!(scope.as_str(), "loop#2");
+        let inner = scope.first_pass();
+        assert_eq!(inner.as_str(), "loop#2/loop#1");
+        assert_eq!((inner.pass(), inner.previous_pass()), (Some(1), None));
+        assert_eq!(inner.next_pass().as_str(), "loop#2/loop#2");
+        assert_eq!(inner.next_pass().previous_pass(), Some(inner.clone()));
+        assert_eq!(
+            (inner.outer(), scope.outer()),
+            (scope.clone(), Scope::root())
+        );
+        assert_eq!(Scope::root().outer(), Scope::root());
+        for (parts, expect) in [
+            (0, ""),
+            (1, "loop#2"),
+            (2, "loop#2/loop#1"),
+            (3, "loop#2/loop#1"),
+        ] {
+            assert_eq!(inner.first_parts(parts).as_str(), expect);
+        }
+        let passes = [ScopePart::Pass(2), ScopePart::Pass(1)];
+        assert_eq!(inner.parts(), Some(passes.to_vec()));
+        assert_eq!(Scope::root().parts(), Some(Vec::new()));
+        for bad in [
+            "loop#0", "loop#01", "loop#+1", "loop#", "loop", "/", "loop#1/", "x/loop#1",
+        ] {
+            assert_eq!(Scope::new(bad).parts(), None, "{bad}");
         }
     }
 

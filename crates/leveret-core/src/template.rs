@@ -34,6 +34,7 @@ struct Compiled {
 }
 
 /// A part of a template; one without expressions is a [`Part::Constant`] as a whole.
+#[derive(Clone)]
 enum Part {
     Constant(Value),
     Whole(Expression),
@@ -42,6 +43,7 @@ enum Part {
     Object(Vec<(String, Part)>),
 }
 
+#[derive(Clone)]
 enum Piece {
     Text(String),
     Value(Expression),
@@ -95,6 +97,24 @@ impl Template {
         self.0.constant.as_ref()
     }
 
+    /// The same object, with what the expression comes to under a key.
+    pub(crate) fn with_expression(&self, key: &str, expression: Expression) -> Template {
+        let Compiled {
+            raw, references, ..
+        } = &*self.0;
+        let mut references = references.clone();
+        references.extend(expression.references());
+        let mut parts = copy_of_entries(&self.0.root, raw);
+        parts.retain(|(known, _)| known != key);
+        parts.push((key.to_owned(), Part::Whole(expression)));
+        Template(Arc::new(Compiled {
+            raw: raw.clone(),
+            root: Part::Object(parts),
+            constant: None,
+            references,
+        }))
+    }
+
     /// The value as it was written.
     pub fn raw(&self) -> &Value {
         &self.0.raw
@@ -131,6 +151,20 @@ impl Template {
             Ok((key.clone(), value))
         });
         Ok(Value::Object(entries.collect::<Result<Map<_, _>, _>>()?))
+    }
+}
+
+fn copy_of_entries(root: &Part, raw: &Value) -> Vec<(String, Part)> {
+    match (root, raw) {
+        (Part::Object(parts), _) => parts
+            .iter()
+            .map(|(key, part)| (key.clone(), part.clone()))
+            .collect(),
+        (_, Value::Object(entries)) => entries
+            .iter()
+            .map(|(key, value)| (key.clone(), Part::Constant(value.clone())))
+            .collect(),
+        _ => Vec::new(),
     }
 }
 

@@ -1,10 +1,16 @@
 //! The workflow: an immutable, checked model of nodes and edges.
 //!
 //! A [`Workflow`] exists only when its definition passed every check of [`crate::parse`], so whoever holds one
-//! relies on this: node ids are unique, edges and fallbacks name nodes, edges form no cycle, every node can be
+//! relies on this: node ids are unique, edges and fallbacks name nodes, edges form no cycle but those of loops, every node can be
 //! reached, and every expression and template compiled. Nodes are referred to by their index in [`Workflow::nodes`].
 
-use std::{collections::HashMap, fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -12,8 +18,8 @@ use sha2::{Digest, Sha256};
 use crate::{
     each::Each,
     expr::{Expression, References},
-    graph::{Graph, NodeShape},
-    ids::{NodeId, WorkflowId},
+    graph::{EdgeShape, Graph, NodeShape, Role},
+    ids::{NodeId, Scope, WorkflowId},
     json::Json,
     template::Template,
 };
@@ -38,6 +44,8 @@ pub struct Workflow {
     /// How its nodes and edges hang together.
     pub graph: Graph,
     pub(crate) index: HashMap<NodeId, usize>,
+    /// The nodes that something names.
+    pub(crate) named: HashSet<usize>,
 }
 
 impl Workflow {
@@ -46,23 +54,98 @@ impl Workflow {
         self.index.get(id).copied()
     }
 
+    /// Within which scope a step is the latest of its node, if something asks for that: it stands in a pass of a loop, and something names its
+    /// node.
+    pub fn latest_within(&self, node: usize, scope: &Scope) -> Option<Scope> {
+        let counts = !scope.is_root() && self.named.contains(&node);
+        counts.then(Scope::root)
+    }
+
     /// A node by its id.
     pub fn node(&self, id: &str) -> Option<&Node> {
         self.node_ix(id).map(|ix| &self.nodes[ix])
     }
 }
 
+/// The node type that decides before each pass of a loop whether there is one.
+pub const LOOP_CONTROLLER: &str = "loop-controller";
+
+/// The action of a [`LOOP_CONTROLLER`] that begins a pass.
+pub const CONTINUE: &str = "continue";
+
+/// The action of a [`LOOP_CONTROLLER`] that ends the loop.
+pub const BREAK: &str = "break";
+
+/// What a node is to the shape of its workflow, by its type.
+pub(crate) fn role_of(uses: &str) -> Role {
+    match uses {
+        LOOP_CONTROLLER => Role::Loop,
+        _ => Role::Plain,
+    }
+}
+
 /// The graph of checked nodes and edges.
 pub(crate) fn graph_of(nodes: &[Node], edges: &[Edge]) -> Graph {
-    let shape = |node: &Node| NodeShape {
+    let node = |node: &Node| NodeShape {
         joins_any: node.config.join == Join::Any,
         fallback: node.config.fallback,
+        role: role_of(&node.uses),
     };
-    let edges: Vec<_> = edges
-        .iter()
-        .map(|edge| (edge.source, edge.target))
-        .collect();
-    Graph::new(nodes.iter().map(shape).collect(), &edges)
+    let edge = |edge: &Edge| EdgeShape {
+        source: edge.source,
+        target: edge.target,
+        continues: edge.action.as_deref() == Some(CONTINUE),
+        breaks: edge.action.as_deref() == Some(BREAK),
+    };
+    let edges = edges.iter().map(edge).collect();
+    Graph::of(nodes.iter().map(node).collect(), edges)
+}
+
+/// The nodes that expressions and inputs name.
+pub(crate) fn named(
+    nodes: &[Node],
+    edges: &[Edge],
+    index: &HashMap<NodeId, usize>,
+) -> HashSet<usize> {
+    let mut named = HashSet::new();
+    let mut add = |references: &References| {
+        let ids = references.nodes.iter().chain(&references.node_errors);
+        named.extend(ids.filter_map(|id| index.get(&**id)));
+    };
+    let mut inputs = HashSet::new();
+    let mut add_input = |input: &InputRef| match input {
+        InputRef::Node { ix, .. } | InputRef::Named { ix } | InputRef::Handed { ix } => {
+            inputs.insert(*ix);
+        }
+        InputRef::Context { .. } => {}
+        InputRef::Expression(expression) => add(expression.references()),
+    };
+    for node in nodes {
+        match &node.inputs {
+            Inputs::Handed => {}
+            Inputs::One(input) => add_input(input),
+            Inputs::Map(entries) => entries.iter().for_each(|(_, input)| add_input(input)),
+        }
+    }
+    for node in nodes {
+        add(&node.references());
+    }
+    for edge in edges {
+        let expressions = edge.condition.iter().chain(&edge.transform);
+        expressions.for_each(|expression| add(expression.references()));
+    }
+    named.extend(inputs);
+    // A fallback is read in the place of its node.
+    let mut open: Vec<usize> = named.iter().copied().collect();
+    while let Some(node) = open.pop() {
+        open.extend(
+            nodes[node]
+                .config
+                .fallback
+                .filter(|&fallback| named.insert(fallback)),
+        );
+    }
+    named
 }
 
 /// Two workflows are equal when their canonical definitions are.

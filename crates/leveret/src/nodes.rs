@@ -25,6 +25,7 @@ use leveret_core::{
     json::Json,
     parse::{NodeCatalog, ParamProblem},
     time::Timestamp,
+    workflow::LOOP_CONTROLLER,
 };
 use serde_json::Value;
 
@@ -37,6 +38,7 @@ mod filter;
 mod http;
 mod limit;
 mod log;
+mod loop_controller;
 mod map;
 mod set;
 mod sleep;
@@ -279,8 +281,9 @@ impl Registry {
         Registry::default()
     }
 
-    /// The built-in node types: `set`, `switch`, `http`, `sleep`, `log` and `fail`, those over lists (`map`, `filter`, `sort`, `limit`),
-    /// `edit` and `datetime`. Three have further names, which flowcraft blueprints use: `start` and `join` are `set`, `error` is `fail`, `SleepNode` is `sleep`.
+    /// The built-in node types: `set`, `switch`, `loop-controller`, `http`, `sleep`, `log` and `fail`, those over lists (`map`, `filter`, `sort`,
+    /// `limit`), `edit` and `datetime`. Three have further names, which flowcraft blueprints use: `start` and `join` are `set`, `error` is
+    /// `fail`, `SleepNode` is `sleep`.
     pub fn builtin() -> Registry {
         Registry::builtin_with(HttpOptions::default()).expect("there is no proxy")
     }
@@ -304,6 +307,7 @@ impl Registry {
         registry.register("limit", limit::Limit);
         registry.register("edit", edit::Edit);
         registry.register("datetime", datetime::Datetime);
+        registry.register(LOOP_CONTROLLER, loop_controller::LoopController);
         Ok(registry)
     }
 

@@ -10,12 +10,12 @@
 //!
 //! A crash during a call leaves each item of the batch entirely done or not begun.
 
-use std::{collections::HashMap, fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use leveret_core::{
-    decide::{Decision, Joins, Mark},
-    graph::{EdgeIx, NodeIx},
+    decide::{Decision, Joins, Mark, Marks},
+    graph::{EdgeIx, NodeIx, Place},
     ids::{NodeId, RunId, Scope, StepKey, WorkflowId},
     json::Json,
     time::Timestamp,
@@ -109,6 +109,13 @@ persisted!(StepStatus {
     Skipped = "skipped",
     Cancelled = "cancelled",
 });
+
+impl StepStatus {
+    /// Whether the step was executed and has ended.
+    pub fn has_ended(self) -> bool {
+        matches!(self, StepStatus::Completed | StepStatus::Failed)
+    }
+}
 
 /// Why a step failed. Stored as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -206,6 +213,14 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// Where the step stands.
+    pub fn place(&self) -> Place {
+        Place {
+            node: self.node,
+            scope: self.scope.clone(),
+        }
+    }
+
     /// The step's identity.
     pub fn key(&self) -> StepKey {
         StepKey {
@@ -302,12 +317,34 @@ pub struct Load {
     pub step: Option<(NodeRef, Scope)>,
     /// Whether the run's input is wanted.
     pub input: bool,
-    /// Nodes whose outputs and errors are wanted, in the root scope.
-    pub nodes: Vec<NodeRef>,
+    /// Nodes whose outputs and errors are wanted.
+    pub nodes: Vec<Wanted>,
     /// Context keys that are wanted.
     pub context: Vec<Arc<str>>,
     /// Whether the count of the step's redeliveries is wanted.
     pub redeliveries: bool,
+}
+
+/// A step whose output and error are wanted: the one in a scope if it has ended, else the latest one of its node within another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The node.
+    pub node: NodeRef,
+    /// Where it stands.
+    pub scope: Option<Scope>,
+    /// Within which passes of loops the latest counts.
+    pub latest: Option<Scope>,
+}
+
+impl Wanted {
+    /// The step in a scope, and no other.
+    pub fn exactly(node: NodeRef, scope: Scope) -> Wanted {
+        Wanted {
+            node,
+            scope: Some(scope),
+            latest: None,
+        }
+    }
 }
 
 impl Load {
@@ -338,10 +375,12 @@ pub struct Loaded {
     pub redeliveries: u32,
 }
 
-/// What a node left behind.
+/// What a step left behind.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeValue {
-    /// How its step stands.
+    /// Where it stands.
+    pub scope: Scope,
+    /// How it stands.
     pub status: StepStatus,
     /// Its output; null when it has none.
     pub output: Json,
@@ -434,15 +473,20 @@ pub struct Progress {
     pub workflow_hash: WorkflowHash,
     /// Where it stands.
     pub status: RunStatus,
-    /// Per recorded step of the root scope where it stands.
-    pub marks: Vec<(NodeId, Mark)>,
+    /// Its recorded steps.
+    pub marks: Vec<(NodeId, Scope, Mark)>,
     /// Its joins, by the text of their keys.
     pub joins: Vec<(JoinKey, String)>,
 }
 
-/// A join's key as stored: a node id, or empty for the run's end.
+/// A join's key as stored.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct JoinKey(pub Arc<str>);
+pub struct JoinKey {
+    /// A node id, or empty for the run's end.
+    pub node: Arc<str>,
+    /// Where the node stands.
+    pub scope: Scope,
+}
 
 /// A stored version of a workflow.
 #[derive(Clone, Debug, PartialEq)]
@@ -690,10 +734,7 @@ pub trait Store: Send + Sync + 'static {
 
 impl Progress {
     /// The marks and joins by index, for [`leveret_core::decide::unfinished`].
-    pub fn resolve(
-        &self,
-        workflow: &Workflow,
-    ) -> Result<(HashMap<NodeIx, Mark>, Joins), StoreError> {
+    pub fn resolve(&self, workflow: &Workflow) -> Result<(Marks, Joins), StoreError> {
         let node = |id: &str| {
             workflow.node_ix(id).ok_or_else(|| {
                 StoreError::corrupt(format!("node '{id}' is not in the run's workflow"))
@@ -702,7 +743,10 @@ impl Progress {
         let marks = self
             .marks
             .iter()
-            .map(|(id, mark)| Ok((node(id.as_str())?, *mark)))
+            .map(|(id, scope, mark)| {
+                let (node, scope) = (node(id.as_str())?, scope.clone());
+                Ok((Place { node, scope }, *mark))
+            })
             .collect::<Result<_, StoreError>>()?;
         let joins = self
             .joins

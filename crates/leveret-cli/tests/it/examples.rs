@@ -74,6 +74,13 @@ fn any_join() {
 }
 
 #[test]
+fn a_loop() {
+    assert_eq!(output("loop", &[]), json!("8 passes to 1"));
+    let long = output("loop", &["--input", r#"{"n": 27}"#]);
+    assert_eq!(long, json!("111 passes to 1"));
+}
+
+#[test]
 fn routing() {
     assert_eq!(
         output("routing", &[]),

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::graph::NodeShape;
+use crate::graph::{EdgeShape, NodeShape};
 
 /// A run of a graph without a store: decides steps in the order in which the test ends them.
 struct Run {
     graph: Graph,
     names: Vec<String>,
     joins: Joins,
-    marks: HashMap<NodeIx, Mark>,
+    marks: Marks,
     ready: BTreeSet<Ready>,
     log: Vec<String>,
     ends: usize,
@@ -33,8 +33,13 @@ impl Run {
         };
         let (mut edges, mut any, mut fallbacks) = (Vec::new(), Vec::new(), Vec::new());
         for word in text.split_whitespace() {
-            if let Some((source, target)) = word.split_once('>') {
-                edges.push((index(source), index(target)));
+            if let Some(at) = word.find(['>', '+', '-']) {
+                edges.push(EdgeShape {
+                    source: index(&word[..at]),
+                    target: index(&word[at + 1..]),
+                    continues: &word[at..=at] == "+",
+                    breaks: &word[at..=at] == "-",
+                });
             } else if let Some((node, fallback)) = word.split_once('!') {
                 fallbacks.push((index(node), index(fallback)));
             } else if let Some((node, _)) = word.split_once(':') {
@@ -50,23 +55,20 @@ impl Run {
         for (node, fallback) in fallbacks {
             shapes[node].fallback = Some(fallback);
         }
-        Run::of(Graph::new(shapes, &edges), names)
+        for edge in &edges {
+            if edge.continues {
+                shapes[edge.source].role = Role::Loop;
+            }
+        }
+        Run::of(Graph::of(shapes, edges), names)
     }
 
     fn of(graph: Graph, names: Vec<String>) -> Run {
-        let mut joins: Joins = (0..graph.node_count())
-            .map(JoinPoint::Node)
-            .map(|join| (join, JoinState::new(join_width(&graph, join))))
-            .collect();
-        joins.insert(
-            JoinPoint::End,
-            JoinState::new(join_width(&graph, JoinPoint::End)),
-        );
         let mut run = Run {
             graph,
             names,
-            joins,
-            marks: HashMap::new(),
+            joins: Joins::new(),
+            marks: Marks::new(),
             ready: BTreeSet::new(),
             log: Vec::new(),
             ends: 0,
@@ -78,31 +80,31 @@ impl Run {
 
     fn apply(&mut self, decision: Decision) {
         for ready in decision.ready {
-            assert!(
-                self.ready.insert(ready),
-                "{} is ready twice",
-                self.names[ready.node]
-            );
-            assert!(!self.marks.contains_key(&ready.node));
-            self.log.push(format!("{} ready", self.names[ready.node]));
+            let name = self.name(&ready.place);
+            assert!(!self.marks.contains_key(&ready.place));
+            assert!(self.ready.insert(ready), "{name} is ready twice");
+            self.log.push(format!("{name} ready"));
         }
-        for (node, passed) in decision.passed {
-            assert!(
-                self.marks.insert(node, Mark::Final).is_none(),
-                "{} passed twice",
-                self.names[node]
-            );
+        for (place, passed) in decision.passed {
+            let name = self.name(&place);
+            let before = self.marks.insert(place, Mark::Final);
+            assert!(before.is_none(), "{name} passed twice");
             let passed = format!("{passed:?}").to_lowercase();
-            self.log.push(format!("{} {passed}", self.names[node]));
+            self.log.push(format!("{name} {passed}"));
         }
         if decision.ended {
             self.ends += 1;
             self.log.push("end".to_owned());
         }
-        assert_eq!(
-            self.outstanding(),
-            self.ready.iter().copied().collect::<Vec<_>>()
-        );
+        let ready: Vec<Ready> = self.ready.iter().cloned().collect();
+        assert_eq!(self.outstanding(), ready);
+    }
+
+    fn name(&self, Place { node, scope }: &Place) -> String {
+        match scope.is_root() {
+            true => self.names[*node].clone(),
+            false => format!("{}/{}", self.names[*node], scope.as_str()),
+        }
     }
 
     /// What a reconciler would start again.
@@ -111,19 +113,44 @@ impl Run {
         unfinished(&self.graph, starts, &self.marks, &self.joins)
     }
 
+    fn ready_at(&self, node: NodeIx) -> Ready {
+        let ready = self.ready.iter().find(|ready| ready.place.node == node);
+        ready.expect("the node is ready").clone()
+    }
+
     fn end(&mut self, node: NodeIx, ending: &Ending<'_>) {
-        let ready = *self
-            .ready
-            .iter()
-            .find(|ready| ready.node == node)
-            .expect("the node is ready");
+        let ready = self.ready_at(node);
         self.ready.remove(&ready);
         let failed = matches!(ending, Ending::Failed { .. });
-        self.marks
-            .insert(node, if failed { Mark::Failed } else { Mark::Final });
-        let decision =
-            decide(&self.graph, node, ending, &mut self.joins).expect("all joins are loaded");
+        let mark = if failed { Mark::Failed } else { Mark::Final };
+        let decision = decided(&self.graph, &ready.place, ending, &mut self.joins);
+        if let Some(scope) = decision.closes.clone() {
+            let before = self.marks.insert(Place { node, scope }, mark);
+            assert!(before.is_none(), "{} ended twice", self.names[node]);
+        }
+        self.marks.insert(ready.place.clone(), mark);
+        let made_ready = decision.ready.clone();
         self.apply(decision);
+        // Whoever goes on from this step alone, finds what it made ready.
+        let behind = unfinished(&self.graph, [ready], &self.marks, &self.joins);
+        for ready in made_ready {
+            assert!(behind.contains(&ready), "{}", self.name(&ready.place));
+        }
+    }
+}
+
+/// Decides a step; joins that are not there are fresh.
+fn decided(graph: &Graph, place: &Place, ending: &Ending<'_>, joins: &mut Joins) -> Decision {
+    loop {
+        match decide(graph, place, ending, joins) {
+            Ok(decision) => return decision,
+            Err(MissingJoins(missing)) => {
+                for join in missing {
+                    let state = JoinState::new(join_width(graph, &join));
+                    assert!(joins.insert(join, state).is_none());
+                }
+            }
+        }
     }
 }
 
@@ -181,8 +208,8 @@ fn the_last_edge_that_a_step_takes_hands_over() {
             run.end(node, &Ending::Completed { taken });
         }
         let node = run.names.iter().position(|known| known == of).unwrap();
-        let ready = *run.ready.iter().find(|ready| ready.node == node).unwrap();
-        assert_eq!(run.outstanding(), [ready]);
+        let ready = run.ready_at(node);
+        assert_eq!(run.outstanding(), [ready.clone()]);
         ready.via
     };
     assert_eq!(via("A>B A>B", &["A"], "B"), Some(1));
@@ -249,6 +276,49 @@ fn a_fallback_takes_the_place_of_what_failed() {
 }
 
 #[test]
+fn a_loop_goes_on_until_it_breaks() {
+    insta::assert_snapshot!(trace("A>L L+B B>L L-C", "A L:B B L:B B L:C C"), @"A ready [A] L/loop#1 ready [L:B] B/loop#1 ready [B] L/loop#2 ready [L:B] B/loop#2 ready [B] L/loop#3 ready [L:C] C ready [C] end");
+    insta::assert_snapshot!(trace("A>L L+B B>L L-C", "A L:C C"), @"A ready [A] L/loop#1 ready [L:C] C ready [C] end");
+    insta::assert_snapshot!(trace("L+B B>L", "L:B B L:"), @"L/loop#1 ready [L:B] B/loop#1 ready [B] L/loop#2 ready [L:] end");
+    insta::assert_snapshot!(trace("L+L L-C", "L:L L:L L:C C"), @"L/loop#1 ready [L:L] L/loop#2 ready [L:L] L/loop#3 ready [L:C] C ready [C] end");
+}
+
+#[test]
+fn a_pass_waits_for_all_that_is_in_it() {
+    insta::assert_snapshot!(trace("L+B B>C B>D C>L D>L L-E", "L:B B C D L:E E"), @"L/loop#1 ready [L:B] B/loop#1 ready [B] C/loop#1 ready D/loop#1 ready [C] [D] L/loop#2 ready [L:E] E ready [E] end");
+    insta::assert_snapshot!(trace("L+B B>D B>L L-E", "L:B B D L:E E"), @"L/loop#1 ready [L:B] B/loop#1 ready [B] D/loop#1 ready [D] L/loop#2 ready [L:E] E ready [E] end");
+    insta::assert_snapshot!(trace("L+B B>C B>D D>X C>J X>J J:any J>L L-E", "L:B B C J D X L:E E"), @"L/loop#1 ready [L:B] B/loop#1 ready [B] C/loop#1 ready D/loop#1 ready [C] J/loop#1 ready [J] [D] X/loop#1 ready [X] L/loop#2 ready [L:E] E ready [E] end");
+}
+
+#[test]
+fn loops_are_nested() {
+    insta::assert_snapshot!(
+        trace("A>L L+M M+B B>M M-L L-C", "A L:M M:B B M:L L:M M:L L:C C"),
+        @"A ready [A] L/loop#1 ready [L:M] M/loop#1/loop#1 ready [M:B] B/loop#1/loop#1 ready [B] M/loop#1/loop#2 ready [M:L] L/loop#2 ready [L:M] M/loop#2/loop#1 ready [M:L] L/loop#3 ready [L:C] C ready [C] end"
+    );
+    insta::assert_snapshot!(trace("L+B B>L L-M M+C C>M", "L:B B L:M M:C C M:"), @"L/loop#1 ready [L:B] B/loop#1 ready [B] L/loop#2 ready [L:M] M/loop#1 ready [M:C] C/loop#1 ready [C] M/loop#2 ready [M:] end");
+}
+
+#[test]
+fn failures_and_dead_ends_end_a_loop() {
+    insta::assert_snapshot!(trace("A>L L+B B>L L-C", "A L:B B!"), @"A ready [A] L/loop#1 ready [L:B] B/loop#1 ready [B!] L cancelled C cancelled end");
+    insta::assert_snapshot!(trace("A>L L+B B>L L-C", "A L:B B:"), @"A ready [A] L/loop#1 ready [L:B] B/loop#1 ready [B:] L skipped C skipped end");
+    insta::assert_snapshot!(trace("A>L L+B B>L L-C", "A L!"), @"A ready [A] L/loop#1 ready [L!] C cancelled end");
+    insta::assert_snapshot!(trace("A>L L+B B>L L-C", "A:"), @"A ready [A:] L skipped C skipped end");
+    insta::assert_snapshot!(trace("A>L A>X L+B B>L L-C X>C", "A:X X C"), @"A ready [A:X] X ready L skipped [X] C ready [C] end");
+    insta::assert_snapshot!(trace("L+B B>C B>D C>L D>L L-E", "L:B B C! D"), @"L/loop#1 ready [L:B] B/loop#1 ready [B] C/loop#1 ready D/loop#1 ready [C!] [D] L cancelled E cancelled end");
+    insta::assert_snapshot!(trace("L+B B>C B>D C>L D>L L-E L:any", "L:B B C! D L:E E"), @"L/loop#1 ready [L:B] B/loop#1 ready [B] C/loop#1 ready D/loop#1 ready [C!] [D] L/loop#2 ready [L:E] E ready [E] end");
+    insta::assert_snapshot!(trace("L+B B>L B!F L-E", "L:B B! F L:E E"), @"L/loop#1 ready [L:B] B/loop#1 ready [B!] F/loop#1 ready [F] L/loop#2 ready [L:E] E ready [E] end");
+}
+
+/// The edges that lead back are another join than those that lead to the loop.
+#[test]
+fn a_loop_joins_what_leads_to_it() {
+    insta::assert_snapshot!(trace("A>L X>L L+B B>L L-C", "A X L:B B L:C C"), @"A ready X ready [A] [X] L/loop#1 ready [L:B] B/loop#1 ready [B] L/loop#2 ready [L:C] C ready [C] end");
+    insta::assert_snapshot!(trace("A>L X>L L+B B>L L-C L:any", "A L:B B L:C C X"), @"A ready X ready [A] L/loop#1 ready [L:B] B/loop#1 ready [B] L/loop#2 ready [L:C] C ready [C] [X] end");
+}
+
+#[test]
 fn asks_for_the_joins_it_needs() {
     let run = Run::new("A>C B>C");
     let ending = Ending::Completed {
@@ -256,8 +326,8 @@ fn asks_for_the_joins_it_needs() {
     };
     let mut joins = Joins::new();
     assert_eq!(
-        decide(&run.graph, 0, &ending, &mut joins),
-        Err(MissingJoins(vec![JoinPoint::Node(1)]))
+        decide(&run.graph, &Place::root(0), &ending, &mut joins),
+        Err(MissingJoins(vec![JoinPoint::Place(Place::root(1))]))
     );
     assert!(joins.is_empty());
 }
@@ -268,7 +338,7 @@ fn join_states_print_and_parse() {
     assert_eq!(state.to_string(), "...");
     state.resolve(1, Resolution::Taken, false);
     assert_eq!(state.to_string(), ".t.,1");
-    state.fire(true);
+    state.fire(Wait::ForOne);
     state.resolve(0, Resolution::Failed, true);
     assert_eq!(state.to_string(), "ft.!1");
     assert_eq!("ft.!1".parse::<JoinState>().unwrap(), state);
@@ -320,7 +390,7 @@ fn build(random: &Random) -> Run {
         .iter()
         .map(|&joins_any| NodeShape {
             joins_any,
-            fallback: None,
+            ..NodeShape::default()
         })
         .collect();
     for node in 0..random.nodes {
@@ -343,12 +413,13 @@ proptest! {
         let mut next = || choices.next().unwrap();
         while !run.ready.is_empty() {
             prop_assert_eq!(run.ends, 0);
-            let ready = *run.ready.iter().nth(next() % run.ready.len()).unwrap();
+            let ready = run.ready.iter().nth(next() % run.ready.len()).unwrap();
+            let node = ready.place.node;
             let ending = match next() % 4 {
                 0 => Ending::Failed { fall_back: next() % 3 > 0 },
-                _ => Ending::Completed { taken: run.graph.routed(ready.node).filter(|_| next() % 3 > 0).collect() },
+                _ => Ending::Completed { taken: run.graph.routed(node).filter(|_| next() % 3 > 0).collect() },
             };
-            run.end(ready.node, &ending);
+            run.end(node, &ending);
         }
         prop_assert_eq!(run.ends, 1);
         prop_assert_eq!(run.marks.len(), run.graph.node_count());
@@ -358,14 +429,14 @@ proptest! {
     #[test]
     fn a_duplicate_changes_nothing(random in random()) {
         let mut run = build(&random);
-        while let Some(&ready) = run.ready.first() {
-            let ending = Ending::Completed { taken: run.graph.routed(ready.node).collect() };
-            run.end(ready.node, &ending);
+        while let Some(ready) = run.ready.first().cloned() {
+            let ending = Ending::Completed { taken: run.graph.routed(ready.place.node).collect() };
+            run.end(ready.place.node, &ending);
             let mut again = run.joins.clone();
-            let decision = decide(&run.graph, ready.node, &ending, &mut again).unwrap();
+            let decision = decide(&run.graph, &ready.place, &ending, &mut again).unwrap();
             prop_assert_eq!(&again, &run.joins);
             for repeated in decision.ready {
-                let single = run.graph.incoming(repeated.node).len() == 1;
+                let single = run.graph.incoming(repeated.place.node).len() == 1;
                 prop_assert!(single, "a join fired twice");
             }
         }
@@ -385,16 +456,19 @@ fn very_many_edges_are_decided_at_once() {
         taken: taken.into(),
     };
     let mut joins = Joins::new();
-    let MissingJoins(missing) = decide(&graph, 0, &ending, &mut joins).unwrap_err();
+    let first = Place::root(0);
+    let MissingJoins(missing) = decide(&graph, &first, &ending, &mut joins).unwrap_err();
     assert_eq!(missing.len(), WIDTH);
     for join in missing {
-        joins.insert(join, JoinState::new(join_width(&graph, join)));
+        let state = JoinState::new(join_width(&graph, &join));
+        joins.insert(join, state);
     }
     let end = JoinPoint::End;
-    joins.insert(end, JoinState::new(join_width(&graph, end)));
-    let decision = decide(&graph, 0, &ending, &mut joins).unwrap();
+    let state = JoinState::new(join_width(&graph, &end));
+    joins.insert(end, state);
+    let decision = decide(&graph, &first, &ending, &mut joins).unwrap();
     assert_eq!(decision.ready.len(), WIDTH);
-    let resolved = |node| joins[&JoinPoint::Node(node)].to_string();
+    let resolved = |node| joins[&JoinPoint::Place(Place::root(node))].to_string();
     assert_eq!(
         (resolved(1), resolved(WIDTH)),
         ("tt!1".to_owned(), "tu!0".to_owned())

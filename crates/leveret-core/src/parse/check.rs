@@ -18,8 +18,9 @@ use super::{
     read::NodeField,
 };
 use crate::{
+    graph::{Fault, Parts, Regions, Role},
     suggest,
-    workflow::{Edge, Node},
+    workflow::{BREAK, CONTINUE, Edge, Node},
 };
 
 /// The most cycles told of one definition.
@@ -52,6 +53,30 @@ pub(super) struct Shape<'a> {
     pub(super) fallbacks: Vec<Option<usize>>,
     /// Sources and targets.
     pub(super) edges: Vec<Option<(usize, usize)>>,
+    /// The actions of edges; empty where there is none.
+    pub(super) actions: Vec<&'a str>,
+    pub(super) roles: Vec<Role>,
+}
+
+impl Shape<'_> {
+    /// The loops, or what is wrong with them; `None` where edges are missing, so that it cannot be told.
+    fn regions(&self) -> Option<Result<Regions, Vec<Fault>>> {
+        let edges: Vec<_> = self.edges.iter().copied().collect::<Option<_>>()?;
+        let with = |action| {
+            self.actions
+                .iter()
+                .map(|of| *of == action)
+                .collect::<Vec<_>>()
+        };
+        let parts = Parts {
+            roles: &self.roles,
+            edges: &edges,
+            continues: &with(CONTINUE),
+            breaks: &with(BREAK),
+            fallbacks: &self.fallbacks,
+        };
+        Some(Regions::new(&parts))
+    }
 }
 
 /// Tells of cycles and unreachable nodes.
@@ -61,7 +86,10 @@ pub(super) fn graph(
     edge_fields: &[Field<'_>],
     report: &mut Report<'_>,
 ) {
-    let arcs = arcs(shape);
+    let Some(regions) = tell_loops(shape, node_fields, report) else {
+        return;
+    };
+    let arcs = arcs(shape, &regions);
     let mut in_cycle = vec![false; shape.names.len()];
     let mut told = BTreeSet::new();
     for cycle in cycles(&arcs) {
@@ -78,13 +106,36 @@ pub(super) fn graph(
         // What seems unreachable may be where that edge leads.
         return;
     }
-    for ix in unreachable(shape) {
+    for ix in unreachable(shape, &regions) {
         if !in_cycle[ix] {
             let message = format!("nothing leads to the node `{}`", shape.names[ix]);
             let problem = Problem::error("unreachable", message);
             node_fields[ix].1.tell(report, problem);
         }
     }
+}
+
+/// The loops; none if something is wrong with them, which is told.
+fn tell_loops(
+    shape: &Shape<'_>,
+    node_fields: &[NodeField<'_>],
+    report: &mut Report<'_>,
+) -> Option<Regions> {
+    let faults = match shape.regions() {
+        Some(Ok(regions)) => return Some(regions),
+        Some(Err(faults)) => faults,
+        None if shape.roles.contains(&Role::Loop) => return None,
+        None => return Some(Regions::none(shape.names.len())),
+    };
+    for fault in faults {
+        let message = fault.told(&shape.names).to_string();
+        let problem = Problem::error("bad-loop", message).help(
+            "a loop-controller has an edge with the action `continue` into its body, from which an edge leads back, and edges with the \
+             action `break`; nothing else leads into the body, or out of it",
+        );
+        node_fields[fault.owner()].1.tell(report, problem);
+    }
+    None
 }
 
 /// A fallback node runs when its node failed and at no other time, so that no edge may lead to it.
@@ -153,11 +204,14 @@ fn end(ix: usize) -> usize {
     2 * ix + 1
 }
 
-/// What each vertex leads to.
-fn arcs(shape: &Shape<'_>) -> Vec<Vec<Arc>> {
+/// What each vertex leads to, but for edges that begin the next pass of a loop.
+fn arcs(shape: &Shape<'_>, regions: &Regions) -> Vec<Vec<Arc>> {
     let mut arcs = vec![Vec::new(); 2 * shape.names.len()];
     for (ix, edge) in shape.edges.iter().enumerate() {
         if let Some((source, target)) = *edge {
+            if shape.roles[target] == Role::Loop && regions.is_around(regions.of[target], source) {
+                continue;
+            }
             arcs[end(source)].push(Arc {
                 to: start(target),
                 cause: Cause::Edge(ix),
@@ -277,7 +331,8 @@ fn tell_cycle(
             format!("a fallback takes the place of its node, which makes a cycle here: {names}"),
         )
     } else {
-        Problem::error("cycle", format!("cycles are not supported yet: {names}"))
+        let message = format!("a cycle without a loop-controller: {names}");
+        Problem::error("cycle", message)
     };
     // The first cause is the arc that closed the cycle; the way from a start to its end has no place of its own.
     let cause = cycle.causes.iter().find(|cause| **cause != Cause::Itself);
@@ -294,7 +349,7 @@ fn tell_cycle(
 }
 
 /// Nodes that no start node leads to by edges and fallbacks.
-fn unreachable(shape: &Shape<'_>) -> Vec<usize> {
+fn unreachable(shape: &Shape<'_>, regions: &Regions) -> Vec<usize> {
     let count = shape.names.len();
     let mut next: Vec<Vec<usize>> = vec![Vec::new(); count];
     let mut is_start = vec![true; count];
@@ -302,7 +357,9 @@ fn unreachable(shape: &Shape<'_>) -> Vec<usize> {
     let fallbacks = fallbacks.filter_map(|(ix, fallback)| Some((ix, (*fallback)?)));
     for (source, target) in shape.edges.iter().copied().flatten().chain(fallbacks) {
         next[source].push(target);
-        is_start[target] = false;
+        let again =
+            shape.roles[target] == Role::Loop && regions.is_around(regions.of[target], source);
+        is_start[target] &= again;
     }
     let mut is_reached = is_start;
     let mut found: Vec<usize> = (0..count).filter(|ix| is_reached[*ix]).collect();

@@ -12,7 +12,8 @@ use std::{
 use serde_json::{Map, Value};
 
 use super::{
-    DEPTH_MAX, EDGES_MAX, NODES_MAX, NodeCatalog, SECRETS_MAX, check,
+    DEPTH_MAX, EDGES_MAX, NODES_MAX, NodeCatalog, SECRETS_MAX,
+    check::{self, Shape},
     diagnostics::{Problem, Report},
     fields::{Checked, Field, Told},
     keys,
@@ -24,7 +25,7 @@ use crate::{
     ids::{ID_BYTES_MAX, IdError, NodeId, WorkflowId},
     json::Json,
     suggest,
-    workflow::{Workflow, WorkflowHash, graph_of},
+    workflow::{Workflow, WorkflowHash, graph_of, named, role_of},
 };
 
 /// Reads a definition. Tells every problem; `None` when it cannot be a workflow.
@@ -83,7 +84,17 @@ pub(super) fn workflow(
         ends.push(reader.ends.take());
     }
     let (index, fallback_of) = (reader.index, reader.fallback_of);
-    let shape = shape(node_fields.len(), &index, &fallback_of, ends);
+    let shape = Shape {
+        actions: edge_fields
+            .iter()
+            .map(|field| text_of(field, "action"))
+            .collect(),
+        roles: node_fields
+            .iter()
+            .map(|(_, field)| role_of(text_of(field, "uses")))
+            .collect(),
+        ..shape(node_fields.len(), &index, &fallback_of, ends)
+    };
     check::graph(&shape, &node_fields, &edge_fields, report);
     if report.has_errors() {
         return None;
@@ -105,7 +116,9 @@ pub(super) fn workflow(
     reads::warn(&nodes, &edges, &node_fields, &edge_fields, &index, report);
     let metadata = metadata.map(|metadata| metadata.value);
     let definition = definition(&id, metadata, &secrets, &node_fields, &edge_fields);
+    let named = named(&nodes, &edges, &index);
     Some(Workflow {
+        named,
         id,
         hash: WorkflowHash::of(definition.text()),
         graph: graph_of(&nodes, &edges),
@@ -213,7 +226,7 @@ fn shape<'a>(
     index: &'a HashMap<NodeId, usize>,
     fallback_of: &HashMap<usize, usize>,
     edges: Vec<Option<(usize, usize)>>,
-) -> check::Shape<'a> {
+) -> Shape<'a> {
     let mut names = vec![""; count];
     for (id, ix) in index {
         names[*ix] = id.as_str();
@@ -222,11 +235,18 @@ fn shape<'a>(
     for (fallback, ix) in fallback_of {
         fallbacks[*ix] = Some(*fallback);
     }
-    check::Shape {
+    Shape {
         names,
         fallbacks,
         edges,
+        actions: Vec::new(),
+        roles: Vec::new(),
     }
+}
+
+/// A field that is text; empty for any other.
+fn text_of<'a>(of: &Field<'a>, key: &str) -> &'a str {
+    of.value.get(key).and_then(Value::as_str).unwrap_or("")
 }
 
 fn bad_id(error: &IdError) -> Problem {

@@ -38,7 +38,7 @@ pub(super) fn warn(
         let params = named(&node.references(), index);
         let inputs = inputs(&node.inputs, index);
         let all = params.union(&inputs).copied().collect();
-        // A node does not read itself: the search begins before it.
+        // A node does not read itself, but in a loop that of the pass before: the search begins before it.
         let early = search.missing(start(ix), Some(ix), all);
         for (key, read) in [("params", params), ("inputs", inputs)] {
             for from in early.intersection(&read) {
@@ -170,18 +170,21 @@ impl Search {
         }
     }
 
-    /// Those of the wanted nodes that no path leads from to a vertex; none when the search would take too long.
+    /// Those of the wanted nodes that no path leads from to a vertex, of which that one is none if it is where a reader starts; none when the search
+    /// would take too long.
     fn missing(
         &mut self,
         vertex: usize,
         reader: Option<usize>,
         mut wanted: BTreeSet<usize>,
     ) -> BTreeSet<usize> {
-        let own = reader.filter(|ix| wanted.remove(ix));
         self.searches += 1;
         let mut found = vec![vertex];
+        let mut begins_before = reader.is_some();
         while let Some(vertex) = found.pop().filter(|_| !wanted.is_empty()) {
-            wanted.remove(&(vertex / 2));
+            if !std::mem::take(&mut begins_before) {
+                wanted.remove(&(vertex / 2));
+            }
             for before in &self.before[vertex] {
                 if self.steps_left == 0 {
                     return BTreeSet::new();
@@ -192,7 +195,6 @@ impl Search {
                 }
             }
         }
-        wanted.extend(own);
         wanted
     }
 }

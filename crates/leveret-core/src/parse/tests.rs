@@ -332,11 +332,11 @@ edges:
 
 #[test]
 fn checks_the_graph() {
-    assert_snapshot!(graph("id: A\nid: B\nid: C\nid: D", "A>B B>C C>B C>D"), @"[cycle] w.yaml:10:5: error: cycles are not supported yet: B > C > B");
-    assert_snapshot!(graph("id: A", "A>A"), @"[cycle] w.yaml:5:5: error: cycles are not supported yet: A > A");
+    assert_snapshot!(graph("id: A\nid: B\nid: C\nid: D", "A>B B>C C>B C>D"), @"[cycle] w.yaml:10:5: error: a cycle without a loop-controller: B > C > B");
+    assert_snapshot!(graph("id: A", "A>A"), @"[cycle] w.yaml:5:5: error: a cycle without a loop-controller: A > A");
     assert_snapshot!(graph("id: A\nid: B\nid: C", "A>B B>A B>C"), @"
     [unreachable] w.yaml:5:5: error: nothing leads to the node `C`
-    [cycle] w.yaml:8:5: error: cycles are not supported yet: A > B > A
+    [cycle] w.yaml:8:5: error: a cycle without a loop-controller: A > B > A
     ");
     assert_snapshot!(graph("id: A\nid: B", "A>B A>B"), @r#"{"edges":[{"source":"A","target":"B"},{"source":"A","target":"B"}],"id":"w","nodes":[{"id":"A","uses":"x"},{"id":"B","uses":"x"}]}"#);
 }
@@ -366,7 +366,7 @@ edges:
     [bad-duration] w.yaml:5:40: error: `timeout` is not a time
       help: a time is a number of milliseconds, or "250ms", "10s", "5m", "1h", "2d"
     [bad-expression] w.yaml:9:43: error: expected a value, but the expression ends
-    [cycle] w.yaml:10:5: error: cycles are not supported yet: a > b > a
+    [cycle] w.yaml:10:5: error: a cycle without a loop-controller: a > b > a
     [fallback-with-edge] w.yaml:11:5: error: `f` is a fallback, and no edge may lead to it
       help: a fallback runs when its node failed; give the edge a node of its own
     [unknown-target] w.yaml:12:25: error: there is no node `no`

@@ -160,8 +160,14 @@ async fn under_way(
     let starts = decide_start(&workflow.graph).ready;
     let mut ready = unfinished(&workflow.graph, starts, &marks, &joins);
     ready.sort_unstable();
-    let id = |ready: leveret_core::decide::Ready| workflow.nodes[ready.node].id.to_string();
-    Ok(ready.into_iter().map(id).collect())
+    let name = |ready: &leveret_core::decide::Ready| {
+        let node = &workflow.nodes[ready.place.node].id;
+        match ready.place.scope.as_str() {
+            "" => node.to_string(),
+            scope => format!("{node}/{scope}"),
+        }
+    };
+    Ok(ready.iter().map(name).collect())
 }
 
 async fn version(

@@ -389,15 +389,17 @@ impl Inner {
         let input = inline.then(|| new.input.clone());
         let fresh = input.is_some();
         let node_id = workflow.nodes[node].id.clone();
+        let job = Job::new(
+            workflow.id.clone(),
+            &workflow.hash,
+            new.run_id.clone(),
+            node_id,
+        );
+        let scope = workflow.graph.start_place(node).scope;
         self.names.job_from_client(&Job {
             input,
             fresh,
-            ..Job::new(
-                workflow.id.clone(),
-                &workflow.hash,
-                new.run_id.clone(),
-                node_id,
-            )
+            ..job.within(&scope)
         })
     }
 

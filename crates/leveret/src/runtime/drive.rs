@@ -15,8 +15,8 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use leveret_core::{
-    decide::{Decision, Joins, Ready, decide, decide_start, unfinished},
-    graph::NodeIx,
+    decide::{Decision, Joins, Ready, closes, decide, decide_start, unfinished},
+    graph::{NodeIx, Place, Role},
     ids::{RunId, Scope, StepKey},
     json::Json,
     time::Timestamp,
@@ -37,8 +37,8 @@ use super::{
 use crate::{
     broker::{Message, Publication},
     store::{
-        Committed, ErrorCode, Finished, Load, NewRun, NodeValue, Outcome, RunStatus, Started,
-        StepError, StepStatus, StoreError, commit::ending_of,
+        Committed, ErrorCode, Finished, Load, NewRun, NodeRef, NodeValue, Outcome, RunStatus,
+        Started, StepError, StepStatus, StoreError, commit::ending_of,
     },
 };
 
@@ -112,23 +112,33 @@ pub(crate) async fn drive(
             plan.workflow.id, job.node_id
         ))
     })?;
+    let place = place_of(&plan, node, &job)?;
     let mut drive = Drive::new(inner, plan, job.execution_id.clone(), coming);
-    (drive.turn, drive.job) = (turn, (node, job.attempts));
+    (drive.turn, drive.job) = (turn, (place.clone(), job.attempts));
     if job.cancel {
         drive.cancel(job.cancelled_at).await?;
         return Ok(drive.disposal());
     }
-    let leads_here = |edge| drive.plan.workflow.graph.incoming(node).contains(&edge);
+    let graph = &drive.plan.workflow.graph;
+    let leads_here = |edge| graph.all_incoming(node).any(|known| known == edge);
     if !job.via.is_none_or(leads_here) {
         let message = format!("`via` is no edge into node '{}'", job.node_id);
         return Err(BadJob::Node(message).into());
     }
     let _turn = inner
         .underway
-        .turn(&job.execution_id, &job.node_id, drive.comes_again())
+        .turn(
+            &job.execution_id,
+            &job.node_id,
+            &place.scope,
+            drive.comes_again(),
+        )
         .await;
     drive.known.run_input.clone_from(&job.input);
-    let ready = Ready { node, via: job.via };
+    let ready = Ready {
+        place,
+        via: job.via,
+    };
     if job.workflow.is_some() {
         drive.first(&job, ready).await?;
     } else if job.fresh && !drive.comes_again() && job.input.is_some() {
@@ -151,10 +161,31 @@ pub(crate) async fn drive_new(
 ) -> Result<Disposal, DriveError> {
     let mut drive = Drive::new(inner, plan, new.run_id, Coming::Once);
     drive.known.run_input = Some(new.input);
-    (drive.unseen, drive.job) = (true, (node, 0));
+    let place = drive.plan.workflow.graph.start_place(node);
+    (drive.unseen, drive.job) = (true, (place.clone(), 0));
     drive.trail.begin(true);
-    drive.chain(Ready { node, via: None }, 0, false).await?;
+    drive.chain(Ready { place, via: None }, 0, false).await?;
     Ok(drive.disposal())
+}
+
+/// Where the step of a job stands. A first message has no scope: where the node stands when it begins a run.
+fn place_of(plan: &Plan, node: NodeIx, job: &Job) -> Result<Place, BadJob> {
+    let graph = &plan.workflow.graph;
+    let place = match &job.scope {
+        Some(scope) => Place {
+            node,
+            scope: Scope::new(&**scope),
+        },
+        None => graph.start_place(node),
+    };
+    if job.cancel || graph.fits(node, &place.scope) {
+        return Ok(place);
+    }
+    let scope = place.scope.as_str();
+    Err(BadJob::Node(format!(
+        "node '{}' has no step in the scope '{scope}'",
+        job.node_id
+    )))
 }
 
 async fn plan_of(inner: &Arc<Inner>, job: &Job) -> Result<Arc<Plan>, DriveError> {
@@ -199,8 +230,8 @@ struct Drive<'a> {
     run_id: RunId,
     coming: Coming,
     turn: Option<&'a Turn>,
-    /// The job's node, and its attempts.
-    job: (NodeIx, u32),
+    /// Where the job's step stands, and its attempts.
+    job: (Place, u32),
     /// The run's start is on its way to the disk: until something is recorded, which goes there behind it, nothing can be loaded.
     unseen: bool,
     known: Known,
@@ -216,7 +247,7 @@ struct Drive<'a> {
 
 /// A step that was executed.
 struct Begun {
-    node: NodeIx,
+    place: Place,
     /// Its parameters, unless a secret is among what they are made of.
     params: Option<Arc<serde_json::Value>>,
     /// Steps before it are not recorded yet, and it is told behind them.
@@ -231,7 +262,7 @@ impl Drive<'_> {
             run_id,
             coming,
             turn: None,
-            job: (0, 0),
+            job: (Place::root(0), 0),
             unseen: false,
             known: Known::default(),
             begun: Vec::new(),
@@ -262,8 +293,8 @@ impl Drive<'_> {
         if let Some(reason) = self.dead {
             return Disposal::Dead(reason, self.publications);
         }
-        let (node, attempts) = self.job;
-        let step = self.key(node);
+        let (ref place, attempts) = self.job;
+        let step = self.key(place);
         match self.publications.pop() {
             Some(completion) if self.tells_end && self.publications.is_empty() => Disposal::Ended {
                 completion,
@@ -277,12 +308,17 @@ impl Drive<'_> {
         }
     }
 
-    fn key(&self, node: NodeIx) -> StepKey {
+    fn key(&self, place: &Place) -> StepKey {
         StepKey {
             run_id: self.run_id.clone(),
-            node_id: self.plan.node_id(node).clone(),
-            scope: Scope::root(),
+            node_id: self.plan.node_id(place.node).clone(),
+            scope: place.scope.clone(),
         }
+    }
+
+    /// A step as a load names it.
+    fn step_of(&self, place: &Place) -> (NodeRef, Scope) {
+        (self.node_ref(place.node), place.scope.clone())
     }
 
     /// The first message of a run, from a foreign client: begins the run, unless it began before.
@@ -296,7 +332,7 @@ impl Drive<'_> {
             );
             return Err(BadJob::Node(message).into());
         }
-        if !starts.contains(&ready.node) {
+        if !starts.contains(&ready.place.node) {
             let names: Vec<&str> = starts
                 .iter()
                 .map(|&node| plan.node_id(node).as_str())
@@ -313,6 +349,8 @@ impl Drive<'_> {
         input
             .readable()
             .map_err(|error| BadJob::Malformed(format!("the input cannot be taken in: {error}")))?;
+        let all = decide_start(&plan.workflow.graph).ready;
+        let others = all.into_iter().filter(|one| one.place != ready.place);
         let new = self.inner.new_run(
             self.run_id.clone(),
             plan.workflow.clone(),
@@ -323,19 +361,12 @@ impl Drive<'_> {
             Started::New => {
                 self.inner.metrics.run_started(&plan.workflow.id);
                 self.known.run_input = Some(input);
-                for &node in starts.iter().filter(|&&node| node != ready.node) {
-                    self.publish_job(Ready { node, via: None }, false);
+                for ready in others {
+                    self.publish_job(&ready, false);
                 }
                 self.trail.begin(starts.len() == 1);
-                self.chain(
-                    Ready {
-                        node: ready.node,
-                        via: None,
-                    },
-                    0,
-                    false,
-                )
-                .await
+                let via = None;
+                self.chain(Ready { via, ..ready }, 0, false).await
             }
             Started::Exists(_) => {
                 if let Some(run) = self.inner.run(&self.run_id).await? {
@@ -358,9 +389,9 @@ impl Drive<'_> {
     /// A job in the middle of a run, or one that comes again.
     async fn later(&mut self, job: &Job, ready: Ready) -> Result<(), DriveError> {
         let load = Load {
-            step: Some((self.node_ref(ready.node), Scope::root())),
+            step: Some(self.step_of(&ready.place)),
             redeliveries: self.is_redelivered(),
-            ..self.wanted(ready, true)
+            ..self.wanted(&ready, true)
         };
         let Some(loaded) = self.inner.load(&self.run_id, load.clone()).await? else {
             return Err(BadJob::UnknownRun(self.run_id.clone()).into());
@@ -420,17 +451,18 @@ impl Drive<'_> {
             }
             let (marks, joins) = progress.resolve(&self.plan.workflow)?;
             let graph = &self.plan.workflow.graph;
-            let ready = unfinished(graph, from.iter().copied(), &marks, &joins);
-            let (&[single], false) = (&ready[..], self.may_be_lost()) else {
-                for ready in ready {
+            let ready = unfinished(graph, from.iter().cloned(), &marks, &joins);
+            let ([single], false) = (&ready[..], self.may_be_lost()) else {
+                for ready in &ready {
                     self.publish_job(ready, true);
                 }
                 return Ok(());
             };
+            let single = single.clone();
             let load = Load {
-                step: Some((self.node_ref(single.node), Scope::root())),
+                step: Some(self.step_of(&single.place)),
                 redeliveries: true,
-                ..self.wanted(single, true)
+                ..self.wanted(&single, true)
             };
             let Some(loaded) = self.inner.load(&self.run_id, load.clone()).await? else {
                 return Ok(());
@@ -458,7 +490,7 @@ impl Drive<'_> {
             return self.chain(ready, attempts, woken).await;
         }
         let inner = self.inner;
-        let key = self.key(ready.node);
+        let key = self.key(&ready.place);
         if counted > 0 && !self.turn.is_some_and(|turn| turn.serves(counted)) {
             return Err(DriveError::Suspected(counted));
         }
@@ -482,7 +514,7 @@ impl Drive<'_> {
         let error = StepError {
             message: message.clone(),
             code: ErrorCode::Crashed,
-            node_id: self.plan.node_id(ready.node).clone(),
+            node_id: self.plan.node_id(ready.place.node).clone(),
             status: None,
         };
         let outcome = Outcome::Failed {
@@ -491,9 +523,9 @@ impl Drive<'_> {
         };
         self.dead = Some(message);
         let now = self.inner.clock.now();
-        let finished = self.finished(ready, attempts, now, outcome);
+        let finished = self.finished(&ready, attempts, now, outcome);
         if let Some(Follows { decision, again }) = self.record(&[finished]).await? {
-            for next in decision.ready {
+            for next in &decision.ready {
                 self.publish_job(next, again);
             }
         }
@@ -507,8 +539,8 @@ impl Drive<'_> {
         // What was executed and is not recorded: several steps only if all but the last are pure.
         let mut executed = Vec::new();
         loop {
-            let node = ready.node;
-            let finished = self.step(ready, attempts, woken).await?;
+            let node = ready.place.node;
+            let finished = self.step(&ready, attempts, woken).await?;
             (attempts, woken) = (0, false);
             self.steps += 1;
             let inline = self.steps < self.inner.options.inline_steps_max
@@ -518,7 +550,7 @@ impl Drive<'_> {
                 && executed.len() < PURE_STEPS_MAX
                 && !self.known.is_full()
                 && let Some(next) = self.foresee(&finished)
-                && !self.is_watched(next.node)
+                && !self.is_watched(next.place.node)
             {
                 executed.push(finished);
                 ready = next;
@@ -529,15 +561,15 @@ impl Drive<'_> {
                 return Ok(());
             };
             executed.clear();
-            self.known.trim(node);
+            self.known.trim(&ready.place);
             if !decision.joins.is_empty() {
                 // What runs beside this chain may have set it anew.
-                self.known.forget_context();
+                self.known.forget_what_changes();
             }
-            match decision.ready[..] {
-                [next] if inline && !(again && self.may_be_lost()) => ready = next,
-                _ => {
-                    for next in decision.ready {
+            match &decision.ready[..] {
+                [next] if inline && !(again && self.may_be_lost()) => ready = next.clone(),
+                all => {
+                    for next in all {
                         self.publish_job(next, again);
                     }
                     return Ok(());
@@ -559,20 +591,21 @@ impl Drive<'_> {
         let ending = ending_of(&finished.outcome)?;
         let decision = decide(
             &self.plan.workflow.graph,
-            finished.node,
+            &finished.place(),
             &ending,
             &mut Joins::new(),
         )
         .ok()?;
         match decision {
             Decision {
-                ready,
+                mut ready,
                 joins,
                 ended: false,
                 ..
             } if joins.is_empty() && ready.len() == 1 => {
-                let loads = self.unseen && !self.wanted(ready[0], false).is_empty();
-                (!loads).then_some(ready[0])
+                let next = ready.remove(0);
+                let loads = self.unseen && !self.wanted(&next, false).is_empty();
+                (!loads).then_some(next)
             }
             _ => None,
         }
@@ -581,12 +614,13 @@ impl Drive<'_> {
     /// Executes one step and keeps its result at hand. Nothing is recorded.
     async fn step(
         &mut self,
-        ready: Ready,
+        ready: &Ready,
         attempts: u32,
         woken: bool,
     ) -> Result<Arc<Finished>, DriveError> {
         let inner = self.inner;
-        let node = ready.node;
+        let place = &ready.place;
+        let node = place.node;
         self.fetch(ready).await?;
         let started_at = inner.clock.now();
         let input = match self.input(ready).await? {
@@ -613,19 +647,19 @@ impl Drive<'_> {
             }
         };
         if self.plan.fallback(node).is_some() {
-            self.known.set_input(node, input.clone());
+            self.known.set_input(place.clone(), input.clone());
         }
         let mut attempt = Attempt {
             plan: &self.plan,
             known: &self.known,
             secrets: &*inner.secrets,
             run_id: &self.run_id,
-            node,
+            place,
             number: attempts.saturating_add(1),
             woken,
             input: &input,
         };
-        if woken && self.is_retry(node) {
+        if woken && self.is_retry(place) {
             attempt.woken = false;
         } else if woken {
             // It goes on with the attempt in which it began to wait.
@@ -645,11 +679,11 @@ impl Drive<'_> {
                 let (plan, run_id) = (&self.plan, &self.run_id);
                 inner
                     .observer
-                    .running(plan, run_id, node, params.as_deref(), started_at)
+                    .running(plan, run_id, place, params.as_deref(), started_at)
                     .await;
             }
             self.begun.push(Begun {
-                node,
+                place: place.clone(),
                 params,
                 is_untold: begins && !is_next,
             });
@@ -672,15 +706,15 @@ impl Drive<'_> {
     }
 
     /// Whether the waiting step failed before, rather than slept.
-    fn is_retry(&self, node: NodeIx) -> bool {
+    fn is_retry(&self, place: &Place) -> bool {
         self.known
-            .node(node)
+            .node(place)
             .is_some_and(|value| value.error.is_some())
     }
 
     fn finished(
         &self,
-        ready: Ready,
+        ready: &Ready,
         attempts: u32,
         started_at: Timestamp,
         outcome: Outcome,
@@ -688,8 +722,8 @@ impl Drive<'_> {
         Arc::new(Finished {
             run_id: self.run_id.clone(),
             workflow: self.plan.workflow.clone(),
-            node: ready.node,
-            scope: Scope::root(),
+            node: ready.place.node,
+            scope: ready.place.scope.clone(),
             via: ready.via,
             attempts,
             started_at,
@@ -698,8 +732,8 @@ impl Drive<'_> {
         })
     }
 
-    fn keep(&mut self, ready: Ready, outcome: &Outcome) {
-        let via = ready.via;
+    fn keep(&mut self, ready: &Ready, outcome: &Outcome) {
+        let (Place { node, scope }, via) = (&ready.place, ready.via);
         let value = match outcome {
             Outcome::Completed {
                 output,
@@ -711,6 +745,7 @@ impl Drive<'_> {
                     self.known.set_context(key.clone(), Some(value.clone()));
                 }
                 NodeValue {
+                    scope: scope.clone(),
                     status: StepStatus::Completed,
                     output: output.clone(),
                     action: action.clone(),
@@ -719,6 +754,7 @@ impl Drive<'_> {
                 }
             }
             Outcome::Failed { error, .. } => NodeValue {
+                scope: scope.clone(),
                 status: StepStatus::Failed,
                 output: Json::null(),
                 action: None,
@@ -727,7 +763,24 @@ impl Drive<'_> {
             },
             Outcome::Waiting { .. } => return,
         };
-        self.known.set_node(ready.node, value);
+        if let Some(within) = self.plan.workflow.latest_within(*node, scope) {
+            self.known.set_latest(*node, within, scope.clone());
+        }
+        if let Some(scope) = self.closes(ready, outcome) {
+            let value = value.clone();
+            self.known.set_node(*node, NodeValue { scope, ..value });
+        }
+        self.known.set_node(*node, value);
+    }
+
+    /// The scope around the loop that the step ends, if it ends one.
+    fn closes(&self, ready: &Ready, outcome: &Outcome) -> Option<Scope> {
+        let graph = &self.plan.workflow.graph;
+        if graph.role(ready.place.node) != Role::Loop {
+            return None;
+        }
+        let ending = ending_of(outcome)?;
+        closes(graph, &ready.place, &ending)
     }
 
     /// Commits steps, then does what follows from the last: tells observers and those who wait. `None`: nothing follows.
@@ -744,13 +797,14 @@ impl Drive<'_> {
                     if let Outcome::Failed { error, .. } = &finished.outcome {
                         self.tell_failure(error);
                     }
-                    let begun = begun.iter().find(|begun| begun.node == finished.node);
+                    let place = finished.place();
+                    let begun = begun.iter().find(|begun| begun.place == place);
                     let params = begun.and_then(|begun| begun.params.as_deref());
                     if begun.is_some_and(|begun| begun.is_untold) {
-                        let (node, at) = (finished.node, finished.started_at);
+                        let at = finished.started_at;
                         inner
                             .observer
-                            .running(&self.plan, &self.run_id, node, params, at)
+                            .running(&self.plan, &self.run_id, &place, params, at)
                             .await;
                     }
                     inner.observer.recorded(&self.plan, finished, params).await;
@@ -785,7 +839,7 @@ impl Drive<'_> {
             // Recorded by another, or by this very call before it lost its answer: in doubt, go on from what is committed.
             None if ambiguous || self.comes_again() => {
                 let from = batch.last().map(|finished| Ready {
-                    node: finished.node,
+                    place: finished.place(),
                     via: finished.via,
                 });
                 let Some(progress) = inner.progress(&self.run_id).await? else {
@@ -832,11 +886,8 @@ impl Drive<'_> {
     }
 
     /// Publishes the job of a step; `again` if it may have been published before.
-    fn publish_job(&mut self, ready: Ready, again: bool) {
-        let job = Job {
-            via: ready.via,
-            ..self.plan.job(&self.run_id, ready.node)
-        };
+    fn publish_job(&mut self, ready: &Ready, again: bool) {
+        let job = self.plan.job_at(&self.run_id, ready);
         let job = self.inner.names.job(&job);
         self.publications
             .push(if again { job.again() } else { job });

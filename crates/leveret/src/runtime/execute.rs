@@ -5,7 +5,7 @@ use std::{ops::Range, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use leveret_core::{
     expr::{Budget, EvalError, EvalScope, ResultView, Values},
-    graph::{EdgeIx, NodeIx},
+    graph::{EdgeIx, NodeIx, Place, Role},
     ids::{RunId, Scope, StepKey},
     json::Json,
     retry::Backoff,
@@ -34,7 +34,7 @@ pub(crate) struct Attempt<'a> {
     pub(crate) known: &'a Known,
     pub(crate) secrets: &'a dyn Secrets,
     pub(crate) run_id: &'a RunId,
-    pub(crate) node: NodeIx,
+    pub(crate) place: &'a Place,
     /// 1 for the first attempt.
     pub(crate) number: u32,
     pub(crate) woken: bool,
@@ -53,13 +53,13 @@ pub(crate) struct Failure {
 impl Attempt<'_> {
     /// The node's parameters, rendered.
     pub(crate) fn params(&self) -> Result<Arc<Value>, EvalError> {
-        let params = &self.plan.workflow.nodes[self.node].params;
+        let params = &self.plan.workflow.nodes[self.place.node].params;
         if let Some(constant) = params.constant() {
             return Ok(constant.clone());
         }
         let view = self.view(None);
         let scope = self.scope(self.input.value(), None, &view);
-        let node_type = self.plan.node_type(self.node);
+        let node_type = self.plan.node_type(self.place.node);
         let urls = node_type.map_or(&[][..], |node_type| node_type.url_params());
         let rendered = params.render_with_urls(&scope, &Budget::new(), urls)?;
         Ok(Arc::new(rendered))
@@ -67,12 +67,13 @@ impl Attempt<'_> {
 
     /// The parameter that is evaluated for each item, with what it reads.
     fn each(&self) -> Option<EachItem> {
-        let each = self.plan.workflow.nodes[self.node].each.clone()?;
+        let each = self.plan.workflow.nodes[self.place.node].each.clone()?;
         let known = self.known;
         let reads = each.references();
         let outputs = reads.nodes.iter().filter_map(|id| {
             let node = self.plan.workflow.node_ix(id)?;
-            Some((id.clone(), known.output(self.plan, node)?.clone()))
+            let output = known.output_of(self.plan, node, self.place)?;
+            Some((id.clone(), output.clone()))
         });
         let view = self.view(None);
         let errors = reads.node_errors.iter();
@@ -138,8 +139,8 @@ impl Attempt<'_> {
         now: Timestamp,
     ) -> Result<Verdict, Failure> {
         let workflow = &self.plan.workflow;
-        let node = &workflow.nodes[self.node];
-        let Some(node_type) = self.plan.node_type(self.node) else {
+        let node = &workflow.nodes[self.place.node];
+        let Some(node_type) = self.plan.node_type(self.place.node) else {
             let message = format!("Implementation for '{}' not found.", node.uses);
             return Err(self.failure(ErrorCode::UnknownNodeType, message));
         };
@@ -149,7 +150,7 @@ impl Attempt<'_> {
             key: StepKey {
                 run_id: self.run_id.clone(),
                 node_id: node.id.clone(),
-                scope: Scope::root(),
+                scope: self.place.scope.clone(),
             },
             attempt: self.number,
             now,
@@ -199,7 +200,7 @@ impl Attempt<'_> {
             return Err(self.failure(ErrorCode::NodeFailed, message));
         }
         let fresh = Fresh {
-            node: self.node,
+            node: self.place.node,
             output: &output,
             context: &context,
         };
@@ -214,7 +215,8 @@ impl Attempt<'_> {
         })
     }
 
-    /// The edges that a result takes: those with its action; if there are none, those without an action; conditions must hold.
+    /// The edges that a result takes: those with its action; if there are none, those without an action; conditions must hold. Of a loop's
+    /// controller, those whose condition holds come first, whatever their action.
     fn route(&self, fresh: Fresh<'_>, action: Option<&str>) -> Result<Vec<EdgeIx>, EvalError> {
         let edges = &self.plan.workflow.edges;
         let budget = Budget::new();
@@ -227,9 +229,22 @@ impl Attempt<'_> {
             let result = ResultView { output, action };
             condition.eval_bool(&self.scope(output, Some(result), &view), &budget)
         };
+        let graph = &self.plan.workflow.graph;
+        if graph.role(self.place.node) == Role::Loop {
+            let conditional = graph.routed(self.place.node);
+            let mut taken = Vec::new();
+            for edge in conditional.filter(|&edge| edges[edge].condition.is_some()) {
+                if holds(edge)? {
+                    taken.push(edge);
+                }
+            }
+            if !taken.is_empty() {
+                return Ok(taken);
+            }
+        }
         let select = |wanted: Option<&str>| -> Result<Vec<EdgeIx>, EvalError> {
             let mut taken = Vec::new();
-            for edge in self.plan.workflow.graph.routed(self.node) {
+            for edge in self.plan.workflow.graph.routed(self.place.node) {
                 if edges[edge].action.as_deref() == wanted && holds(edge)? {
                     taken.push(edge);
                 }
@@ -246,7 +261,7 @@ impl Attempt<'_> {
     }
 
     fn after(&self, failure: Failure, clock: &dyn Clock) -> Next {
-        let config = &self.plan.workflow.nodes[self.node].config;
+        let config = &self.plan.workflow.nodes[self.place.node].config;
         if !failure.retryable || self.number >= config.attempts_max {
             return Next::Record(Outcome::Failed {
                 error: failure.error,
@@ -274,7 +289,7 @@ impl Attempt<'_> {
                 code,
                 (message, chars_max),
                 self.plan,
-                self.node,
+                self.place.node,
                 self.secrets,
             ),
             retryable: false,
@@ -310,6 +325,7 @@ impl Attempt<'_> {
             plan: self.plan,
             known: self.known,
             secrets: self.secrets,
+            reader: self.place,
             fresh,
         }
     }
@@ -435,120 +451,154 @@ fn backoff_of(config: &NodeConfig) -> Backoff {
     }
 }
 
-/// The input of a node as its `inputs` say; `handed` is what came over the edge. What is copied into it is taken from the budget.
-pub(crate) fn input_of(
-    plan: &Plan,
-    known: &Known,
-    secrets: &dyn Secrets,
-    run_id: &RunId,
-    node: NodeIx,
-    handed: &Json,
-    budget: &Budget,
-) -> Result<Json, EvalError> {
-    let copy = |value: Option<&Value>, name: &str| {
-        value.map_or(Ok(Value::Null), |value| budget.copy(value, name))
+/// What the steps of a run read: what inputs and edges say is made of it.
+pub(crate) struct Reads<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) known: &'a Known,
+    pub(crate) secrets: &'a dyn Secrets,
+    pub(crate) run_id: &'a RunId,
+    /// What is copied is taken from it.
+    pub(crate) budget: &'a Budget,
+}
+
+/// Where the names on an edge are read whose source stands in `scope`. A loop that ended stands around its passes.
+pub(crate) fn reader_of(plan: &Plan, edge: EdgeIx, scope: &Scope) -> Place {
+    let graph = &plan.workflow.graph;
+    let ends = graph.edge(edge);
+    let scope = scope.clone();
+    let node = if graph.leaves(edge) {
+        ends.target
+    } else {
+        ends.source
     };
-    let name = |of: NodeIx| plan.node_id(of).as_str();
-    let handed_to = |of: NodeIx| {
-        let graph = &plan.workflow.graph;
-        if graph.receiver(of) == graph.receiver(node) {
-            return Ok(handed.clone());
+    Place { node, scope }
+}
+
+impl Reads<'_> {
+    /// The input of a step as its node's `inputs` say; `handed` is what came over the edge.
+    pub(crate) fn input_of(&self, place: &Place, handed: &Json) -> Result<Json, EvalError> {
+        let Reads { plan, known, .. } = *self;
+        match &plan.workflow.nodes[place.node].inputs {
+            Inputs::Handed => Ok(handed.clone()),
+            Inputs::One(InputRef::Node { ix, path }) if path.is_empty() => {
+                let output = known.output_of(plan, *ix, place);
+                Ok(output.cloned().unwrap_or_default())
+            }
+            Inputs::One(InputRef::Named { ix }) => Ok(self.named(*ix, place).unwrap_or_default()),
+            Inputs::One(InputRef::Handed { ix }) => self.handed_to(*ix, place, handed),
+            Inputs::One(input) => Ok(Json::from(self.resolve(input, place, handed)?)),
+            Inputs::Map(inputs) => {
+                let mut map = Map::new();
+                for (name, input) in inputs {
+                    map.insert(name.to_string(), self.resolve(input, place, handed)?);
+                }
+                Ok(Json::from(Value::Object(map)))
+            }
         }
-        handed_over(plan, known, secrets, run_id, graph.receiver(of), budget)
-    };
-    let resolve = |input: &InputRef| -> Result<Value, EvalError> {
+    }
+
+    fn resolve(&self, input: &InputRef, place: &Place, handed: &Json) -> Result<Value, EvalError> {
+        let Reads { plan, known, .. } = *self;
+        let copy = |value: Option<&Value>, name: &str| {
+            value.map_or(Ok(Value::Null), |value| self.budget.copy(value, name))
+        };
+        let name = |of: NodeIx| plan.node_id(of).as_str();
         match input {
             InputRef::Node { ix, path } => {
-                let output = known.output(plan, *ix).map(Json::value);
-                copy(walk(output, path), plan.node_id(*ix).as_str())
+                let output = known.output_of(plan, *ix, place).map(Json::value);
+                copy(walk(output, path), name(*ix))
             }
             InputRef::Named { ix } => {
-                let named = named(plan, known, *ix);
+                let named = self.named(*ix, place);
                 copy(named.as_ref().map(Json::value), name(*ix))
             }
-            InputRef::Handed { ix } => copy(Some(handed_to(*ix)?.value()), name(*ix)),
+            InputRef::Handed { ix } => {
+                let handed = self.handed_to(*ix, place, handed)?;
+                copy(Some(handed.value()), name(*ix))
+            }
             InputRef::Context { key } => copy(known.context_value(key), key),
             InputRef::Expression(expression) => {
-                let scope = EdgeScope::new(plan, known, secrets, run_id, handed.value());
-                expression.eval(&scope.scope(), budget)
+                let scope = EdgeScope::new(self, place, handed.value());
+                expression.eval(&scope.scope(), self.budget)
             }
         }
-    };
-    match &plan.workflow.nodes[node].inputs {
-        Inputs::Handed => Ok(handed.clone()),
-        Inputs::One(InputRef::Node { ix, path }) if path.is_empty() => {
-            Ok(known.output(plan, *ix).cloned().unwrap_or_default())
+    }
+
+    /// A node's output, else the context key of its name.
+    fn named(&self, node: NodeIx, reader: &Place) -> Option<Json> {
+        let Reads { plan, known, .. } = *self;
+        let context = || known.context_value(plan.node_id(node).as_str()).cloned();
+        let output = known.output_of(plan, node, reader).cloned();
+        output.or_else(|| context().map(Json::from))
+    }
+
+    /// What was handed over to a node that a step names; `handed` is what came to the step itself.
+    fn handed_to(&self, of: NodeIx, reader: &Place, handed: &Json) -> Result<Json, EvalError> {
+        let graph = &self.plan.workflow.graph;
+        if graph.receiver(of) == graph.receiver(reader.node) {
+            return Ok(handed.clone());
         }
-        Inputs::One(InputRef::Named { ix }) => Ok(named(plan, known, *ix).unwrap_or_default()),
-        Inputs::One(InputRef::Handed { ix }) => handed_to(*ix),
-        Inputs::One(input) => Ok(Json::from(resolve(input)?)),
-        Inputs::Map(inputs) => {
-            let mut map = Map::new();
-            for (name, input) in inputs {
-                map.insert(name.to_string(), resolve(input)?);
+        self.handed_over(graph.receiver(of), reader)
+    }
+
+    /// What was handed over to another node: the run's input to a start node, null to one that was not reached yet.
+    fn handed_over(&self, node: NodeIx, reader: &Place) -> Result<Json, EvalError> {
+        let Reads { plan, known, .. } = *self;
+        let graph = &plan.workflow.graph;
+        if graph.incoming(node).is_empty() {
+            return Ok(known.run_input.clone().unwrap_or_default());
+        }
+        let place = known.meant(plan, node, reader);
+        let via = |place: &Place| known.node(place).and_then(|value| value.via);
+        let Some((edge, place)) = place.and_then(|place| Some((via(&place)?, place))) else {
+            return Ok(Json::null());
+        };
+        let output = self.output_over(edge, &place);
+        let made = self.transformed(edge, &place, &output)?;
+        Ok(made.unwrap_or(output))
+    }
+
+    /// The output that an edge hands over to a step.
+    pub(crate) fn output_over(&self, edge: EdgeIx, target: &Place) -> Json {
+        let graph = &self.plan.workflow.graph;
+        let node = graph.edge(edge).source;
+        let scope = graph.source_scope(edge, target);
+        let output = self.known.output(self.plan, &Place { node, scope });
+        output.cloned().unwrap_or_default()
+    }
+
+    /// What an edge hands over of `output` to a step: the output itself, or what its transform makes of it. A transform's `input` is what the
+    /// target's single `inputs` names, if it names something.
+    pub(crate) fn transformed(
+        &self,
+        edge: EdgeIx,
+        target: &Place,
+        output: &Json,
+    ) -> Result<Option<Json>, EvalError> {
+        let Reads { plan, known, .. } = *self;
+        let Some(transform) = &plan.workflow.edges[edge].transform else {
+            return Ok(None);
+        };
+        let base = match &plan.workflow.nodes[target.node].inputs {
+            Inputs::Handed | Inputs::One(InputRef::Handed { .. }) | Inputs::Map(_) => {
+                output.clone()
             }
-            Ok(Json::from(Value::Object(map)))
-        }
+            Inputs::One(_) => self.input_of(target, output)?,
+        };
+        let graph = &plan.workflow.graph;
+        let scope = graph.source_scope(edge, target);
+        let reader = reader_of(plan, edge, &scope);
+        let node = graph.edge(edge).source;
+        let mut edge_scope = EdgeScope::new(self, &reader, base.value());
+        let source = Place { node, scope };
+        edge_scope.result = known.node(&source).map(|value| ResultView {
+            output: output.value(),
+            action: value.action.as_deref(),
+        });
+        transform
+            .eval(&edge_scope.scope(), self.budget)
+            .map(|value| Some(Json::from(value)))
     }
-}
-
-/// A node's output, else the context key of its name.
-fn named(plan: &Plan, known: &Known, node: NodeIx) -> Option<Json> {
-    let context = || known.context_value(plan.node_id(node).as_str()).cloned();
-    let output = known.output(plan, node).cloned();
-    output.or_else(|| context().map(Json::from))
-}
-
-/// What was handed over to another node: the run's input to a start node, null to one that was not reached yet.
-fn handed_over(
-    plan: &Plan,
-    known: &Known,
-    secrets: &dyn Secrets,
-    run_id: &RunId,
-    node: NodeIx,
-    budget: &Budget,
-) -> Result<Json, EvalError> {
-    let graph = &plan.workflow.graph;
-    if graph.incoming(node).is_empty() {
-        return Ok(known.run_input.clone().unwrap_or_default());
-    }
-    let Some(edge) = known.node(node).and_then(|value| value.via) else {
-        return Ok(Json::null());
-    };
-    let output = known.output(plan, graph.edge(edge).source).cloned();
-    let output = output.unwrap_or_default();
-    let made = transformed(plan, known, secrets, run_id, edge, &output, budget)?;
-    Ok(made.unwrap_or(output))
-}
-
-/// What an edge hands over of `output`: the output itself, or what its transform makes of it. A transform's `input` is what the target's single
-/// `inputs` names, if it names something.
-pub(crate) fn transformed(
-    plan: &Plan,
-    known: &Known,
-    secrets: &dyn Secrets,
-    run_id: &RunId,
-    edge: EdgeIx,
-    output: &Json,
-    budget: &Budget,
-) -> Result<Option<Json>, EvalError> {
-    let Some(transform) = &plan.workflow.edges[edge].transform else {
-        return Ok(None);
-    };
-    let target = plan.workflow.edges[edge].target;
-    let base = match &plan.workflow.nodes[target].inputs {
-        Inputs::Handed | Inputs::One(InputRef::Handed { .. }) | Inputs::Map(_) => output.clone(),
-        Inputs::One(_) => input_of(plan, known, secrets, run_id, target, output, budget)?,
-    };
-    let mut scope = EdgeScope::new(plan, known, secrets, run_id, base.value());
-    let source = plan.workflow.edges[edge].source;
-    scope.result = known.node(source).map(|value| ResultView {
-        output: output.value(),
-        action: value.action.as_deref(),
-    });
-    transform
-        .eval(&scope.scope(), budget)
-        .map(|value| Some(Json::from(value)))
 }
 
 fn walk<'a>(value: Option<&'a Value>, path: &[Arc<str>]) -> Option<&'a Value> {
@@ -567,21 +617,16 @@ struct EdgeScope<'a> {
 }
 
 impl<'a> EdgeScope<'a> {
-    fn new(
-        plan: &'a Plan,
-        known: &'a Known,
-        secrets: &'a dyn Secrets,
-        run_id: &'a RunId,
-        input: &'a Value,
-    ) -> EdgeScope<'a> {
+    fn new(reads: &Reads<'a>, reader: &'a Place, input: &'a Value) -> EdgeScope<'a> {
         EdgeScope {
             view: View {
-                plan,
-                known,
-                secrets,
+                plan: reads.plan,
+                known: reads.known,
+                secrets: reads.secrets,
+                reader,
                 fresh: None,
             },
-            run_id,
+            run_id: reads.run_id,
             input,
             result: None,
         }

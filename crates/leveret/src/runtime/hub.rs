@@ -8,11 +8,7 @@ use std::{
     },
 };
 
-use leveret_core::{
-    decide::Decision,
-    ids::{RunId, Scope},
-    json::Json,
-};
+use leveret_core::{decide::Decision, ids::RunId, json::Json};
 use tokio::sync::{broadcast, oneshot};
 
 use crate::store::{
@@ -57,12 +53,19 @@ impl Trail {
             return;
         }
         self.steps.push(record_of(finished));
-        for &(node, passed) in &decision.passed {
+        self.steps.extend(decision.closes.iter().map(|scope| {
+            let scope = scope.clone();
+            StepRecord {
+                scope,
+                ..record_of(finished)
+            }
+        }));
+        for (place, passed) in &decision.passed {
             let at = finished.finished_at;
             self.steps.push(StepRecord {
-                node_id: finished.workflow.nodes[node].id.clone(),
-                scope: Scope::root(),
-                status: passed_status(passed),
+                node_id: finished.workflow.nodes[place.node].id.clone(),
+                scope: place.scope.clone(),
+                status: passed_status(*passed),
                 attempts: 0,
                 output: Json::null(),
                 action: None,

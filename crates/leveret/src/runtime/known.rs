@@ -5,7 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use leveret_core::{expr::Values, graph::NodeIx, json::Json};
+use leveret_core::{
+    expr::Values,
+    graph::{NodeIx, Place},
+    ids::Scope,
+    json::Json,
+};
 use serde_json::Value;
 
 use super::{Secrets, plan::Plan};
@@ -18,9 +23,11 @@ const BYTES_MAX: usize = 8 << 20;
 #[derive(Default)]
 pub(crate) struct Known {
     pub(crate) run_input: Option<Json>,
-    nodes: BTreeMap<NodeIx, KnownNode>,
+    nodes: BTreeMap<Place, KnownNode>,
+    /// By node and scope, the scope of the latest step within.
+    latest: BTreeMap<(NodeIx, Scope), Scope>,
     /// Of nodes that have a fallback.
-    inputs: BTreeMap<NodeIx, Json>,
+    inputs: BTreeMap<Place, Json>,
     context: HashMap<Arc<str>, Option<Json>>,
     /// About how large outputs, inputs and context are.
     bytes: usize,
@@ -37,9 +44,35 @@ fn bytes_of(value: &Json) -> usize {
 }
 
 impl Known {
-    /// What a node left behind, if that is known.
-    pub(crate) fn node(&self, node: NodeIx) -> Option<&NodeValue> {
-        self.nodes.get(&node).map(|known| &known.value)
+    /// What a step left behind, if that is known.
+    pub(crate) fn node(&self, place: &Place) -> Option<&NodeValue> {
+        self.nodes.get(place).map(|known| &known.value)
+    }
+
+    /// The step that a node's name means to a reader, as far as it is known.
+    pub(crate) fn meant(&self, plan: &Plan, node: NodeIx, reader: &Place) -> Option<Place> {
+        let (exact, latest) = plan.workflow.graph.meant(node, reader);
+        let exact = exact.map(|scope| Place { node, scope });
+        let Some(within) = latest else { return exact };
+        let has_ended = |place: &&Place| {
+            let value = self.node(place);
+            value.is_some_and(|value| value.status.has_ended())
+        };
+        if exact.as_ref().filter(has_ended).is_some() {
+            return exact;
+        }
+        let latest = self.latest.get(&(node, within));
+        latest
+            .map(|scope| Place {
+                node,
+                scope: scope.clone(),
+            })
+            .or(exact)
+    }
+
+    /// The step in `scope` is the latest of a node.
+    pub(crate) fn set_latest(&mut self, node: NodeIx, within: Scope, scope: Scope) {
+        self.latest.insert((node, within), scope);
     }
 
     pub(crate) fn set_node(&mut self, node: NodeIx, value: NodeValue) {
@@ -48,7 +81,9 @@ impl Known {
             .as_ref()
             .and_then(|error| serde_json::to_value(error).ok());
         self.bytes += bytes_of(&value.output);
-        if let Some(before) = self.nodes.insert(node, KnownNode { value, error }) {
+        let scope = value.scope.clone();
+        let known = KnownNode { value, error };
+        if let Some(before) = self.nodes.insert(Place { node, scope }, known) {
             self.bytes -= bytes_of(&before.value.output);
         }
     }
@@ -61,8 +96,9 @@ impl Known {
         };
     }
 
-    /// Forgets the run's context, which others may have set anew.
-    pub(crate) fn forget_context(&mut self) {
+    /// Forgets the run's context, and which steps are the latest: others may have set them anew.
+    pub(crate) fn forget_what_changes(&mut self) {
+        self.latest.clear();
         let forgotten = self.context.drain().filter_map(|(_, value)| value);
         self.bytes -= forgotten.map(|value| bytes_of(&value)).sum::<usize>();
     }
@@ -73,23 +109,24 @@ impl Known {
     }
 
     /// Makes room, if much is held, once everything held is recorded: what the store does not have yet could not be loaded again.
-    pub(crate) fn trim(&mut self, keep: NodeIx) {
+    pub(crate) fn trim(&mut self, keep: &Place) {
         if self.is_full() {
-            self.nodes.retain(|&node, _| node == keep);
-            self.inputs.retain(|&node, _| node == keep);
+            self.nodes.retain(|place, _| place == keep);
+            self.inputs.retain(|place, _| place == keep);
+            self.latest.clear();
             self.context.clear();
             let outputs = self.nodes.values().map(|kept| &kept.value.output);
             self.bytes = outputs.chain(self.inputs.values()).map(bytes_of).sum();
         }
     }
 
-    pub(crate) fn input_of(&self, node: NodeIx) -> Option<&Json> {
-        self.inputs.get(&node)
+    pub(crate) fn input_of(&self, place: &Place) -> Option<&Json> {
+        self.inputs.get(place)
     }
 
-    pub(crate) fn set_input(&mut self, node: NodeIx, input: Json) {
+    pub(crate) fn set_input(&mut self, place: Place, input: Json) {
         self.bytes += bytes_of(&input);
-        if let Some(before) = self.inputs.insert(node, input) {
+        if let Some(before) = self.inputs.insert(place, input) {
             self.bytes -= bytes_of(&before);
         }
     }
@@ -105,17 +142,24 @@ impl Known {
         }
     }
 
-    /// The output that stands for a node's: its own, or that of the fallback which took over.
-    pub(crate) fn output(&self, plan: &Plan, node: NodeIx) -> Option<&Json> {
-        let mut node = node;
+    /// The output that stands for a step's: its own, or that of the fallback which took over.
+    pub(crate) fn output(&self, plan: &Plan, place: &Place) -> Option<&Json> {
+        let mut value = self.node(place)?;
+        let mut node = place.node;
         loop {
-            let value = self.node(node)?;
             match value.status {
                 StepStatus::Completed => return Some(&value.output),
                 StepStatus::Failed => node = plan.fallback(node)?,
                 _ => return None,
             }
+            let scope = place.scope.clone();
+            value = self.node(&Place { node, scope })?;
         }
+    }
+
+    /// The output of the step that a node's name means to a reader.
+    pub(crate) fn output_of(&self, plan: &Plan, node: NodeIx, reader: &Place) -> Option<&Json> {
+        self.output(plan, &self.meant(plan, node, reader)?)
     }
 
     /// A context key that was set by a node.
@@ -137,11 +181,13 @@ pub(crate) struct View<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) known: &'a Known,
     pub(crate) secrets: &'a dyn Secrets,
+    /// Where names are read.
+    pub(crate) reader: &'a Place,
     /// A result that is not recorded yet, and the nodes for which it stands.
     pub(crate) fresh: Option<Fresh<'a>>,
 }
 
-/// The result of the step at hand.
+/// The result of the step at hand, which is where names are read.
 #[derive(Clone, Copy)]
 pub(crate) struct Fresh<'a> {
     pub(crate) node: NodeIx,
@@ -160,12 +206,14 @@ impl Values for View<'_> {
                 return Some(fresh.output.value());
             }
         }
-        self.known.output(self.plan, node).map(Json::value)
+        let output = self.known.output_of(self.plan, node, self.reader);
+        output.map(Json::value)
     }
 
     fn node_error(&self, id: &str) -> Option<&Value> {
         let node = self.plan.workflow.node_ix(id)?;
-        self.known.nodes.get(&node)?.error.as_ref()
+        let place = self.known.meant(self.plan, node, self.reader)?;
+        self.known.nodes.get(&place)?.error.as_ref()
     }
 
     fn context(&self, key: &str) -> Option<&Value> {
@@ -191,6 +239,7 @@ mod tests {
 
     fn value(output: Json) -> NodeValue {
         NodeValue {
+            scope: Scope::root(),
             status: StepStatus::Completed,
             output,
             action: None,
@@ -206,22 +255,23 @@ mod tests {
         let mut known = Known::default();
         for _ in 0..2 {
             known.set_node(0, value(third.clone()));
-            known.set_input(0, third.clone());
+            known.set_input(Place::root(0), third.clone());
             known.set_context("k".into(), Some(Json::null()));
         }
         assert!(!known.is_full());
-        known.trim(1);
-        assert!(known.node(0).is_some(), "there is room");
+        known.trim(&Place::root(1));
+        assert!(known.node(&Place::root(0)).is_some(), "there is room");
         known.set_context("k".into(), Some(third.clone()));
         assert!(known.is_full());
-        known.forget_context();
+        known.forget_what_changes();
         assert!(!known.is_full());
         known.set_node(1, value(third.clone()));
         known.set_node(1, value(third.clone()));
         assert!(known.is_full());
-        known.trim(1);
-        assert!(known.node(1).is_some());
-        assert!(known.node(0).is_none() && known.input_of(0).is_none());
+        known.trim(&Place::root(1));
+        assert!(known.node(&Place::root(1)).is_some());
+        let first = Place::root(0);
+        assert!(known.node(&first).is_none() && known.input_of(&first).is_none());
         assert_eq!(known.bytes, third.text().len());
     }
 }

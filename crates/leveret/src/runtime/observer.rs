@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use leveret_core::{graph::NodeIx, ids::RunId, time::Timestamp};
+use leveret_core::{graph::Place, ids::RunId, time::Timestamp};
 use serde_json::Value;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
@@ -112,14 +112,14 @@ impl Observer {
         &self,
         plan: &Plan,
         run_id: &RunId,
-        node: NodeIx,
+        place: &Place,
         params: Option<&Value>,
         now: Timestamp,
     ) {
         if self.tells_running() {
             let status = self.names.status(&NodeStatus {
                 executed_at: now.to_string(),
-                ..blank(plan, run_id, node, params)
+                ..blank(plan, run_id, place, params)
             });
             self.send(status).await;
         }
@@ -143,10 +143,11 @@ impl Observer {
         if !self.is_on() {
             return None;
         }
+        let place = finished.place();
         let blank = NodeStatus {
             executed_at: finished.finished_at.to_string(),
             duration_ms: finished.finished_at.ms_since(finished.started_at),
-            ..blank(plan, &finished.run_id, finished.node, params)
+            ..blank(plan, &finished.run_id, &place, params)
         };
         let status = match &finished.outcome {
             Outcome::Completed { output, .. } => NodeStatus {
@@ -197,15 +198,16 @@ impl Observer {
 fn blank<'a>(
     plan: &'a Plan,
     run_id: &'a RunId,
-    node: NodeIx,
+    place: &'a Place,
     params: Option<&'a Value>,
 ) -> NodeStatus<'a> {
-    let node = &plan.workflow.nodes[node];
+    let node = &plan.workflow.nodes[place.node];
     NodeStatus {
         workflow_id: plan.workflow.id.as_str(),
         execution_id: run_id.as_str(),
         node_id: node.id.as_str(),
         node_name: node.name.as_deref().unwrap_or(node.id.as_str()),
+        scope: place.scope.as_str(),
         status: StatusWord::Running,
         parameters: params
             .and_then(Value::as_object)

@@ -7,6 +7,7 @@ use std::{
 };
 
 use leveret_core::{
+    decide::Ready,
     expr::References,
     graph::NodeIx,
     ids::{NodeId, RunId, WorkflowId},
@@ -36,7 +37,10 @@ struct PlannedNode {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Needs {
     pub(crate) run_input: bool,
+    /// The nodes that are named where the step stands.
     pub(crate) nodes: BTreeSet<NodeIx>,
+    /// The nodes that are named where the source of an edge to the step stands.
+    pub(crate) handed: BTreeSet<NodeIx>,
     pub(crate) context: BTreeSet<Arc<str>>,
     /// The names of those that it reads.
     pub(crate) secrets: BTreeSet<Arc<str>>,
@@ -101,14 +105,24 @@ impl Plan {
             .routed(node)
             .filter_map(|edge| edges[edge].condition.as_ref());
         let handed = graph
-            .incoming(node)
-            .iter()
-            .filter(|&&edge| graph.is_flow(edge))
-            .filter_map(|&edge| edges[edge].transform.as_ref());
-        for expression in routed.chain(handed) {
+            .all_incoming(node)
+            .filter(|&edge| graph.is_flow(edge))
+            .filter_map(|edge| edges[edge].transform.as_ref());
+        for expression in routed {
             self.add(&mut needs, expression.references());
         }
-        needs.nodes.remove(&node);
+        if graph.depth(node) == 0 {
+            // There is no earlier one.
+            needs.nodes.remove(&node);
+        }
+        for expression in handed {
+            let nodes = std::mem::take(&mut needs.nodes);
+            self.add(&mut needs, expression.references());
+            let named = std::mem::replace(&mut needs.nodes, nodes);
+            needs
+                .handed
+                .extend(named.into_iter().filter(|&of| of != node));
+        }
         needs
     }
 
@@ -137,7 +151,7 @@ impl Plan {
         let node = graph.receiver(node);
         needs.run_input = true;
         needs.nodes.insert(node);
-        for &edge in graph.incoming(node) {
+        for edge in graph.all_incoming(node) {
             needs.nodes.insert(graph.edge(edge).source);
             let Some(transform) = &edges[edge].transform else {
                 continue;
@@ -169,6 +183,15 @@ impl Plan {
     pub(crate) fn job(&self, run_id: &RunId, node: NodeIx) -> Job {
         let Workflow { id, hash, .. } = &*self.workflow;
         Job::new(id.clone(), hash, run_id.clone(), self.node_id(node).clone())
+    }
+
+    /// The first attempt at a step without an input.
+    pub(crate) fn job_at(&self, run_id: &RunId, ready: &Ready) -> Job {
+        let job = self.job(run_id, ready.place.node);
+        Job {
+            via: ready.via,
+            ..job.within(&ready.place.scope)
+        }
     }
 
     /// The node whose result stands in for this one's when it failed.

@@ -7,18 +7,18 @@
 //!
 //! What is taken for stalled by mistake may be executed twice at the step at hand; its result is still recorded once.
 
-use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use leveret_core::{
-    decide::{Mark, decide_start, unfinished},
-    graph::NodeIx,
-    ids::{RunId, Scope},
+    decide::{Mark, Marks, decide_start, unfinished},
+    graph::Place,
+    ids::RunId,
     time::Timestamp,
 };
 use tokio::sync::watch;
 
 use super::{Inner, health::What, plan::Plan, timers::FireError, wire::Job};
-use crate::store::{Load, Loaded, NodeRef, RunStatus, StepStatus, StoreError};
+use crate::store::{Load, Loaded, NodeRef, RunStatus, StepStatus, StoreError, Wanted};
 
 /// How many runs are looked at in one go.
 const BATCH: u32 = 200;
@@ -63,11 +63,8 @@ async fn revive(inner: &Inner, run_id: &RunId) -> Result<(), FireError> {
     let starts = decide_start(&plan.workflow.graph).ready;
     let ready = unfinished(&plan.workflow.graph, starts, &marks, &joins);
     let mut jobs: Vec<Job> = ready
-        .into_iter()
-        .map(|ready| Job {
-            via: ready.via,
-            ..plan.job(run_id, ready.node)
-        })
+        .iter()
+        .map(|ready| plan.job_at(run_id, ready))
         .collect();
     jobs.extend(waiting(inner, &plan, run_id, &marks).await?);
     tracing::info!(
@@ -90,23 +87,23 @@ async fn waiting(
     inner: &Inner,
     plan: &Plan,
     run_id: &RunId,
-    marks: &HashMap<NodeIx, Mark>,
+    marks: &Marks,
 ) -> Result<Vec<Job>, StoreError> {
     let marks = marks.iter().filter(|(_, mark)| **mark == Mark::Waiting);
-    let mut nodes: Vec<NodeIx> = marks.map(|(&node, _)| node).collect();
-    nodes.sort_unstable();
-    let load = |&node: &NodeIx| {
-        let node = NodeRef::new(&plan.workflow, node);
+    let mut places: Vec<&Place> = marks.map(|(place, _)| place).collect();
+    places.sort_unstable();
+    let load = |place: &&Place| {
+        let node = NodeRef::new(&plan.workflow, place.node);
         let load = Load {
-            step: Some((node.clone(), Scope::root())),
-            nodes: vec![node],
+            step: Some((node.clone(), place.scope.clone())),
+            nodes: vec![Wanted::exactly(node, place.scope.clone())],
             ..Load::default()
         };
         (run_id.clone(), load)
     };
-    let loads: Vec<_> = nodes.iter().map(load).collect();
+    let loads: Vec<_> = places.iter().map(load).collect();
     let loaded = inner.store.load(&loads).await?;
-    let job = |(node, loaded): (NodeIx, Option<Loaded>)| {
+    let job = |(place, loaded): (&Place, Option<Loaded>)| {
         let loaded = loaded?;
         let (StepStatus::Waiting, attempts) = loaded.step? else {
             return None;
@@ -114,10 +111,10 @@ async fn waiting(
         Some(Job {
             via: loaded.nodes.into_iter().next()??.via,
             attempts,
-            ..plan.job(run_id, node)
+            ..plan.job(run_id, place.node).within(&place.scope)
         })
     };
-    Ok(nodes.into_iter().zip(loaded).filter_map(job).collect())
+    Ok(places.into_iter().zip(loaded).filter_map(job).collect())
 }
 
 /// Waits for the body of a step. When that takes long, the reconciler is told every so often that the run is not stalled.

@@ -254,7 +254,9 @@ async fn publish(inner: &Inner, claimed: &[(RunId, WorkflowHash)]) -> Option<Bro
         };
         for &node in plan.workflow.graph.starts() {
             // It may have been under way before, and delivered.
-            let job = inner.names.job_from_client(&plan.job(run_id, node));
+            let place = plan.workflow.graph.start_place(node);
+            let job = plan.job(run_id, node).within(&place.scope);
+            let job = inner.names.job_from_client(&job);
             jobs.push(job.again());
             owners.push(run_id);
         }

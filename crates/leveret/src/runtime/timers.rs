@@ -136,15 +136,16 @@ fn job_of(timer: &Timer) -> Job {
         workflow_hash,
         ..
     } = timer;
+    let job = Job::new(
+        workflow_id.clone(),
+        workflow_hash,
+        key.run_id.clone(),
+        key.node_id.clone(),
+    );
     Job {
         via: timer.via,
         attempts: timer.attempts,
-        ..Job::new(
-            workflow_id.clone(),
-            workflow_hash,
-            key.run_id.clone(),
-            key.node_id.clone(),
-        )
+        ..job.within(&key.scope)
     }
 }
 

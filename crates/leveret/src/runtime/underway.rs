@@ -6,10 +6,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use leveret_core::ids::{NodeId, RunId};
+use leveret_core::ids::{NodeId, RunId, Scope};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-type Key = (RunId, NodeId);
+type Key = (RunId, NodeId, Scope);
 
 /// A job's lock, and what holds it once its turn has come.
 type Held = (Arc<AsyncMutex<()>>, Option<OwnedMutexGuard<()>>);
@@ -33,9 +33,10 @@ impl Underway {
         &self,
         run_id: &RunId,
         node_id: &NodeId,
+        scope: &Scope,
         comes_again: bool,
     ) -> Option<Turn<'_>> {
-        let key = (run_id.clone(), node_id.clone());
+        let key = (run_id.clone(), node_id.clone(), scope.clone());
         let lock = self.jobs().entry(key.clone()).or_default().clone();
         // Made before the wait, which may be dropped.
         let mut turn = Turn {
@@ -84,8 +85,9 @@ mod tests {
         let (run, node) = (RunId::new("r").unwrap(), NodeId::new("a").unwrap());
         for goes_first in [true, false] {
             let underway = Underway::default();
-            let driven = underway.turn(&run, &node, false).await;
-            let mut waiting = Box::pin(underway.turn(&run, &node, true));
+            let scope = Scope::root();
+            let driven = underway.turn(&run, &node, &scope, false).await;
+            let mut waiting = Box::pin(underway.turn(&run, &node, &scope, true));
             let mut context = Context::from_waker(Waker::noop());
             assert!(matches!(waiting.as_mut().poll(&mut context), Poll::Pending));
             if goes_first {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use leveret_core::{
-    ids::{IdError, NodeId, RunId, WorkflowId},
+    ids::{IdError, NodeId, RunId, Scope, WorkflowId},
     json::{Json, begins_object},
     time::Timestamp,
     workflow::WorkflowHash,
@@ -184,6 +184,9 @@ pub struct Job {
     pub execution_id: RunId,
     /// The node to execute; on the first message a start node.
     pub node_id: NodeId,
+    /// In which pass of the loops around it; none outside of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
     /// The definition; on the first message of a foreign client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workflow: Option<Json>,
@@ -217,6 +220,7 @@ struct Received {
     execution_id: RunId,
     node_id: Option<NodeId>,
     current_node: Option<NodeId>,
+    scope: Option<String>,
     workflow: Option<Json>,
     workflow_definition: Option<Json>,
     workflow_hash: Option<String>,
@@ -243,6 +247,7 @@ impl TryFrom<Received> for Job {
             workflow_id: received.workflow_id,
             execution_id: received.execution_id,
             node_id: node_id.ok_or("missing field `node_id`")?,
+            scope: received.scope,
             workflow,
             workflow_hash: received.workflow_hash,
             input: received.input,
@@ -320,6 +325,7 @@ impl Job {
             workflow_id,
             execution_id,
             node_id,
+            scope: None,
             workflow: None,
             workflow_hash: Some(workflow_hash.to_string()),
             input: None,
@@ -329,6 +335,12 @@ impl Job {
             cancel: false,
             cancelled_at: None,
         }
+    }
+
+    /// The same of a step in this scope.
+    pub(crate) fn within(self, scope: &Scope) -> Job {
+        let scope = (!scope.is_root()).then(|| scope.as_str().to_owned());
+        Job { scope, ..self }
     }
 
     /// Decodes strictly: required fields, their types and bounds; unknown fields are ignored.
@@ -353,6 +365,9 @@ pub(crate) struct NodeStatus<'a> {
     pub(crate) execution_id: &'a str,
     pub(crate) node_id: &'a str,
     pub(crate) node_name: &'a str,
+    /// In which pass of the loops around it, if it is in one.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) scope: &'a str,
     pub(crate) status: StatusWord,
     /// As rendered; none if there are none, or if a secret is among what they are made of.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -138,7 +138,7 @@ mod tests {
     use super::*;
     use crate::{
         sqlite::tests::TempPath,
-        store::{NodeRef, sqlite::SqliteStore},
+        store::{NodeRef, Wanted, sqlite::SqliteStore},
     };
 
     /// What cannot be read of one run fails that run's load only.
@@ -185,7 +185,7 @@ mod tests {
 
         let node = NodeRef::new(&workflow, 0);
         let load = |new: &NewRun| {
-            let nodes = vec![node.clone()];
+            let nodes = vec![Wanted::exactly(node.clone(), Scope::root())];
             let load = Load {
                 nodes,
                 ..Load::default()

@@ -6,7 +6,8 @@ use leveret_core::{
     decide::{
         Decision, Ending, JoinPoint, JoinState, Joins, Mark, MissingJoins, decide, join_width,
     },
-    graph::{EdgeIx, Graph, NodeIx},
+    graph::{EdgeIx, Graph, NodeIx, Place},
+    ids::Scope,
     workflow::Workflow,
 };
 
@@ -43,9 +44,9 @@ pub(crate) fn decide_finished<E>(
     let Some(ending) = ending_of(&finished.outcome) else {
         return Ok(Decision::default());
     };
-    let graph = &finished.workflow.graph;
+    let (graph, place) = (&finished.workflow.graph, finished.place());
     loop {
-        match decide(graph, finished.node, &ending, joins) {
+        match decide(graph, &place, &ending, joins) {
             Ok(decision) => return Ok(decision),
             Err(MissingJoins(missing)) => {
                 let loaded = load(&missing)?;
@@ -63,30 +64,37 @@ pub(crate) fn provide(
     loaded: impl IntoIterator<Item = (JoinPoint, JoinState)>,
 ) {
     joins.extend(loaded);
-    for &join in missing {
+    for join in missing {
         joins
-            .entry(join)
+            .entry(join.clone())
             .or_insert_with(|| JoinState::new(join_width(graph, join)));
     }
 }
 
 /// The key under which a join is stored.
-pub(crate) fn key_of(workflow: &Workflow, join: JoinPoint) -> JoinKey {
+pub(crate) fn key_of(workflow: &Workflow, join: &JoinPoint) -> JoinKey {
     match join {
-        JoinPoint::Node(node) => JoinKey(Arc::from(workflow.nodes[node].id.as_str())),
-        JoinPoint::End => JoinKey(Arc::from("")),
+        JoinPoint::Place(Place { node, scope }) => JoinKey {
+            node: Arc::from(workflow.nodes[*node].id.as_str()),
+            scope: scope.clone(),
+        },
+        JoinPoint::End => JoinKey {
+            node: Arc::from(""),
+            scope: Scope::root(),
+        },
     }
 }
 
 /// The join that is stored under a key.
 pub(crate) fn join_of(workflow: &Workflow, key: &JoinKey) -> Result<JoinPoint, StoreError> {
-    if key.0.is_empty() {
+    if key.node.is_empty() {
         return Ok(JoinPoint::End);
     }
-    let node = workflow.node_ix(&key.0).ok_or_else(|| {
-        StoreError::corrupt(format!("join '{}' is not in the run's workflow", key.0))
+    let node = workflow.node_ix(&key.node).ok_or_else(|| {
+        StoreError::corrupt(format!("join '{}' is not in the run's workflow", key.node))
     })?;
-    Ok(JoinPoint::Node(node))
+    let scope = key.scope.clone();
+    Ok(JoinPoint::Place(Place { node, scope }))
 }
 
 /// Reads a stored join state.

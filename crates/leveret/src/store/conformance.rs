@@ -19,6 +19,7 @@ mod ending;
 mod joining;
 mod listing;
 mod loading;
+mod looping;
 mod pruning;
 mod stalled;
 mod starting;
@@ -84,6 +85,8 @@ pub const CASES: &[Case] = cases![
     committing::scopes_are_apart,
     joining::all_across_commits,
     joining::any_is_ready_once,
+    looping::passes_are_apart,
+    looping::loops_that_do_not_run,
     joining::skips_are_recorded,
     joining::skips_cascade_through_stored_joins,
     joining::failures_cancel_what_follows,

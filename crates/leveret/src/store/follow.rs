@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use leveret_core::{
     decide::{Decision, JoinPoint, JoinState, Passed},
-    graph::NodeIx,
+    graph::Place,
     ids::Scope,
     json::Json,
     time::Timestamp,
@@ -17,15 +17,18 @@ use super::{Finished, Outcome, StepError, StepStatus};
 pub(crate) enum Write<'a> {
     /// A join's state, in the place of the one before.
     Join {
-        join: JoinPoint,
+        join: &'a JoinPoint,
         state: &'a JoinState,
     },
     /// A step that will not be executed, unless it is recorded already.
     Pass {
-        node: NodeIx,
-        scope: &'a Scope,
+        place: &'a Place,
         status: StepStatus,
     },
+    /// The step also stands in this scope: that around the loop which it ended.
+    Close { scope: &'a Scope },
+    /// Among the steps of its node within a scope, the step is the latest.
+    Latest { within: Scope },
     /// The run's error, unless it has one.
     Error(&'a StepError),
     /// The timer of the step that ended, in the place of the one before.
@@ -41,13 +44,20 @@ pub(crate) enum Write<'a> {
 pub(crate) fn follow<'a>(finished: &'a Finished, decision: &'a Decision) -> Vec<Write<'a>> {
     let mut writes = Vec::new();
     let joins = decision.joins.iter();
-    writes.extend(joins.map(|(&join, state)| Write::Join { join, state }));
+    writes.extend(joins.map(|(join, state)| Write::Join { join, state }));
     let passed = decision.passed.iter();
-    writes.extend(passed.map(|&(node, passed)| Write::Pass {
-        node,
-        scope: &finished.scope,
-        status: passed_status(passed),
+    writes.extend(passed.map(|(place, passed)| Write::Pass {
+        place,
+        status: passed_status(*passed),
     }));
+    let closes = decision.closes.as_ref();
+    writes.extend(closes.map(|scope| Write::Close { scope }));
+    if !matches!(finished.outcome, Outcome::Waiting { .. }) {
+        let within = finished
+            .workflow
+            .latest_within(finished.node, &finished.scope);
+        writes.extend(within.map(|within| Write::Latest { within }));
+    }
     match &finished.outcome {
         Outcome::Failed { error, .. } if fails_run(finished) => writes.push(Write::Error(error)),
         Outcome::Failed { .. } => {}
@@ -113,9 +123,15 @@ mod tests {
             .into_iter()
             .map(|write| match write {
                 Write::Join { join, state } => format!("join {join:?} {state}"),
-                Write::Pass { node, status, .. } => {
-                    format!("{status} {}", workflow.nodes[node].id)
+                Write::Pass { place, status } => {
+                    format!(
+                        "{status} {}{}",
+                        workflow.nodes[place.node].id,
+                        place.scope.as_str()
+                    )
                 }
+                Write::Close { scope } => format!("closes {scope:?}"),
+                Write::Latest { within } => format!("latest {within:?}"),
                 Write::Error(error) => format!("error {error}"),
                 Write::Timer { due } => format!("timer {}", due.0),
                 Write::Context { key, value } => format!("context {key} {}", value.text()),

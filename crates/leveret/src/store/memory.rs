@@ -9,6 +9,7 @@ use std::{
 use async_trait::async_trait;
 use leveret_core::{
     decide::{JoinPoint, JoinState, Joins},
+    graph::Place,
     ids::{NodeId, RunId, Scope, StepKey, WorkflowId},
     json::Json,
     time::Timestamp,
@@ -18,7 +19,7 @@ use leveret_core::{
 use super::{
     Committed, Finished, Load, Loaded, NewRun, NewTimer, NodeValue, Outcome, Pass, Progress,
     RunEnd, RunFilter, RunRecord, RunStatus, Started, StepRecord, StepStatus, Store, StoreError,
-    Timer, WorkflowRecord,
+    Timer, Wanted, WorkflowRecord,
     commit::{decide_finished, key_of, mark_of, status_of},
     follow::{Write, follow},
 };
@@ -44,6 +45,8 @@ struct Run {
     reconcile_at: Timestamp,
     steps: BTreeMap<(NodeId, Scope), StepRecord>,
     joins: BTreeMap<JoinPoint, JoinState>,
+    /// By node and scope, the scope of the latest step within.
+    latest: BTreeMap<(NodeId, Scope), Scope>,
     context: BTreeMap<Arc<str>, Json>,
     workflow: Arc<Workflow>,
 }
@@ -102,6 +105,7 @@ impl State {
                 reconcile_at: new.reconcile_at,
                 steps: BTreeMap::new(),
                 joins: BTreeMap::new(),
+                latest: BTreeMap::new(),
                 context: BTreeMap::new(),
                 workflow: new.workflow.clone(),
             },
@@ -129,13 +133,14 @@ impl State {
         for write in follow(finished, &decision) {
             match write {
                 Write::Join { join, state } => {
-                    run.joins.insert(join, state.clone());
+                    run.joins.insert(join.clone(), state.clone());
                 }
-                Write::Pass {
-                    node,
-                    scope,
-                    status,
-                } => run.pass(finished, node, scope, status),
+                Write::Pass { place, status } => run.pass(finished, place, status),
+                Write::Close { scope } => run.close(&key, scope),
+                Write::Latest { within } => {
+                    let scope = finished.scope.clone();
+                    run.latest.insert((key.node_id.clone(), within), scope);
+                }
                 Write::Error(error) => {
                     run.record.error.get_or_insert_with(|| error.clone());
                 }
@@ -207,8 +212,22 @@ impl Run {
         true
     }
 
-    fn pass(&mut self, finished: &Finished, node: usize, scope: &Scope, status: StepStatus) {
-        let node_id = finished.workflow.nodes[node].id.clone();
+    /// A step stands in another scope, too.
+    fn close(&mut self, key: &StepKey, scope: &Scope) {
+        let node = key.node_id.clone();
+        if let Some(step) = self.steps.get(&(node.clone(), key.scope.clone())) {
+            let scope = scope.clone();
+            let step = StepRecord {
+                scope: scope.clone(),
+                ..step.clone()
+            };
+            self.steps.entry((node, scope)).or_insert(step);
+        }
+    }
+
+    fn pass(&mut self, finished: &Finished, place: &Place, status: StepStatus) {
+        let Place { node, scope } = place;
+        let node_id = finished.workflow.nodes[*node].id.clone();
         let record = StepRecord {
             node_id: node_id.clone(),
             scope: scope.clone(),
@@ -259,8 +278,9 @@ impl Run {
             nodes: load
                 .nodes
                 .iter()
-                .map(|node| {
-                    step(&node.id, &Scope::root()).map(|record| NodeValue {
+                .map(|wanted| {
+                    self.wanted(wanted).map(|record| NodeValue {
+                        scope: record.scope.clone(),
                         status: record.status,
                         output: record.output.clone(),
                         action: record.action.clone(),
@@ -276,6 +296,17 @@ impl Run {
                 .collect(),
             redeliveries: 0,
         }
+    }
+    fn wanted(&self, wanted: &Wanted) -> Option<&StepRecord> {
+        let id = &wanted.node.id;
+        let at = |scope: &Scope| self.steps.get(&(id.clone(), scope.clone()));
+        let exact = wanted.scope.as_ref().and_then(at);
+        if exact.is_some_and(|step| step.status.has_ended()) {
+            return exact;
+        }
+        let within = wanted.latest.clone();
+        let latest = within.and_then(|within| self.latest.get(&(id.clone(), within)));
+        latest.and_then(at).or(exact)
     }
 }
 
@@ -517,13 +548,18 @@ impl Store for MemoryStore {
             marks: run
                 .steps
                 .values()
-                .filter(|step| step.scope == Scope::root())
-                .map(|step| (step.node_id.clone(), mark_of(step.status)))
+                .map(|step| {
+                    (
+                        step.node_id.clone(),
+                        step.scope.clone(),
+                        mark_of(step.status),
+                    )
+                })
                 .collect(),
             joins: run
                 .joins
                 .iter()
-                .map(|(join, joined)| (key_of(&run.workflow, *join), joined.to_string()))
+                .map(|(join, joined)| (key_of(&run.workflow, join), joined.to_string()))
                 .collect(),
         }))
     }

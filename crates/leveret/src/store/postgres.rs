@@ -39,6 +39,7 @@ const COMPONENT: &str = "store";
 const MIGRATIONS: &[&str] = &[
     include_str!("postgres/schema.sql"),
     include_str!("postgres/unbegun.sql"),
+    include_str!("postgres/scopes.sql"),
 ];
 
 /// The longest name of a schema.

@@ -34,6 +34,7 @@ use crate::{
 const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/schema.sql"),
     include_str!("sqlite/unbegun.sql"),
+    include_str!("sqlite/scopes.sql"),
 ];
 
 /// The store. Clones share the file.

@@ -21,6 +21,8 @@ mod flowcraft;
 mod greet;
 // Node types: built-in ones, functions, and `http` against a server.
 mod nodes;
+// Loops: conditions, passes, what names mean in them.
+mod loops;
 // Runs whose values are large, or many.
 mod large;
 // The store on PostgreSQL: conformance, reconnecting, migrations, and a measurement. Needs `LEVERET_TEST_POSTGRES_URL`.

@@ -31,7 +31,7 @@ use tokio::{sync::watch, time::Instant};
 use self::chaos::{ChaosBroker, ChaosStore, Life, LosingBroker, World};
 use crate::harness::{PausedClock, blueprint, registry, summary};
 
-/// Workflows that between them have everything: chains, joins, routes, failures, fallbacks, retries, sleeps. What each comes to.
+/// Workflows that between them have everything: chains, joins, routes, failures, fallbacks, retries, sleeps, loops. What each comes to.
 const WORKFLOWS: &[(&str, &str)] = &[
     ("A>B B>C C>D D>E; A = const 7", "completed 7 | A B C D E |"),
     (
@@ -57,6 +57,14 @@ const WORKFLOWS: &[(&str, &str)] = &[
     (
         "A>C; A = fail boom; A.config = {\"fallback\":\"F\"}; F = const 8",
         "completed 8 | C F | A:failed",
+    ),
+    (
+        "I>L L>B[continue] B>L L>E[break]; L = loop-controller; L.params = {\"condition\":\"input < 8\"}; I = const 1; B = double",
+        "completed 8 | B/loop#1 B/loop#2 B/loop#3 E I L L/loop#1 L/loop#2 L/loop#3 L/loop#4 |",
+    ),
+    (
+        "I>L L>A[continue] L>B[continue] A>J B>J B>D J>L L>E[break]; L = loop-controller; L.params = {\"condition\":\"input < 4\"}; I = const 1; A = double; B = flaky 1; B.config = {\"maxRetries\":2,\"retryDelay\":200}; J.inputs = \"A\"; E.inputs = \"A\"",
+        "completed 4 | A/loop#1 A/loop#2 B/loop#1*2 B/loop#2*2 D/loop#1 D/loop#2 E I J/loop#1 J/loop#2 L L/loop#1 L/loop#2 L/loop#3 |",
     ),
     (
         "S>A S>B B>B2 A>J B2>J; A = fail boom",

@@ -17,7 +17,7 @@ use crate::{
     },
     suggest,
     template::{Template, TemplateError},
-    workflow::{InputRef, Inputs, Node},
+    workflow::{InputRef, Inputs, LOOP_CONTROLLER, Node},
 };
 
 /// What the context key of a node's output begins with.
@@ -55,7 +55,10 @@ impl Reader<'_, '_, '_> {
         field.warn_of_unknown(self.report, object, &keys::NODE);
         let uses = self.uses(field);
         let name = self.optional_text(field, "name");
-        let params = self.params(field, uses.as_deref().ok());
+        let params = match uses.as_deref() {
+            Ok(LOOP_CONTROLLER) => self.loop_params(field),
+            uses => self.params(field, uses.ok()),
+        };
         let (params, each) = params.map_or_else(
             |_| (Err(Told), Err(Told)),
             |(params, each)| (Ok(params), Ok(each)),
@@ -167,6 +170,20 @@ impl Reader<'_, '_, '_> {
             at.tell_within(self.report, &path, offset, problem);
         }
         Told
+    }
+
+    /// Those of a loop's controller. Its `condition` is an expression; the template that stands for it gives what it evaluates to.
+    fn loop_params(&mut self, node: &Field<'_>) -> Checked<(Template, Option<Each>)> {
+        let Some(params) = node.get("params") else {
+            return Err(node.tell_missing(self.report, "a loop", "params"));
+        };
+        params.object(self.report, "`params`")?;
+        let condition = self.expression(&params, "condition", |reader| reader.names(false))?;
+        let Some(condition) = condition else {
+            return Err(params.tell_missing(self.report, "the parameters of a loop", "condition"));
+        };
+        let (template, each) = self.params(node, Some(LOOP_CONTROLLER))?;
+        Ok((template.with_expression("condition", condition), each))
     }
 
     fn inputs(&mut self, node: &Field<'_>) -> Checked<Inputs> {

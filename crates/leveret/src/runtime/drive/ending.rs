@@ -1,6 +1,10 @@
 //! The end of a run: its cancellation, its completion message, and telling those who wait.
 
-use leveret_core::{graph::NodeIx, json::Json, time::Timestamp};
+use leveret_core::{
+    graph::{NodeIx, Place},
+    json::Json,
+    time::Timestamp,
+};
 use serde_json::{Map, Value};
 
 use super::{Drive, DriveError};
@@ -109,9 +113,10 @@ impl Drive<'_> {
         let terminals: Vec<NodeIx> = plan.workflow.graph.terminals().collect();
         let (mut outputs, mut bytes) = (Map::new(), 0);
         for some in terminals.chunks(TERMINALS_AT_ONCE) {
-            self.fetch_nodes(some.iter().copied(), false).await?;
+            self.fetch_steps(some.iter().copied().map(Place::root), false)
+                .await?;
             for &node in some {
-                if let Some(output) = self.known.output(&plan, node) {
+                if let Some(output) = self.known.output(&plan, &Place::root(node)) {
                     bytes += output.text().len();
                     if bytes > bytes_max {
                         return Ok(None);

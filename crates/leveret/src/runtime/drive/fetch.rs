@@ -1,11 +1,12 @@
 //! What a step needs that is not at hand, and its input.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use leveret_core::{
     decide::Ready,
     expr::{Budget, EvalError},
-    graph::NodeIx,
+    graph::{NodeIx, Place},
+    ids::Scope,
     json::Json,
     workflow::{InputRef, Inputs},
 };
@@ -13,25 +14,38 @@ use leveret_core::{
 use super::{Drive, DriveError};
 use crate::{
     runtime::{
-        execute::{input_of, transformed},
+        execute::{Reads, reader_of},
+        known::Known,
+        plan::Plan,
         wire::BadJob,
     },
-    store::{Load, Loaded, NodeRef, NodeValue, StepStatus},
+    store::{Load, Loaded, NodeRef, NodeValue, StepStatus, Wanted},
 };
 
 impl Drive<'_> {
     /// What executing `ready` needs that is not at hand.
-    pub(super) fn wanted(&self, ready: Ready, first: bool) -> Load {
-        let needs = self.plan.needs(ready.node);
-        let source = ready
-            .via
-            .map(|edge| self.plan.workflow.graph.edge(edge).source);
-        let own = first.then_some(ready.node);
-        let nodes = self.with_fallbacks(needs.nodes.iter().copied().chain(source).chain(own));
-        let handed_run_input = ready.via.is_none();
+    pub(super) fn wanted(&self, ready: &Ready, first: bool) -> Load {
+        let Ready { place, via } = ready;
+        let needs = self.plan.needs(place.node);
+        let mut wanting = Wanting::new(self);
+        for &node in &needs.nodes {
+            wanting.named(node, place);
+        }
+        if let Some(edge) = *via {
+            let graph = &self.plan.workflow.graph;
+            let (node, scope) = (graph.edge(edge).source, graph.source_scope(edge, place));
+            let reader = reader_of(&self.plan, edge, &scope);
+            for &node in &needs.handed {
+                wanting.named(node, &reader);
+            }
+            wanting.exactly(&Place { node, scope });
+        }
+        if first {
+            wanting.exactly(place);
+        }
         Load {
-            input: (needs.run_input || handed_run_input) && self.known.run_input.is_none(),
-            nodes,
+            input: (needs.run_input || via.is_none()) && self.known.run_input.is_none(),
+            nodes: wanting.end(),
             context: needs
                 .context
                 .iter()
@@ -46,37 +60,21 @@ impl Drive<'_> {
         NodeRef::new(&self.plan.workflow, node)
     }
 
-    /// Those of the nodes that are not at hand, with the fallbacks that may stand in for them.
-    fn with_fallbacks(&self, nodes: impl IntoIterator<Item = NodeIx>) -> Vec<NodeRef> {
-        let mut all: Vec<NodeIx> = nodes
-            .into_iter()
-            .flat_map(|node| std::iter::successors(Some(node), |&node| self.stand_in(node)))
-            .filter(|&node| self.known.node(node).is_none())
-            .collect();
-        all.sort_unstable();
-        all.dedup();
-        all.into_iter().map(|node| self.node_ref(node)).collect()
-    }
-
-    /// The fallback whose result may stand for the node's.
-    fn stand_in(&self, node: NodeIx) -> Option<NodeIx> {
-        match self.known.node(node) {
-            Some(value) if value.status != StepStatus::Failed => None,
-            _ => self.plan.fallback(node),
-        }
-    }
-
-    pub(super) async fn fetch(&mut self, ready: Ready) -> Result<(), DriveError> {
+    pub(super) async fn fetch(&mut self, ready: &Ready) -> Result<(), DriveError> {
         let load = self.wanted(ready, false);
         self.fetch_load(load).await
     }
 
-    pub(super) async fn fetch_nodes(
+    pub(super) async fn fetch_steps(
         &mut self,
-        nodes: impl IntoIterator<Item = NodeIx>,
+        places: impl IntoIterator<Item = Place>,
         input: bool,
     ) -> Result<(), DriveError> {
-        let nodes = self.with_fallbacks(nodes);
+        let mut wanting = Wanting::new(self);
+        for place in places {
+            wanting.exactly(&place);
+        }
+        let nodes = wanting.end();
         let load = Load {
             input: input && self.known.run_input.is_none(),
             nodes,
@@ -99,13 +97,24 @@ impl Drive<'_> {
         if let Some(input) = &loaded.input {
             self.known.run_input = Some(input.clone());
         }
-        let own = load.step.as_ref().map(|(node, _)| node);
-        for (node, value) in load.nodes.iter().zip(&loaded.nodes) {
+        let own = |wanted: &Wanted| {
+            let step = load.step.as_ref();
+            step.is_some_and(|(node, scope)| {
+                *node == wanted.node && wanted.scope.as_ref() == Some(scope)
+            })
+        };
+        for (wanted, value) in load.nodes.iter().zip(&loaded.nodes) {
             // What is final stays so; anything else may change while this run goes on elsewhere.
-            let stays =
-                |value: &&NodeValue| value.status != StepStatus::Waiting || own == Some(node);
-            if let Some(value) = value.as_ref().filter(stays) {
-                self.known.set_node(node.ix, value.clone());
+            let stays = |value: &&NodeValue| value.status != StepStatus::Waiting || own(wanted);
+            let Some(value) = value.as_ref().filter(stays) else {
+                continue;
+            };
+            self.known.set_node(wanted.node.ix, value.clone());
+            if let Some(within) = &wanted.latest
+                && wanted.scope.as_ref() != Some(&value.scope)
+            {
+                let scope = value.scope.clone();
+                self.known.set_latest(wanted.node.ix, within.clone(), scope);
             }
         }
         for (key, value) in load.context.iter().zip(&loaded.context) {
@@ -113,16 +122,16 @@ impl Drive<'_> {
         }
     }
 
-    /// Fetches the context keys that stand for nodes which a node names as its input and which left no output.
-    async fn fetch_absent(&mut self, node: NodeIx) -> Result<(), DriveError> {
+    /// Fetches the context keys that stand for nodes which a step names as its input and which left no output.
+    async fn fetch_absent(&mut self, place: &Place) -> Result<(), DriveError> {
         let (plan, known) = (&*self.plan, &self.known);
         let key = |input: &InputRef| match input {
-            InputRef::Named { ix } if known.output(plan, *ix).is_none() => {
+            InputRef::Named { ix } if known.output_of(plan, *ix, place).is_none() => {
                 Some(Arc::from(plan.node_id(*ix).as_str()))
             }
             _ => None,
         };
-        let mut keys: Vec<Arc<str>> = match &plan.workflow.nodes[node].inputs {
+        let mut keys: Vec<Arc<str>> = match &plan.workflow.nodes[place.node].inputs {
             Inputs::Handed => return Ok(()),
             Inputs::One(input) => key(input).into_iter().collect(),
             Inputs::Map(inputs) => inputs.iter().filter_map(|(_, input)| key(input)).collect(),
@@ -145,48 +154,105 @@ impl Drive<'_> {
     /// that failed.
     pub(super) async fn input(
         &mut self,
-        ready: Ready,
+        ready: &Ready,
     ) -> Result<Result<Json, EvalError>, DriveError> {
-        let (mut node, mut via) = (ready.node, ready.via);
+        let Ready { mut place, mut via } = ready.clone();
         while let Some(edge) = via.filter(|&edge| !self.plan.workflow.graph.is_flow(edge)) {
-            node = self.plan.workflow.graph.edge(edge).source;
-            if let Some(input) = self.known.input_of(node) {
+            place.node = self.plan.workflow.graph.edge(edge).source;
+            if let Some(input) = self.known.input_of(&place) {
                 return Ok(Ok(input.clone()));
             }
-            self.fetch_nodes([node], true).await?;
-            via = self.known.node(node).and_then(|value| value.via);
-            self.fetch(Ready { node, via }).await?;
+            self.fetch_steps([place.clone()], true).await?;
+            via = self.known.node(&place).and_then(|value| value.via);
+            let place = place.clone();
+            self.fetch(&Ready { place, via }).await?;
         }
-        self.fetch_absent(node).await?;
-        let (plan, secrets, budget) = (&*self.plan, &*self.inner.secrets, &Budget::new());
+        self.fetch_absent(&place).await?;
+        let reads = Reads {
+            plan: &self.plan,
+            known: &self.known,
+            secrets: &*self.inner.secrets,
+            run_id: &self.run_id,
+            budget: &Budget::new(),
+        };
         let handed = match via {
             None => self.known.run_input.clone().unwrap_or_default(),
             Some(edge) => {
-                let source = plan.workflow.graph.edge(edge).source;
-                let output = self.known.output(plan, source).cloned().unwrap_or_default();
-                match transformed(
-                    plan,
-                    &self.known,
-                    secrets,
-                    &self.run_id,
-                    edge,
-                    &output,
-                    budget,
-                ) {
+                let output = reads.output_over(edge, &place);
+                match reads.transformed(edge, &place, &output) {
                     Ok(None) => output,
                     Ok(Some(handed)) => return Ok(Ok(handed)),
                     Err(error) => return Ok(Err(error)),
                 }
             }
         };
-        Ok(input_of(
-            plan,
-            &self.known,
-            secrets,
-            &self.run_id,
-            node,
-            &handed,
-            budget,
-        ))
+        Ok(reads.input_of(&place, &handed))
+    }
+}
+
+/// Steps that are not at hand, each once, with the fallbacks that may stand in for them.
+struct Wanting<'a> {
+    plan: &'a Plan,
+    known: &'a Known,
+    wanted: BTreeSet<(NodeIx, Option<Scope>, Option<Scope>)>,
+}
+
+impl<'a> Wanting<'a> {
+    fn new(drive: &'a Drive<'_>) -> Wanting<'a> {
+        Wanting {
+            plan: &drive.plan,
+            known: &drive.known,
+            wanted: BTreeSet::new(),
+        }
+    }
+
+    fn exactly(&mut self, place: &Place) {
+        let mut place = place.clone();
+        loop {
+            match self.known.node(&place) {
+                Some(value) if value.status != StepStatus::Failed => return,
+                Some(_) => {}
+                None => {
+                    self.wanted
+                        .insert((place.node, Some(place.scope.clone()), None));
+                }
+            }
+            match self.plan.fallback(place.node) {
+                Some(fallback) => place.node = fallback,
+                None => return,
+            }
+        }
+    }
+
+    /// The step that a node's name means to a reader.
+    fn named(&mut self, node: NodeIx, reader: &Place) {
+        let (exact, latest) = self.plan.workflow.graph.meant(node, reader);
+        if let (Some(scope), None) = (&exact, &latest) {
+            let scope = scope.clone();
+            return self.exactly(&Place { node, scope });
+        }
+        let meant = self.known.meant(self.plan, node, reader);
+        let is_known = |place: &Place| {
+            let value = self.known.node(place);
+            value.is_some_and(|value| value.status.has_ended())
+        };
+        match meant.filter(is_known) {
+            Some(place) => self.exactly(&place),
+            None => {
+                let fallbacks = std::iter::successors(Some(node), |&node| self.plan.fallback(node));
+                let all = fallbacks.map(|node| (node, exact.clone(), latest.clone()));
+                self.wanted.extend(all);
+            }
+        }
+    }
+
+    fn end(self) -> Vec<Wanted> {
+        let wanted = self.wanted.into_iter();
+        let wanted = wanted.map(|(node, scope, latest)| Wanted {
+            node: NodeRef::new(&self.plan.workflow, node),
+            scope,
+            latest,
+        });
+        wanted.collect()
     }
 }

@@ -32,13 +32,13 @@ fn drive_of<'a>(engine: &'a Engine, definition: &Value) -> Drive<'a> {
 /// Begins the run, and drives it from its only start node.
 async fn begin(drive: &mut Drive<'_>) {
     let workflow = drive.plan.workflow.clone();
-    let node = workflow.graph.starts()[0];
+    let place = workflow.graph.start_place(workflow.graph.starts()[0]);
     let now = drive.inner.clock.now();
     let new = drive
         .inner
         .new_run(drive.run_id.clone(), workflow, Json::null(), now);
     drive.inner.start_durably(new).await.expect("starts");
-    let driven = drive.chain(Ready { node, via: None }, 0, false).await;
+    let driven = drive.chain(Ready { place, via: None }, 0, false).await;
     driven.expect("the store answers");
 }
 
@@ -59,10 +59,13 @@ async fn inputs_are_kept_of_nodes_that_have_a_fallback() {
         }),
     );
     begin(&mut drive).await;
-    assert!(drive.known.node(1).is_some(), "B was executed");
-    assert_eq!(drive.known.input_of(0), None);
+    assert!(
+        drive.known.node(&Place::root(1)).is_some(),
+        "B was executed"
+    );
+    assert_eq!(drive.known.input_of(&Place::root(0)), None);
     assert_eq!(
-        drive.known.input_of(1),
+        drive.known.input_of(&Place::root(1)),
         Some(&Json::from(json!({ "x": 2 })))
     );
 }
@@ -115,7 +118,7 @@ async fn a_completion_loads_no_more_than_fits() {
         let mut drive = drive_of(&engine, &definition);
         drive.run_id = run_id.clone();
         let ready = Ready {
-            node: edge + 1,
+            place: Place::root(edge + 1),
             via: Some(edge),
         };
         drive.chain(ready, 0, false).await.expect("answers");
@@ -128,6 +131,6 @@ async fn a_completion_loads_no_more_than_fits() {
     };
     let body: Value = serde_json::from_slice(&completion.message.body).expect("JSON");
     assert_eq!(body["final_context_left_out"], json!(true));
-    let loaded = (0..=100).filter(|&node| drive.known.node(node).is_some());
+    let loaded = (0..=100).filter(|&node| drive.known.node(&Place::root(node)).is_some());
     assert_eq!(loaded.count(), TERMINALS_AT_ONCE);
 }

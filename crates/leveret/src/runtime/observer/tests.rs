@@ -1,4 +1,4 @@
-use leveret_core::{ids::Scope, json::Json, parse::workflow_from_json};
+use leveret_core::{graph::Place, ids::Scope, json::Json, parse::workflow_from_json};
 use serde_json::json;
 
 use super::*;
@@ -57,7 +57,7 @@ impl World {
         let run_id = RunId::new(run).expect("an id");
         let at = Timestamp(0);
         self.observer
-            .running(&self.plan, &run_id, 0, None, at)
+            .running(&self.plan, &run_id, &Place::root(0), None, at)
             .await;
     }
 

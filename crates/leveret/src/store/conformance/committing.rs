@@ -286,7 +286,7 @@ pub(super) async fn scopes_are_apart(world: &mut World) {
             &run,
             Load {
                 step,
-                nodes: vec![run.node("a")],
+                nodes: vec![run.wanted("a")],
                 ..Load::default()
             },
         )

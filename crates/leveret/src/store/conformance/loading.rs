@@ -36,7 +36,9 @@ pub(super) async fn everything(world: &mut World) {
     let load = Load {
         step: Some((run.node("e"), Scope::root())),
         input: true,
-        nodes: ["d", "a", "b", "e", "a"].map(|node| run.node(node)).into(),
+        nodes: ["d", "a", "b", "e", "a"]
+            .map(|node| run.wanted(node))
+            .into(),
         context: vec!["missing".into(), "k".into()],
         redeliveries: true,
     };
@@ -52,6 +54,7 @@ pub(super) async fn everything(world: &mut World) {
     assert_eq!(loaded.redeliveries, 0);
     let value = |status, output, action: Option<&str>, error, via| {
         Some(NodeValue {
+            scope: Scope::root(),
             status,
             output: Json::from(output),
             action: action.map(Into::into),
@@ -88,7 +91,7 @@ pub(super) async fn missing(world: &mut World) {
     let run = world.run("r", &world.flow("a>b", &json!({}))).await;
     let load = Load {
         step: Some((run.node("b"), Scope::root())),
-        nodes: vec![run.node("a")],
+        nodes: vec![run.wanted("a")],
         ..Load::default()
     };
     let loaded = world.load(&run, load.clone()).await;
@@ -115,7 +118,7 @@ pub(super) async fn many_at_once(world: &mut World) {
     world.commit(&batch).await;
     let load = |number: usize| Load {
         input: number.is_multiple_of(2),
-        nodes: vec![runs[number].node(if number.is_multiple_of(3) { "a" } else { "b" })],
+        nodes: vec![runs[number].wanted(if number.is_multiple_of(3) { "a" } else { "b" })],
         context: vec!["number".into()],
         ..Load::default()
     };
@@ -183,7 +186,7 @@ pub(super) async fn progress_resolves(world: &mut World) {
         let ready = unfinished(&workflow.graph, starts, &marks, &joins);
         ready
             .iter()
-            .map(|ready| workflow.nodes[ready.node].id.to_string())
+            .map(|ready| workflow.nodes[ready.place.node].id.to_string())
             .collect::<Vec<_>>()
     };
     assert_eq!(open(world).await, ["a"]);

@@ -144,7 +144,7 @@ pub(super) async fn strange_json(world: &mut World) {
         world.record(run.ended("a", outcome)).await;
         let load = Load {
             input: true,
-            nodes: vec![run.node("a")],
+            nodes: vec![run.wanted("a")],
             context: vec!["k".into()],
             ..Load::default()
         };

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::Opener;
 use crate::store::{
     Committed, ErrorCode, Finished, Load, Loaded, NewRun, NodeRef, Outcome, RunEnd, RunRecord,
-    RunStatus, StepError, StepRecord, Store, Timer,
+    RunStatus, StepError, StepRecord, Store, Timer, Wanted,
 };
 
 /// When the reconciler first looks at a run, unless a case says otherwise: later than any clock of the suite.
@@ -224,6 +224,11 @@ impl Run {
         NodeRef::new(&self.workflow, self.ix(node))
     }
 
+    /// The step of a node outside of loops.
+    pub(super) fn wanted(&self, node: &str) -> Wanted {
+        Wanted::exactly(self.node(node), Scope::root())
+    }
+
     pub(super) fn ended(&self, node: &str, outcome: Outcome) -> Finished {
         let node = self.ix(node);
         Finished {
@@ -360,7 +365,7 @@ pub(super) fn ready<'a>(workflow: &'a Workflow, decision: &Decision) -> Vec<&'a 
     decision
         .ready
         .iter()
-        .map(|ready| workflow.nodes[ready.node].id.as_str())
+        .map(|ready| workflow.nodes[ready.place.node].id.as_str())
         .collect()
 }
 

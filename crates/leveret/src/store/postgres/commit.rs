@@ -19,8 +19,11 @@ use std::{
     sync::Arc,
 };
 
-use leveret_core::{decide::Joins, ids::RunId};
-use tokio_postgres::Row;
+use leveret_core::{
+    decide::Joins,
+    ids::{RunId, Scope},
+};
+use tokio_postgres::{Row, types::ToSql};
 
 use self::{
     decision::{Decided, Deciding},
@@ -75,8 +78,8 @@ const RECORD: &str = "
     HAVING count(*) < cardinality($1)";
 
 const READ_JOINS: &str =
-    "SELECT j.run_id, j.node_id, j.state FROM unnest($1::text[], $2::text[]) AS n (run_id, node_id)
-     JOIN joins j ON j.run_id = n.run_id AND j.node_id = n.node_id";
+    "SELECT j.run_id, j.node_id, j.state, j.scope FROM unnest($1::text[], $2::text[], $3::text[]) AS n (run_id, node_id, scope)
+     JOIN joins j ON j.run_id = n.run_id AND j.node_id = n.node_id AND j.scope = n.scope";
 
 /// Why steps were not recorded. A run that began after the insert looked is as unknown as it was then.
 const UNRECORDED: &str = "
@@ -175,7 +178,7 @@ async fn record<'a>(
             },
             client.query(&insert, &params),
             async {
-                if wanted.0.is_empty() { Ok(Vec::new()) } else { client.query(&read, &[&wanted.0, &wanted.1]).await }
+                if wanted.0.is_empty() { Ok(Vec::new()) } else { client.query(&read, &[&wanted.0, &wanted.1, &wanted.2]).await }
             },
         )
         .map(|((), locked, recorded, joins)| (locked, recorded, joins))?
@@ -203,7 +206,8 @@ async fn record<'a>(
         if wanted.0.is_empty() {
             return Ok(deciding.finish());
         }
-        joins = lease.query(READ_JOINS, &[&wanted.0, &wanted.1]).await?;
+        let keys: [&(dyn ToSql + Sync); 3] = [&wanted.0, &wanted.1, &wanted.2];
+        joins = lease.query(READ_JOINS, &keys).await?;
     }
 }
 
@@ -274,7 +278,11 @@ fn read_joins(segment: &Segment<'_>, rows: &[Row]) -> Result<HashMap<RunId, Join
     let workflows = segment.workflows();
     for row in rows {
         let workflow = workflows[get::<&str>(row, 0)?];
-        let join = join_of(workflow, &JoinKey(get::<&str>(row, 1)?.into()))?;
+        let key = JoinKey {
+            node: get::<&str>(row, 1)?.into(),
+            scope: Scope::new(get::<&str>(row, 3)?),
+        };
+        let join = join_of(workflow, &key)?;
         let state = parse_join(get(row, 2)?)?;
         joins
             .entry(super::rows::run_id_at(row, 0)?)
@@ -285,17 +293,17 @@ fn read_joins(segment: &Segment<'_>, rows: &[Row]) -> Result<HashMap<RunId, Join
 }
 
 /// Joins to read, as columns.
-type JoinColumns = (Vec<String>, Vec<String>);
+type JoinColumns = (Vec<String>, Vec<String>, Vec<String>);
 
 fn push_join(
     columns: &mut JoinColumns,
     finished: &Finished,
-    join: leveret_core::decide::JoinPoint,
+    join: &leveret_core::decide::JoinPoint,
 ) {
+    let key = key_of(&finished.workflow, join);
     columns.0.push(finished.run_id.as_str().to_owned());
-    columns
-        .1
-        .push(key_of(&finished.workflow, join).0.to_string());
+    columns.1.push(key.node.to_string());
+    columns.2.push(key.scope.as_str().to_owned());
 }
 
 struct Answers {

@@ -21,6 +21,7 @@ const REMOVE: &str = "
         ORDER BY r.run_id FOR UPDATE SKIP LOCKED
     ), of_steps AS (DELETE FROM steps s USING gone g WHERE s.run_id = g.run_id
     ), of_joins AS (DELETE FROM joins j USING gone g WHERE j.run_id = g.run_id
+    ), of_latest AS (DELETE FROM latest l USING gone g WHERE l.run_id = g.run_id
     ), of_context AS (DELETE FROM context c USING gone g WHERE c.run_id = g.run_id
     ), of_redeliveries AS (DELETE FROM redeliveries d USING gone g WHERE d.run_id = g.run_id
     ), of_runs AS (DELETE FROM runs r USING gone g WHERE r.run_id = g.run_id

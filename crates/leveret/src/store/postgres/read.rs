@@ -23,9 +23,17 @@ const RUNS: &str = "
     JOIN runs r ON r.run_id = n.run_id";
 
 const NODES: &str = "
-    SELECT n.position, n.place, s.status, s.output, s.action, s.error, s.via
-    FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]) AS n (position, place, run_id, node_id)
-    JOIN steps s ON s.run_id = n.run_id AND s.node_id = n.node_id AND s.scope = ''";
+    SELECT n.position, n.place, s.status, s.output, s.action, s.error, s.via, s.scope
+    FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[])
+        AS n (position, place, run_id, node_id, scope)
+    JOIN steps s ON s.run_id = n.run_id AND s.node_id = n.node_id AND s.scope = n.scope";
+
+const LATEST: &str = "
+    SELECT n.position, n.place, s.status, s.output, s.action, s.error, s.via, s.scope
+    FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[])
+        AS n (position, place, run_id, node_id, within)
+    JOIN latest l ON l.run_id = n.run_id AND l.node_id = n.node_id AND l.within = n.within
+    JOIN steps s ON s.run_id = l.run_id AND s.node_id = l.node_id AND s.scope = l.scope";
 
 const STEPS: &str = "
     SELECT n.position, s.status, s.attempts
@@ -44,9 +52,9 @@ const CONTEXT: &str = "
 
 /// One statement, so that marks and joins are of one moment.
 const PROGRESS: &str = "
-    SELECT 'run', status, '', workflow_hash FROM runs WHERE run_id = $1
-    UNION ALL SELECT 'step', node_id, status, NULL FROM steps WHERE run_id = $1 AND scope = ''
-    UNION ALL SELECT 'join', node_id, state, NULL FROM joins WHERE run_id = $1";
+    SELECT 'run', status, '', workflow_hash, '' FROM runs WHERE run_id = $1
+    UNION ALL SELECT 'step', node_id, status, NULL, scope FROM steps WHERE run_id = $1
+    UNION ALL SELECT 'join', node_id, state, NULL, scope FROM joins WHERE run_id = $1";
 
 const ALL_STEPS: &str = "
     SELECT node_id, scope, status, attempts, output, action, via, error, started_at_ms, finished_at_ms
@@ -88,15 +96,22 @@ pub(super) async fn load(
         return Ok(Vec::new());
     }
     let mut lease = pool.lease().await?;
-    let (mut nodes, mut steps, mut context, mut counts) = (
+    let (mut nodes, mut latest, mut steps, mut context, mut counts) = (
+        Wanted::default(),
         Wanted::default(),
         Wanted::default(),
         Wanted::default(),
         Wanted::default(),
     );
     for (position, (run, load)) in batch.iter().enumerate() {
-        for (place, node) in load.nodes.iter().enumerate() {
-            nodes.push(position, place, run, node.id.as_str(), "");
+        for (place, wanted) in load.nodes.iter().enumerate() {
+            let id = wanted.node.id.as_str();
+            if let Some(scope) = &wanted.scope {
+                nodes.push(position, place, run, id, scope.as_str());
+            }
+            if let Some(within) = &wanted.latest {
+                latest.push(position, place, run, id, within.as_str());
+            }
         }
         for (place, key) in load.context.iter().enumerate() {
             context.push(position, place, run, key, "");
@@ -108,13 +123,19 @@ pub(super) async fn load(
             }
         }
     }
-    let rows = query_all(&mut lease, batch, [&nodes, &steps, &context, &counts]).await?;
+    let rows = query_all(
+        &mut lease,
+        batch,
+        [&nodes, &latest, &steps, &context, &counts],
+    )
+    .await?;
     Ok(assemble(batch, &rows)?)
 }
 
 struct Rows {
     runs: Vec<Row>,
     nodes: Vec<Row>,
+    latest: Vec<Row>,
     steps: Vec<Row>,
     context: Vec<Row>,
     counts: Vec<Row>,
@@ -123,12 +144,17 @@ struct Rows {
 async fn query_all(
     lease: &mut Lease,
     batch: &[(RunId, Load)],
-    [nodes, steps, context, counts]: [&Wanted<'_>; 4],
+    [nodes, latest, steps, context, counts]: [&Wanted<'_>; 5],
 ) -> Result<Rows, Failure> {
     let positions: Vec<i64> = (0..batch.len() as i64).collect();
     let run_ids: Vec<&str> = batch.iter().map(|(run, _)| run.as_str()).collect();
     let inputs: Vec<bool> = batch.iter().map(|(_, load)| load.input).collect();
     let (runs_sql, nodes_sql) = (lease.statement(RUNS).await?, lease.statement(NODES).await?);
+    let latest_sql = if latest.runs.is_empty() {
+        nodes_sql.clone()
+    } else {
+        lease.statement(LATEST).await?
+    };
     let (steps_sql, context_sql) = (
         lease.statement(STEPS).await?,
         lease.statement(CONTEXT).await?,
@@ -152,6 +178,23 @@ async fn query_all(
             )
             .await
     };
+    let named = async |wanted: &Wanted<'_>, sql| {
+        if wanted.runs.is_empty() {
+            return Ok(Vec::new());
+        }
+        client
+            .query(
+                sql,
+                &[
+                    &wanted.positions,
+                    &wanted.places,
+                    &wanted.runs,
+                    &wanted.keys,
+                    &wanted.scopes,
+                ],
+            )
+            .await
+    };
     let scoped = async |wanted: &Wanted<'_>, sql| {
         if wanted.runs.is_empty() {
             return Ok(Vec::new());
@@ -168,10 +211,11 @@ async fn query_all(
             )
             .await
     };
-    let (runs, nodes, steps, context, counts) = tokio::try_join!(
+    let (runs, nodes, latest, steps, context, counts) = tokio::try_join!(
         biased;
         client.query(&runs_sql, &runs_params),
-        placed(nodes, &nodes_sql),
+        named(nodes, &nodes_sql),
+        named(latest, &latest_sql),
         scoped(steps, &steps_sql),
         placed(context, &context_sql),
         scoped(counts, &counts_sql),
@@ -179,6 +223,7 @@ async fn query_all(
     Ok(Rows {
         runs,
         nodes,
+        latest,
         steps,
         context,
         counts,
@@ -214,6 +259,13 @@ fn assemble(batch: &[(RunId, Load)], rows: &Rows) -> Result<Vec<Option<Loaded>>,
         loaded.nodes[get::<i64>(row, 1)? as usize] = Some(node_value_at(row, 2)?);
         Ok(())
     })?;
+    each(&rows.latest, &mut |loaded, row| {
+        let place = &mut loaded.nodes[get::<i64>(row, 1)? as usize];
+        if !place.as_ref().is_some_and(|value| value.status.has_ended()) {
+            *place = Some(node_value_at(row, 2)?);
+        }
+        Ok(())
+    })?;
     each(&rows.steps, &mut |loaded, row| {
         loaded.step = Some((get::<&str>(row, 1)?.parse()?, count_at(row, 2)?));
         Ok(())
@@ -231,6 +283,7 @@ fn assemble(batch: &[(RunId, Load)], rows: &Rows) -> Result<Vec<Option<Loaded>>,
 
 fn node_value_at(row: &Row, column: usize) -> Result<NodeValue, StoreError> {
     Ok(NodeValue {
+        scope: Scope::new(get::<&str>(row, column + 5)?),
         status: get::<&str>(row, column)?.parse()?,
         output: json_at(row, column + 1)?,
         action: get::<Option<&str>>(row, column + 2)?.map(Arc::from),
@@ -251,9 +304,16 @@ pub(super) async fn progress(pool: &Pool, run_id: &RunId) -> Result<Option<Progr
             "run" => run = Some((hash_at(row, 3)?, get::<&str>(row, 1)?.parse::<RunStatus>()?)),
             "step" => marks.push((
                 node_id_at(row, 1)?,
+                Scope::new(get::<&str>(row, 4)?),
                 mark_of(get::<&str>(row, 2)?.parse::<StepStatus>()?),
             )),
-            _ => joins.push((JoinKey(get::<&str>(row, 1)?.into()), get::<String>(row, 2)?)),
+            _ => {
+                let key = JoinKey {
+                    node: get::<&str>(row, 1)?.into(),
+                    scope: Scope::new(get::<&str>(row, 4)?),
+                };
+                joins.push((key, get::<String>(row, 2)?));
+            }
         }
     }
     Ok(run.map(|(workflow_hash, status)| Progress {

@@ -51,8 +51,13 @@ impl<'a> StepColumns<'a> {
     }
 
     fn push(&mut self, finished: &'a Finished) {
+        self.push_at(step_order(finished), finished);
+    }
+
+    /// Adds a step by this key, which may be in another scope than its own.
+    pub(super) fn push_at(&mut self, key: (&'a str, &'a str, &'a str), finished: &'a Finished) {
         let status = status_of(&finished.outcome);
-        self.push_key(step_order(finished), finished.finished_at, status);
+        self.push_key(key, finished.finished_at, status);
         self.attempts.push(i64::from(finished.attempts));
         self.vias.push(edge_to_i64(finished.via));
         self.started.push(finished.started_at.0);

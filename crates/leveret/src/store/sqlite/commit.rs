@@ -3,7 +3,7 @@
 use leveret_core::{
     decide::{JoinPoint, JoinState, Joins},
     graph::NodeIx,
-    ids::{RunId, StepKey},
+    ids::{RunId, Scope, StepKey},
     time::Timestamp,
     workflow::Workflow,
 };
@@ -114,22 +114,31 @@ pub(super) fn commit(session: &Session<'_>, finished: &Finished) -> Result<Commi
     let decision = decide_finished(finished, &mut joins, |missing| {
         load_joins(session, finished, missing)
     })?;
-    let (mut end, mut passed_in) = (None, None);
+    let (mut end, mut passed_in) = (None, None::<(&Scope, i64)>);
     for write in follow(finished, &decision) {
         match write {
             Write::Join { join, state } => save_join(session, finished, join, state)?,
-            Write::Pass {
-                node,
-                scope,
-                status,
-            } => {
+            Write::Pass { place, status } => {
                 let numbers = match passed_in {
-                    Some((known, numbers)) if known == scope => numbers,
-                    _ => numbers::of_scope(session, run_id, scope)?
-                        .ok_or_else(|| StoreError::corrupt("a run vanished"))?,
+                    Some((known, numbers)) if *known == place.scope => numbers,
+                    _ => numbers::of_scope_to_be(session, run_id, &place.scope)?,
                 };
-                passed_in = Some((scope, numbers));
-                pass(session, finished, numbers | node as i64, node, status)?;
+                passed_in = Some((&place.scope, numbers));
+                let step_no = numbers | place.node as i64;
+                pass(session, finished, step_no, place.node, status)?;
+            }
+            Write::Close { scope } => stand_in(session, finished, scope)?,
+            Write::Latest { within } => {
+                session.execute(
+                    "INSERT INTO latest (run_id, node_id, within, scope) VALUES (?1, ?2, ?3, ?4)
+                     ON CONFLICT (run_id, node_id, within) DO UPDATE SET scope = excluded.scope",
+                    (
+                        run_id.as_str(),
+                        node_id(&finished.workflow, finished.node),
+                        within.as_str(),
+                        finished.scope.as_str(),
+                    ),
+                )?;
             }
             Write::Error(error) => {
                 session.execute(
@@ -153,6 +162,20 @@ pub(super) fn commit(session: &Session<'_>, finished: &Finished) -> Result<Commi
         }
     }
     Ok(Committed::Recorded { decision, end })
+}
+
+/// Copies a step that was recorded to another scope, where it stands, too.
+fn stand_in(session: &Session<'_>, step: &Finished, scope: &Scope) -> Result<(), StoreError> {
+    let from = numbers::of_scope_to_be(session, &step.run_id, &step.scope)?;
+    let to = numbers::of_scope_to_be(session, &step.run_id, scope)?;
+    let node = step.node as i64;
+    session.execute(
+        "INSERT INTO steps (step_no, node_id, status, attempts, via, started_at_ms, finished_at_ms, action, error, output, output_text_id)
+         SELECT ?2, node_id, status, attempts, via, started_at_ms, finished_at_ms, action, error, output, output_text_id
+         FROM steps WHERE step_no = ?1 ON CONFLICT DO NOTHING",
+        (from | node, to | node),
+    )?;
+    Ok(())
 }
 
 /// Records a step that will not be executed.
@@ -284,15 +307,15 @@ fn load_joins(
     missing: &[JoinPoint],
 ) -> Result<Vec<(JoinPoint, JoinState)>, StoreError> {
     let mut found = Vec::new();
-    for &point in missing {
+    for point in missing {
         let key = key_of(&finished.workflow, point);
         let state = session.row::<_, StoreError>(
-            "SELECT state FROM joins WHERE run_id = ?1 AND node_id = ?2",
-            (finished.run_id.as_str(), &*key.0),
+            "SELECT state FROM joins WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3",
+            (finished.run_id.as_str(), &*key.node, key.scope.as_str()),
             |row| Ok(row.get::<_, String>(0)?),
         )?;
         if let Some(state) = state {
-            found.push((point, parse_join(&state)?));
+            found.push((point.clone(), parse_join(&state)?));
         }
     }
     Ok(found)
@@ -301,14 +324,19 @@ fn load_joins(
 fn save_join(
     session: &Session<'_>,
     finished: &Finished,
-    point: JoinPoint,
+    point: &JoinPoint,
     state: &JoinState,
 ) -> Result<(), StoreError> {
     let key = key_of(&finished.workflow, point);
     session.execute(
-        "INSERT INTO joins (run_id, node_id, state) VALUES (?1, ?2, ?3)
-         ON CONFLICT (run_id, node_id) DO UPDATE SET state = excluded.state",
-        params![finished.run_id.as_str(), &*key.0, state.to_string()],
+        "INSERT INTO joins (run_id, node_id, scope, state) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (run_id, node_id, scope) DO UPDATE SET state = excluded.state",
+        params![
+            finished.run_id.as_str(),
+            &*key.node,
+            key.scope.as_str(),
+            state.to_string()
+        ],
     )?;
     Ok(())
 }

@@ -47,6 +47,20 @@ pub(super) fn of_scopes(
     )
 }
 
+/// As [`of_scope`], for a scope in which a step is about to be recorded.
+pub(super) fn of_scope_to_be(
+    session: &Session<'_>,
+    run_id: &RunId,
+    scope: &Scope,
+) -> Result<i64, StoreError> {
+    let numbers = if scope.is_root() {
+        of_scope(session, run_id, scope)?
+    } else {
+        of_inner_scope(session, run_id, scope)?
+    };
+    numbers.ok_or_else(|| StoreError::corrupt("a run vanished"))
+}
+
 /// As [`of_scope`], for a scope other than the root, which is added if it is new and its run is running.
 pub(super) fn of_inner_scope(
     session: &Session<'_>,

@@ -83,6 +83,7 @@ fn remove_run(session: &Session<'_>, run_id: &RunId) -> Result<(), StoreError> {
         "DELETE FROM texts WHERE text_id = (SELECT input_text_id FROM runs WHERE run_id = ?1)",
         "DELETE FROM scopes WHERE run_no = (SELECT run_no FROM runs WHERE run_id = ?1)",
         "DELETE FROM joins WHERE run_id = ?1",
+        "DELETE FROM latest WHERE run_id = ?1",
         "DELETE FROM context WHERE run_id = ?1",
         "DELETE FROM redeliveries WHERE run_id = ?1",
         "DELETE FROM runs WHERE run_id = ?1",

@@ -1,15 +1,12 @@
 //! Reading runs and steps, on connections that only read.
 
-use leveret_core::{
-    graph::NodeIx,
-    ids::{RunId, Scope, WorkflowId},
-};
+use leveret_core::ids::{RunId, Scope, WorkflowId};
 use rusqlite::{Params, Row, ToSql};
 
 use super::{Session, hash, id, json, numbers, parsed, step_error, time};
 use crate::store::{
     JoinKey, Load, Loaded, NodeValue, Progress, RunFilter, RunRecord, RunStatus, StepRecord,
-    StoreError,
+    StoreError, Wanted,
     commit::{edge_from_i64, mark_of},
 };
 
@@ -51,7 +48,7 @@ pub(super) fn load(
     let nodes = load
         .nodes
         .iter()
-        .map(|node| node_value(session, root, node.ix))
+        .map(|wanted| node_value(session, (run_id, root), wanted))
         .collect::<Result<_, _>>()?;
     let mut context = Vec::with_capacity(load.context.len());
     for key in &load.context {
@@ -74,17 +71,49 @@ pub(super) fn load(
     }))
 }
 
-/// What a node of the root scope left behind, by the numbers of that scope.
+/// What the step that is wanted left behind.
 fn node_value(
     session: &Session<'_>,
-    root: i64,
-    node: NodeIx,
+    (run_id, root): (&RunId, i64),
+    wanted: &Wanted,
+) -> Result<Option<NodeValue>, StoreError> {
+    let node = wanted.node.ix;
+    let at = |scope: &Scope| {
+        let numbers = if scope.is_root() {
+            Some(root)
+        } else {
+            numbers::of_scope(session, run_id, scope)?
+        };
+        let value = numbers.map(|numbers| value_at(session, scope, numbers | node as i64));
+        value.transpose().map(Option::flatten)
+    };
+    let exact = wanted.scope.as_ref().map(at).transpose()?.flatten();
+    let (Some(within), false) = (
+        &wanted.latest,
+        exact.as_ref().is_some_and(|value| value.status.has_ended()),
+    ) else {
+        return Ok(exact);
+    };
+    let latest = session.row::<_, StoreError>(
+        "SELECT scope FROM latest WHERE run_id = ?1 AND node_id = ?2 AND within = ?3",
+        (run_id.as_str(), wanted.node.id.as_str(), within.as_str()),
+        |row| Ok(Scope::new(row.get::<_, String>(0)?)),
+    )?;
+    let latest = latest.as_ref().map(at).transpose()?.flatten();
+    Ok(latest.or(exact))
+}
+
+fn value_at(
+    session: &Session<'_>,
+    scope: &Scope,
+    step_no: i64,
 ) -> Result<Option<NodeValue>, StoreError> {
     session.row(
-        "SELECT status, coalesce(output, (SELECT text FROM texts WHERE text_id = output_text_id)), action, error, via FROM steps WHERE step_no = ?1 | ?2",
-        (root, node as i64),
+        "SELECT status, coalesce(output, (SELECT text FROM texts WHERE text_id = output_text_id)), action, error, via FROM steps WHERE step_no = ?1",
+        [step_no],
         |row| {
             Ok(NodeValue {
+                scope: scope.clone(),
                 status: parsed(row, 0)?,
                 output: json(row, 1)?,
                 action: row.get::<_, Option<String>>(2)?.map(Into::into),
@@ -100,22 +129,31 @@ pub(super) fn progress(
     run_id: &RunId,
 ) -> Result<Option<Progress>, StoreError> {
     let run = session.row::<_, StoreError>(
-        "SELECT workflow_hash, status, run_no << 21 FROM runs WHERE run_id = ?1",
+        "SELECT workflow_hash, status FROM runs WHERE run_id = ?1",
         [run_id.as_str()],
-        |row| Ok((hash(row, 0)?, parsed(row, 1)?, row.get::<_, i64>(2)?)),
+        |row| Ok((hash(row, 0)?, parsed(row, 1)?)),
     )?;
-    let Some((workflow_hash, status, root)) = run else {
+    let Some((workflow_hash, status)) = run else {
         return Ok(None);
     };
-    let marks = session.rows::<_, StoreError>(
-        "SELECT node_id, status FROM steps WHERE step_no BETWEEN ?1 AND ?1 | 0xFFFFF",
-        [root],
-        |row| Ok((id(row, 0)?, mark_of(parsed(row, 1)?))),
-    )?;
+    let mut marks = Vec::new();
+    for (scope, numbers) in numbers::of_scopes(session, run_id)? {
+        marks.extend(session.rows::<_, StoreError>(
+            "SELECT node_id, status FROM steps WHERE step_no BETWEEN ?1 AND ?1 | 0xFFFFF",
+            [numbers],
+            |row| Ok((id(row, 0)?, scope.clone(), mark_of(parsed(row, 1)?))),
+        )?);
+    }
     let joins = session.rows::<_, StoreError>(
-        "SELECT node_id, state FROM joins WHERE run_id = ?1",
+        "SELECT node_id, scope, state FROM joins WHERE run_id = ?1",
         [run_id.as_str()],
-        |row| Ok((JoinKey(row.get::<_, String>(0)?.into()), row.get(1)?)),
+        |row| {
+            let key = JoinKey {
+                node: row.get::<_, String>(0)?.into(),
+                scope: Scope::new(row.get::<_, String>(1)?),
+            };
+            Ok((key, row.get(2)?))
+        },
     )?;
     Ok(Some(Progress {
         workflow_hash,

@@ -85,7 +85,7 @@ impl<'s, 'a> Deciding<'s, 'a> {
                     decision,
                 }),
                 Err(MissingJoins(missing)) => {
-                    for &join in &missing {
+                    for join in &missing {
                         push_join(&mut wanted, finished, join);
                     }
                     self.asked
@@ -107,7 +107,7 @@ impl<'s, 'a> Deciding<'s, 'a> {
             return Ok(Decision::default());
         };
         let joins = self.joins.entry(finished.run_id.clone()).or_default();
-        decide(&finished.workflow.graph, finished.node, &ending, joins)
+        decide(&finished.workflow.graph, &finished.place(), &ending, joins)
     }
 
     /// The decided steps, in the order of the batch.

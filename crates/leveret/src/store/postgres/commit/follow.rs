@@ -27,8 +27,14 @@ const PASS: &str = "
     ON CONFLICT DO NOTHING";
 
 const JOINS: &str = "
-    INSERT INTO joins (run_id, node_id, state) SELECT * FROM unnest($1::text[], $2::text[], $3::text[])
-    ON CONFLICT (run_id, node_id) DO UPDATE SET state = excluded.state";
+    INSERT INTO joins (run_id, node_id, scope, state)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
+    ON CONFLICT (run_id, node_id, scope) DO UPDATE SET state = excluded.state";
+
+const LATEST: &str = "
+    INSERT INTO latest (run_id, node_id, within, scope)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
+    ON CONFLICT (run_id, node_id, within) DO UPDATE SET scope = excluded.scope";
 
 const CONTEXT: &str = "
     INSERT INTO context (run_id, key, value) SELECT * FROM unnest($1::text[], $2::text[], $3::text[])
@@ -61,6 +67,7 @@ pub(super) async fn write(
     let Rows {
         passed,
         joins,
+        latest,
         context,
         timers,
         runs,
@@ -68,12 +75,14 @@ pub(super) async fn write(
     let statements = (
         lease.statement(PASS).await?,
         lease.statement(JOINS).await?,
+        lease.statement(LATEST).await?,
         lease.statement(CONTEXT).await?,
         lease.statement(TIMERS).await?,
         lease.statement(RUNS).await?,
     );
     type Params<'p> = &'p [&'p (dyn ToSql + Sync)];
-    let joins_params: Params<'_> = &[&joins.0, &joins.1, &joins.2];
+    let joins_params: Params<'_> = &[&joins.0, &joins.1, &joins.2, &joins.3];
+    let latest_params: Params<'_> = &[&latest.0, &latest.1, &latest.2, &latest.3];
     let context_params: Params<'_> = &[&context.0, &context.1, &context.2];
     let timer_params: Params<'_> = &[
         &timers.0, &timers.1, &timers.2, &timers.3, &timers.4, &timers.5,
@@ -91,13 +100,14 @@ pub(super) async fn write(
             Ok(Vec::new())
         }
     };
-    let (_, _, _, _, changed, ()) = tokio::try_join!(
+    let (_, _, _, _, _, changed, ()) = tokio::try_join!(
         biased;
         write(!passed.is_empty(), &statements.0, &passed_params),
         write(!joins.0.is_empty(), &statements.1, joins_params),
-        write(!context.0.is_empty(), &statements.2, context_params),
-        write(!timers.0.is_empty(), &statements.3, timer_params),
-        write(!runs.0.is_empty(), &statements.4, run_params),
+        write(!latest.0.is_empty(), &statements.2, latest_params),
+        write(!context.0.is_empty(), &statements.3, context_params),
+        write(!timers.0.is_empty(), &statements.4, timer_params),
+        write(!runs.0.is_empty(), &statements.5, run_params),
         async { if last { client.batch_execute("COMMIT").await } else { Ok(()) } },
     )?;
     if last {
@@ -115,8 +125,10 @@ pub(super) async fn write(
 /// What the steps of a segment write, as columns, each table's rows sorted by key.
 #[derive(Default)]
 struct Rows<'a> {
+    /// Steps that will not be executed, and those of loops that ended, around them.
     passed: StepColumns<'a>,
-    joins: (Vec<&'a str>, Vec<String>, Vec<String>),
+    joins: (Vec<&'a str>, Vec<String>, Vec<String>, Vec<String>),
+    latest: (Vec<&'a str>, Vec<&'a str>, Vec<String>, Vec<&'a str>),
     context: (Vec<&'a str>, Vec<&'a str>, Vec<&'a str>),
     timers: TimerColumns<'a>,
     runs: (Vec<&'a str>, Vec<Option<String>>, Vec<Option<i64>>),
@@ -136,6 +148,7 @@ impl<'a> Rows<'a> {
     fn of(decided: &'a [Decided<'_>]) -> Rows<'a> {
         let mut passed = BTreeMap::new();
         let mut joins = BTreeMap::new();
+        let mut latest = BTreeMap::new();
         let mut context = BTreeMap::new();
         let mut timers = BTreeMap::new();
         let mut runs: BTreeMap<&str, (Option<String>, Option<i64>)> = BTreeMap::new();
@@ -147,15 +160,20 @@ impl<'a> Rows<'a> {
             for write in follow(finished, decision) {
                 match write {
                     Write::Join { join, state } => {
-                        joins.insert((run_id, key_of(workflow, join).0), state);
+                        joins.insert((run_id, key_of(workflow, join)), state);
                     }
-                    Write::Pass {
-                        node,
-                        scope,
-                        status,
-                    } => {
-                        let key = (run_id, node_id(workflow, node), scope.as_str());
-                        passed.entry(key).or_insert((*finished, status));
+                    Write::Pass { place, status } => {
+                        let id = node_id(workflow, place.node);
+                        let key = (run_id, id, place.scope.as_str());
+                        passed.entry(key).or_insert((*finished, Some(status)));
+                    }
+                    Write::Close { scope } => {
+                        let key = (run_id, node_id(workflow, finished.node), scope.as_str());
+                        passed.entry(key).or_insert((*finished, None));
+                    }
+                    Write::Latest { within } => {
+                        let key = (run_id, node_id(workflow, finished.node), within);
+                        latest.insert(key, finished.scope.as_str());
                     }
                     Write::Error(error) => {
                         let (cause, _) = runs.entry(run_id).or_default();
@@ -173,12 +191,22 @@ impl<'a> Rows<'a> {
         }
         let mut rows = Rows::default();
         for (key, (by, status)) in passed {
-            rows.passed.push_passed(key, by.finished_at, status);
+            match status {
+                Some(status) => rows.passed.push_passed(key, by.finished_at, status),
+                None => rows.passed.push_at(key, by),
+            }
         }
         for ((run_id, key), state) in joins {
             rows.joins.0.push(run_id);
-            rows.joins.1.push(key.to_string());
-            rows.joins.2.push(state.to_string());
+            rows.joins.1.push(key.node.to_string());
+            rows.joins.2.push(key.scope.as_str().to_owned());
+            rows.joins.3.push(state.to_string());
+        }
+        for ((run_id, node_id, within), scope) in latest {
+            rows.latest.0.push(run_id);
+            rows.latest.1.push(node_id);
+            rows.latest.2.push(within.as_str().to_owned());
+            rows.latest.3.push(scope);
         }
         for ((run_id, key), value) in context {
             rows.context.0.push(run_id);

@@ -76,12 +76,13 @@ impl Segment<'_> {
     }
 
     pub(super) fn joins_to_read(&self) -> JoinColumns {
-        let mut wanted: Vec<(&Item<'_>, JoinPoint)> = self
+        let mut wanted: Vec<(&Item<'_>, &JoinPoint)> = self
             .items
             .iter()
-            .flat_map(|item| item.joins.iter().map(move |&join| (item, join)))
+            .flat_map(|item| item.joins.iter().map(move |join| (item, join)))
             .collect();
-        let key = |&(item, join): &(&Item<'_>, JoinPoint)| (item.finished.run_id.clone(), join);
+        let key =
+            |&(item, join): &(&Item<'_>, &JoinPoint)| (item.finished.run_id.clone(), join.clone());
         wanted.sort_by_cached_key(key);
         wanted.dedup_by_key(|wanted| key(wanted));
         let mut columns = JoinColumns::default();
