@@ -1,0 +1,7 @@
+//! Of `garage demo`.
+
+use crate::settings::DemoArgs;
+
+pub(crate) async fn run(_args: &DemoArgs) -> anyhow::Result<()> {
+    anyhow::bail!("not yet")
+}

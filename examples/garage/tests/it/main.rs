@@ -1,0 +1,1 @@
+//! The garage as its users have it: real processes, real servers.
