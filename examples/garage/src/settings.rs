@@ -443,3 +443,30 @@ pub(crate) struct Settings {
     pub(crate) gateway: String,
     pub(crate) mercado_pago: MercadoPagoArgs,
 }
+
+#[cfg(test)]
+impl Settings {
+    /// Of services that are tested: in this time, with a secret that nobody knows, and without a gateway.
+    pub(crate) fn test(now: Now) -> Settings {
+        let day = Duration::from_secs(24 * 3600);
+        let work = WorkArgs {
+            retry_delays: [1, 5, 25].map(Duration::from_secs).to_vec(),
+            concurrency: 64,
+        };
+        Settings {
+            work: Work::new(&work, now),
+            keys: Keys::random(),
+            patience: PatienceArgs {
+                quote_valid_for: 7 * day,
+                payment_within: 2 * day,
+                execution_idle: 7 * day,
+            },
+            gateway: String::new(),
+            mercado_pago: MercadoPagoArgs {
+                access_token: None,
+                webhook_secret: None,
+                public_url: None,
+            },
+        }
+    }
+}
