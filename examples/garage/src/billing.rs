@@ -1,23 +1,55 @@
-//! The billing service.
+//! The billing service: quotes and payments, each work order's in one document; parts and services.
+//!
+//! ```text
+//! events of OS and Execution --> bill --> quote.*, payment.*
+//!                                 |  ^
+//!                 intent with key v  | what came of it
+//!                             Mercado Pago
+//! ```
+
+mod bill;
+mod gateway;
+mod intent;
+pub(crate) mod signature;
 
 use std::sync::Arc;
 
 use axum::Router;
 use leveret::{
-    broker::Broker,
-    service::{Documents, Kind, Service, ServiceOptions},
+    broker::{Broker, work::WorkOptions},
+    service::{
+        Documents, Effect, Kind, Of, Service, ServiceOptions,
+        events::{Subscriptions, queue_name},
+    },
 };
 
-use crate::{events::CATALOGUE, openapi::Operation, settings::Settings};
+use self::{
+    bill::{Bill, BillMessage, Happened},
+    gateway::Gateway,
+    intent::GATEWAY_QUEUE,
+};
+use crate::{
+    events::{
+        BILLING, CATALOGUE, ExecutionFailed, WorkOrderApproved, WorkOrderCancelled,
+        WorkOrderCreated, WorkOrderStatusChanged,
+    },
+    openapi::Operation,
+    settings::Settings,
+};
 
 /// The kinds of its documents.
 pub(crate) fn kinds() -> Vec<Kind> {
-    vec![Kind::new("placeholder", &[])]
+    vec![Kind::new(bill::KIND, &bill::FIELDS)]
 }
 
 /// The queues that it reads.
 pub(crate) fn queues() -> Vec<String> {
-    Vec::new()
+    let events = CATALOGUE.consumed_by(BILLING);
+    let mut queues: Vec<String> = events
+        .map(|event| queue_name(BILLING, event.name))
+        .collect();
+    queues.push(GATEWAY_QUEUE.to_owned());
+    queues
 }
 
 /// The service.
@@ -26,9 +58,49 @@ pub(crate) fn service(
     broker: Arc<dyn Broker>,
     settings: &Settings,
 ) -> anyhow::Result<Service> {
-    let mut options = ServiceOptions::new("billing", settings.work.now.clone());
+    let gateway = Gateway::new(settings)?;
+    service_with(documents, broker, settings, gateway)
+}
+
+/// The service with a gateway of some kind.
+fn service_with(
+    documents: Arc<dyn Documents>,
+    broker: Arc<dyn Broker>,
+    settings: &Settings,
+    gateway: impl Effect<Decider = Of<Bill>>,
+) -> anyhow::Result<Service> {
+    let bills = Of::<Bill>::default;
+    let mut options = ServiceOptions::new(BILLING.name, settings.work.now.clone());
     options.topology = CATALOGUE.topology();
-    Ok(Service::builder(options, documents, broker).build())
+    let mut effects = WorkOptions::queue(GATEWAY_QUEUE);
+    settings.work.apply(&mut effects);
+    let builder = Service::builder(options, documents, broker)
+        .effect(effects, gateway, bills())
+        .deadlines(bill::KIND, bills(), |due| BillMessage::Due {
+            work_order_id: due.key.id.to_string(),
+            at: due.at,
+        });
+    let (work, valid_for) = (settings.work.clone(), settings.patience.quote_valid_for);
+    let happened = |happened| BillMessage::Happened(Box::new(happened));
+    let subscriptions = Subscriptions::new(&CATALOGUE, BILLING, builder, move |options| {
+        work.apply(options);
+    })
+    .on(bills(), move |event, data: WorkOrderCreated| {
+        happened(Happened::created(&event, data, valid_for))
+    })
+    .on(bills(), move |event, data: WorkOrderStatusChanged| {
+        happened(Happened::status_changed(&event, data))
+    })
+    .on(bills(), move |event, data: WorkOrderApproved| {
+        happened(Happened::approved(&event, data))
+    })
+    .on(bills(), move |event, data: WorkOrderCancelled| {
+        happened(Happened::cancelled(&event, data))
+    })
+    .on(bills(), move |event, data: ExecutionFailed| {
+        happened(Happened::execution_failed(&event, data))
+    });
+    Ok(subscriptions.finish()?.build())
 }
 
 /// Routes that need a token.
