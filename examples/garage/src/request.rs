@@ -27,6 +27,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         let read = Bytes::from_request(request, state).await;
         let bytes = read.map_err(|no| Failure::new(no.status(), no.body_text()))?;
         let json: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+        // A list would be read as the members in their order.
+        if json.trim_ascii_start().first() == Some(&b'[') {
+            return Err(Failure::bad_request("the body is no JSON object"));
+        }
         let value = serde_json::from_slice(json);
         Ok(Body {
             value: value.map_err(|error| Failure::bad_request(error.to_string()))?,

@@ -209,7 +209,12 @@ async fn open(role: Role, url: &str) -> anyhow::Result<Arc<dyn Documents>> {
 }
 
 /// All routes of a service: its own by both spellings, with and without its name before them.
-fn router(role: Role, service: &Service, broker: &Arc<dyn Broker>, settings: &Settings) -> Router {
+pub(crate) fn router(
+    role: Role,
+    service: &Service,
+    broker: &Arc<dyn Broker>,
+    settings: &Settings,
+) -> Router {
     let (public, guarded) = match role {
         Role::Os => (os::public(service, settings), os::router(service, settings)),
         Role::Billing => (

@@ -1,12 +1,14 @@
 //! Listening: HTTP/1.1 with bounds on connections, on heads of requests and on draining.
 //!
-//! A panic in a handler is answered with 500, and the connection lives on. TLS and HTTP/2 are a proxy's business.
+//! A panic in a handler is answered with 500, and the connection lives on. Requests say who sent them, by axum's [`ConnectInfo`] of a
+//! [`SocketAddr`]. TLS and HTTP/2 are a proxy's business.
 
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::Body,
+    extract::ConnectInfo,
     http::Request,
     response::{IntoResponse, Response},
 };
@@ -64,8 +66,9 @@ pub async fn serve(
             accepted = accept(&listener, &slots) => accepted,
         };
         match accepted {
-            Ok((stream, slot)) => {
-                connections.spawn(connection(stream, router.clone(), shutdown.clone(), slot));
+            Ok((stream, peer, slot)) => {
+                let connection = connection(stream, peer, router.clone(), shutdown.clone(), slot);
+                connections.spawn(connection);
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");
@@ -89,26 +92,30 @@ pub async fn serve(
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let slot = slots
         .clone()
         .acquire_owned()
         .await
         .expect("the semaphore is never closed");
-    let (stream, _) = listener.accept().await?;
+    let (stream, peer) = listener.accept().await?;
     // Answers are written whole: waiting for more to send would only delay them.
     stream.set_nodelay(true)?;
-    Ok((stream, slot))
+    Ok((stream, peer, slot))
 }
 
 async fn connection(
     stream: TcpStream,
+    peer: SocketAddr,
     router: Router,
     mut shutdown: watch::Receiver<bool>,
     _slot: OwnedSemaphorePermit,
 ) {
     let service = TowerToHyperService::new(router);
-    let service = service_fn(move |request: Request<Incoming>| answer(service.clone(), request));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        answer(service.clone(), request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
