@@ -10,6 +10,7 @@ mod ports;
 mod process;
 mod servers;
 mod test;
+mod validators;
 mod watchdog;
 
 use std::path::PathBuf;

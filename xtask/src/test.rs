@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::servers::{Fleet, Kind, fleet};
 use crate::watchdog::Watchdog;
-use crate::{install, paths, process, say};
+use crate::{install, paths, process, say, validators};
 
 /// The packages whose tests have a module `crashed`: there, processes end at crash points.
 const CRASHING: [&str; 2] = ["orders", "leveret-cli"];
@@ -115,7 +115,10 @@ fn tests(
     args: &[String],
     settings: &[(&str, String)],
 ) -> Result<ExitStatus> {
-    let variables = fleet.variables()?;
+    let mut variables = fleet.variables()?;
+    if let Some(python) = validators::ensure() {
+        variables.push((validators::ENV, python.display().to_string()));
+    }
     let run = |command: &mut Command| {
         command.envs(variables.iter().cloned());
         watchdog.run(command.envs(settings.iter().cloned()))

@@ -318,6 +318,17 @@ fn camel(name: &str) -> String {
 mod tests {
     use super::*;
 
+    /// The document that is kept is the one of this catalogue.
+    #[test]
+    fn asyncapi_is_kept() {
+        let document = CATALOGUE.asyncapi(env!("CARGO_PKG_VERSION"));
+        let kept: Value = serde_json::from_str(include_str!("../asyncapi.json")).unwrap();
+        assert!(
+            kept == document,
+            "write it again: cargo run -p garage -- asyncapi > examples/garage/asyncapi.json"
+        );
+    }
+
     #[test]
     fn names_of_members() {
         assert_eq!(camel("work_order_id"), "workOrderId");

@@ -249,7 +249,12 @@ pub(crate) struct RoleArgs {
     #[arg(long, value_name = "ADDR", env = "GARAGE_LISTEN")]
     pub(crate) listen: Option<SocketAddr>,
     /// The broker
-    #[arg(long, value_name = "URL", env = "GARAGE_BROKER")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "GARAGE_BROKER",
+        hide_env_values = true
+    )]
     pub(crate) broker: String,
     /// The service's own database: postgres://…, mongodb://… or sqlite:PATH
     #[arg(long, value_name = "URL", env = "GARAGE_STORE", hide_env_values = true)]

@@ -137,3 +137,24 @@ statuses! {
         RepairComplete -> Testing, Completed, Failed;
         Testing -> Completed, Repairing, Failed;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the README draws is what is declared.
+    #[test]
+    fn drawn_in_the_readme() {
+        let readme = include_str!("../README.md");
+        use WorkOrderStatus::{Pending, Received};
+        for chart in [
+            WORK_ORDER.mermaid(&[Received, Pending], WorkOrderStatus::as_str),
+            QUOTE.mermaid(&[QuoteStatus::Pending], QuoteStatus::as_str),
+            PAYMENT.mermaid(&[PaymentStatus::Pending], PaymentStatus::as_str),
+            EXECUTION.mermaid(&[ExecutionStatus::Queued], ExecutionStatus::as_str),
+        ] {
+            let block = format!("```mermaid\n{chart}```");
+            assert!(readme.contains(&block), "put this into README.md:\n{block}");
+        }
+    }
+}
