@@ -9,10 +9,16 @@
 
 mod bill;
 mod gateway;
+mod http;
 mod intent;
+mod parts;
+mod register;
+mod services;
 pub(crate) mod signature;
+#[cfg(test)]
+mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::Router;
 use leveret::{
@@ -39,7 +45,8 @@ use crate::{
 
 /// The kinds of its documents.
 pub(crate) fn kinds() -> Vec<Kind> {
-    vec![Kind::new(bill::KIND, &bill::FIELDS)]
+    let bills = Kind::new(bill::KIND, &bill::FIELDS);
+    vec![bills, parts::kind(), services::kind()]
 }
 
 /// The queues that it reads.
@@ -103,17 +110,28 @@ fn service_with(
     Ok(subscriptions.finish()?.build())
 }
 
+/// How long a quote is valid that says nothing else.
+#[derive(Clone, Copy, Debug)]
+struct QuoteValidFor(Duration);
+
 /// Routes that need a token.
-pub(crate) fn router(_service: &Service, _settings: &Settings) -> Router {
-    Router::new()
+pub(crate) fn router(service: &Service, settings: &Settings) -> Router {
+    let valid_for = QuoteValidFor(settings.patience.quote_valid_for);
+    http::router(service)
+        .layer(axum::Extension(valid_for))
+        .merge(parts::router(service))
+        .merge(services::router(service))
 }
 
 /// Routes for everybody.
-pub(crate) fn public(_service: &Service, _settings: &Settings) -> Router {
-    Router::new()
+pub(crate) fn public(service: &Service, settings: &Settings) -> Router {
+    http::public(service, settings)
 }
 
 /// What it can be asked.
 pub(crate) fn operations() -> Vec<Operation> {
-    Vec::new()
+    let mut operations = http::operations();
+    operations.extend(parts::operations());
+    operations.extend(services::operations());
+    operations
 }
