@@ -1,6 +1,9 @@
 //! What happens in the garage: every type of event with its data, who tells it, and who listens. `asyncapi.json` is made of this.
 
-use leveret::service::events::{Catalogue, EventData, EventType, Party};
+use leveret::{
+    core::event::Event,
+    service::events::{Catalogue, EventData, EventType, Party, read},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -69,6 +72,14 @@ macro_rules! events {
             summary: $summary,
             data: $name::schema,
         }),+];
+
+        /// Reads an event of any type, to see whether it can be one.
+        pub(crate) fn check(event: &Event) -> Result<(), String> {
+            match &*event.event_type {
+                $($type => read::<$name>(event).map(drop),)+
+                _ => Err("`eventType` is none of the garage's".to_owned()),
+            }
+        }
     };
 }
 

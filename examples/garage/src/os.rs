@@ -3,6 +3,7 @@
 
 mod operations;
 mod registers;
+mod sagas;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -15,12 +16,15 @@ use leveret::{
     broker::Broker,
     service::{
         Documents, Kind, Service, ServiceOptions,
-        events::{Subscriptions, queue_name},
+        events::{Subscriptions, queue_name, sagas::SagaMessage},
     },
 };
 
 pub(crate) use self::operations::operations;
-use self::work_orders::{Fact, Message, WorkOrders};
+use self::{
+    sagas::WorkOrderSagas,
+    work_orders::{Fact, Message, WorkOrders},
+};
 use crate::{
     events::{
         CATALOGUE, ExecutionCompleted, ExecutionFailed, ExecutionStatusChanged, OS,
@@ -34,13 +38,15 @@ use crate::{
 pub(crate) fn kinds() -> Vec<Kind> {
     let mut kinds = registers::kinds();
     kinds.push(work_orders::kind());
+    kinds.push(WorkOrderSagas::kind());
     kinds
 }
 
 /// The queues that it reads.
 pub(crate) fn queues() -> Vec<String> {
     let consumed = CATALOGUE.consumed_by(OS);
-    consumed.map(|event| queue_name(OS, event.name)).collect()
+    let queues = consumed.map(|event| queue_name(OS, event.name));
+    queues.chain([sagas::QUEUE.to_owned()]).collect()
 }
 
 /// The service.
@@ -98,12 +104,20 @@ pub(crate) fn service(
             Message::heard::<ExecutionFailed>(&event, id, Fact::ExecutionFailed(data))
         })
         .finish()?;
-    Ok(builder.build())
+    let sagas = WorkOrderSagas::new(&settings.patience);
+    let mut timeline = sagas::subscription(sagas.clone());
+    settings.work.apply(&mut timeline.options);
+    Ok(builder
+        .subscribe(timeline)
+        .deadlines(sagas::KIND, sagas, SagaMessage::due)
+        .build())
 }
 
 /// Routes that need a token.
-pub(crate) fn router(service: &Service, _settings: &Settings) -> Router {
-    work_orders::router(service).merge(registers::router(service))
+pub(crate) fn router(service: &Service, settings: &Settings) -> Router {
+    work_orders::router(service)
+        .merge(registers::router(service))
+        .merge(sagas::router(service, &settings.patience))
 }
 
 /// Routes for everybody.

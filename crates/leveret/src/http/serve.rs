@@ -153,3 +153,31 @@ async fn answer(
         Err(_) => Ok(Problem::panicked().into_response()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// A handler is told the address that the client has.
+    #[tokio::test]
+    async fn requests_say_who_sent_them() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let show = async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string();
+        let router = Router::new().route("/", get(show));
+        let (stop, stopped) = watch::channel(false);
+        let serving = tokio::spawn(serve(listener, router, stopped));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        let own = client.local_addr().unwrap().to_string();
+        assert!(answer.ends_with(&own), "{answer}");
+        stop.send_replace(true);
+        serving.await.unwrap().unwrap();
+    }
+}

@@ -4,7 +4,8 @@
 //! Catalogue ──declares──> exchange, event types: version, publisher, consumers, what must follow
 //!    │                        └── asyncapi(): the same as a document
 //!    ├── Emitter: a decision's event ──> Publish (envelope, message_id = eventId, routing key = eventType)
-//!    └── Subscriptions: queue {service}-{event-subject}, bound to the type, envelope read strictly ──> Decider
+//!    ├── Subscriptions: queue {service}-{event-subject}, bound to the type, envelope read strictly ──> Decider
+//!    └── sagas: all events of the exchange, by correlation id: what happened, what is missing, what is late
 //! ```
 //!
 //! - **An event is published where it happened**, by the service that the catalogue names, in the commit of what it tells of.
@@ -15,6 +16,7 @@
 
 mod asyncapi;
 mod emit;
+pub mod sagas;
 mod subscriptions;
 #[cfg(test)]
 mod tests;

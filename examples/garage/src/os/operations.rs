@@ -35,6 +35,9 @@ pub(crate) fn operations() -> Vec<Operation> {
         new("patch", "/vehicles/{id}", "The same.").body(vehicle(false)),
         new("delete", "/vehicles/{id}", "Removes a vehicle that has no open work orders. An administrator's."),
         new("get", "/vehicles/customer/{customerId}", "The vehicles of a customer.").query(PAGE),
+        new("get", "/sagas", "The courses of work orders across the services: running, ended or stuck, and why. An administrator's.")
+            .query(&["state", "limit", "after"]),
+        new("get", "/sagas/{correlationId}", "All that happened to a work order, who reacted, what is missing and late. An administrator's."),
     ]
 }
 

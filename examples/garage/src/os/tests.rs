@@ -2,8 +2,11 @@
 
 mod events;
 mod registers;
+mod sagas;
 mod table;
 mod work_orders;
+
+use std::collections::HashSet;
 
 use axum::{
     body::{Body, to_bytes},
@@ -48,9 +51,9 @@ fn settings(now: Now) -> Settings {
         work: Work::new(&work, now),
         keys: Keys::new(SECRET).unwrap(),
         patience: PatienceArgs {
-            quote_valid_for: seconds(7 * 24 * 3600),
-            payment_within: seconds(2 * 24 * 3600),
-            execution_idle: seconds(7 * 24 * 3600),
+            quote_valid_for: seconds(3 * 3600),
+            payment_within: seconds(3600),
+            execution_idle: seconds(2 * 3600),
         },
         gateway: String::new(),
         mercado_pago: MercadoPagoArgs {
@@ -177,19 +180,32 @@ impl Rig {
 
     /// Publishes an event of another service.
     async fn publish(&self, party: Party, data: &impl EventData, version: u64, id: &Id) {
-        let cause = Cause::root(id.as_str());
+        self.publish_because(party, data, version, Cause::root(id.as_str()))
+            .await;
+    }
+
+    async fn publish_because(
+        &self,
+        party: Party,
+        data: &impl EventData,
+        version: u64,
+        cause: Cause,
+    ) {
         let emitter = Emitter::new(&CATALOGUE, party, cause, self.world.now());
         let publish = emitter.event(data, version);
         self.world.publish(publish.publication).await;
     }
 
-    /// What the service has told since the last look: types of its events, with the new status if there is one.
+    /// What the service has told since the last look: types of its events, with the new status if there is one. An event that a crash has
+    /// brought again is the same one.
     async fn told(&self) -> Vec<String> {
         self.world.settle().await;
         let messages = self.world.take(ALL).await;
         let events = messages.iter().map(|message| event::decode(&message.body));
         let events = events.map(Result::unwrap);
-        let own = events.filter(|event| &*event.source == "os-service");
+        let mut known = HashSet::new();
+        let own = events
+            .filter(|event| &*event.source == "os-service" && known.insert(event.event_id.clone()));
         own.map(|event| {
             let data: Value = serde_json::from_str(event.data.text()).unwrap();
             match data["newStatus"].as_str() {
