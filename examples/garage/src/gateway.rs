@@ -12,7 +12,7 @@
 //!
 //! A key charges once, and refunds once, whatever happens. Everything is in memory and ends with the process.
 
-mod ledger;
+pub(crate) mod ledger;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},

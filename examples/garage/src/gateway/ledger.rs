@@ -18,10 +18,10 @@ const REFUND_FAILURES: u32 = 2;
 
 /// What is asked of the gateway.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Request {
-    pub(super) amount: Money,
-    pub(super) reference: String,
-    pub(super) notification_url: Option<String>,
+pub(crate) struct Request {
+    pub(crate) amount: Money,
+    pub(crate) reference: String,
+    pub(crate) notification_url: Option<String>,
 }
 
 #[derive(Debug)]
@@ -35,7 +35,7 @@ struct Charge {
 
 /// What a charge comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Charged {
+pub(crate) enum Charged {
     /// Here it is.
     Done(u64),
     /// It is new, and will be decided about in a while.
@@ -50,7 +50,7 @@ pub(super) enum Charged {
 
 /// What a refund comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refunded {
+pub(crate) enum Refunded {
     Done,
     Fails,
     /// There is no such charge.
@@ -61,7 +61,7 @@ pub(super) enum Refunded {
 
 /// The books.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(crate) struct Ledger {
     charges: Vec<Charge>,
     by_key: HashMap<String, usize>,
     by_reference: HashMap<String, Vec<usize>>,
@@ -74,7 +74,7 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(in_process: Duration) -> Ledger {
+    pub(crate) fn new(in_process: Duration) -> Ledger {
         Ledger {
             charges: Vec::new(),
             by_key: HashMap::new(),
@@ -86,7 +86,7 @@ impl Ledger {
     }
 
     /// Charges once by a key.
-    pub(super) fn charge(&mut self, key: &str, request: Request, now: Duration) -> Charged {
+    pub(crate) fn charge(&mut self, key: &str, request: Request, now: Duration) -> Charged {
         if let Some(&known) = self.by_key.get(key) {
             if self.charges[known].request != request {
                 return Charged::OtherBody;
@@ -115,7 +115,7 @@ impl Ledger {
     }
 
     /// Gives the money of a charge back, once by a key.
-    pub(super) fn refund(&mut self, id: u64, key: &str, now: Duration) -> Refunded {
+    pub(crate) fn refund(&mut self, id: u64, key: &str, now: Duration) -> Refunded {
         let Some(at) = self.place(id) else {
             return Refunded::Unknown;
         };
@@ -140,7 +140,7 @@ impl Ledger {
     }
 
     /// A charge, as the API shows it.
-    pub(super) fn shown(&self, id: u64, now: Duration) -> Option<Value> {
+    pub(crate) fn shown(&self, id: u64, now: Duration) -> Option<Value> {
         let at = self.place(id)?;
         let charge = &self.charges[at];
         let (status, detail) = self.status(at, now);
@@ -155,14 +155,14 @@ impl Ledger {
     }
 
     /// The charges with this reference, newest first.
-    pub(super) fn search(&self, reference: &str, now: Duration) -> Vec<Value> {
+    pub(crate) fn search(&self, reference: &str, now: Duration) -> Vec<Value> {
         let found = self.by_reference.get(reference);
         let found = found.into_iter().flatten().rev();
         found.filter_map(|&at| self.shown(id_of(at), now)).collect()
     }
 
     /// Everything, and what was done twice.
-    pub(super) fn report(&self, now: Duration) -> Value {
+    pub(crate) fn report(&self, now: Duration) -> Value {
         let all = 0..self.charges.len();
         let charges = all.map(|at| {
             let Request {
