@@ -12,7 +12,7 @@ use crate::watchdog::Watchdog;
 use crate::{install, paths, process, say, validators};
 
 /// The packages whose tests have a module `crashed`: there, processes end at crash points.
-const CRASHING: [&str; 2] = ["orders", "leveret-cli"];
+const CRASHING: [&str; 3] = ["orders", "garage", "leveret-cli"];
 
 /// The variable that says how often these end a process at each point.
 const ROUNDS: &str = "LEVERET_TEST_CRASH_ROUNDS";

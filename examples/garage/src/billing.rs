@@ -29,6 +29,8 @@ use leveret::{
     },
 };
 
+#[cfg(test)]
+pub(crate) use self::gateway::in_memory::{InMemory, service as in_memory_service};
 use self::{
     bill::{Bill, BillMessage, Happened},
     gateway::Gateway,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use leveret::{
     broker::Broker,
     service::{
-        Documents, Kind, Of, Service, ServiceOptions,
+        Documents, Key, Kind, Of, Service, ServiceOptions,
         events::{Subscriptions, queue_name},
     },
 };
@@ -29,8 +29,14 @@ use crate::{
         CATALOGUE, EXECUTION, PaymentApproved, QuoteApproved, WorkOrderCancelled,
         WorkOrderStatusChanged,
     },
+    ids::Id,
     settings::Settings,
 };
+
+/// The document of a work order's execution.
+pub(crate) fn key_of_work_order(id: &Id) -> Key {
+    state::key_of(&state::id_of(id))
+}
 
 /// The kinds of its documents.
 pub(crate) fn kinds() -> Vec<Kind> {

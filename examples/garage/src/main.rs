@@ -3,6 +3,7 @@
 mod auth;
 mod bench;
 mod billing;
+mod client;
 mod demo;
 mod events;
 mod execution;
@@ -16,6 +17,8 @@ mod operators;
 mod os;
 mod request;
 mod settings;
+#[cfg(test)]
+mod simulated;
 mod stack;
 mod statuses;
 mod timeline;

@@ -449,13 +449,22 @@ pub(crate) struct Settings {
     pub(crate) mercado_pago: MercadoPagoArgs,
 }
 
-#[cfg(test)]
 impl Settings {
-    /// Of services that are tested: in this time, with a secret that nobody knows, and without a gateway.
+    /// Of a garage that is tried out in one process: a secret that nobody knows, short delays, and a gateway yet to be named.
+    pub(crate) fn local() -> Settings {
+        Settings::of([250, 1000, 2000].map(Duration::from_millis), system_clock())
+    }
+
+    /// Of services that are tested, in this time.
+    #[cfg(test)]
     pub(crate) fn test(now: Now) -> Settings {
+        Settings::of([1, 5, 25].map(Duration::from_secs), now)
+    }
+
+    fn of(retry_delays: [Duration; 3], now: Now) -> Settings {
         let day = Duration::from_secs(24 * 3600);
         let work = WorkArgs {
-            retry_delays: [1, 5, 25].map(Duration::from_secs).to_vec(),
+            retry_delays: retry_delays.to_vec(),
             concurrency: 64,
         };
         Settings {

@@ -159,10 +159,11 @@ impl Stack {
             .map(|(role, _, address)| (*role, *address))
     }
 
-    /// A service of the stack.
-    pub(crate) fn service(&self, role: Role) -> &Service {
-        let found = self.services.iter().find(|(known, ..)| *known == role);
-        &found.expect("the stack has the role").1
+    /// Its services and their URLs, for clients in this process.
+    pub(crate) fn apis(&self) -> Vec<(Role, String, Service)> {
+        let apis = self.services.iter();
+        apis.map(|(role, service, address)| (*role, format!("http://{address}"), service.clone()))
+            .collect()
     }
 
     /// Goes on until `stopped` turns true, or a service cannot.

@@ -6,6 +6,9 @@
 //! | look up | `GET /v1/payments/{id}`, or `GET /v1/payments/search?external_reference=…` as long as the id is not known |
 //! | refund | `POST /v1/payments/{id}/refunds` |
 
+#[cfg(test)]
+pub(crate) mod in_memory;
+
 use std::time::Duration;
 
 use anyhow::Context;
