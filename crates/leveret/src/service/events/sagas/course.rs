@@ -1,6 +1,10 @@
 //! A saga as it is kept: what has happened, what is expected, what was late.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use leveret_core::{
     event::{AggregateRef, Event},
@@ -174,7 +178,8 @@ impl Course {
             self.ends.push(event.event_type.clone());
         }
         if self.entries.len() < ENTRIES_MAX {
-            self.place(Entry::of(event));
+            self.entries.push(Entry::of(event));
+            order(&mut self.entries);
         } else {
             self.more += 1;
         }
@@ -216,29 +221,6 @@ impl Course {
             known.restarted = known.restarted.max(Some(at));
         }
         known.is_fulfilled |= fulfils;
-    }
-
-    /// Puts an entry to its place: behind its cause, before what follows from it, in the order of its aggregate, and else by its time.
-    fn place(&mut self, entry: Entry) {
-        let comes_before = |other: &Entry| {
-            entry.causation_id.as_ref() == Some(&other.event_id)
-                || (other.aggregate.id == entry.aggregate.id
-                    && other.aggregate.version < entry.aggregate.version)
-        };
-        let comes_after = |other: &Entry| {
-            other.causation_id.as_ref() == Some(&entry.event_id)
-                || (other.aggregate.id == entry.aggregate.id
-                    && other.aggregate.version > entry.aggregate.version)
-        };
-        let first = self.entries.iter().rposition(comes_before);
-        let first = first.map_or(0, |at| at + 1);
-        let last = self.entries[first..].iter().position(comes_after);
-        let last = last.map_or(self.entries.len(), |at| first + at);
-        let by_time = self.entries[first..last]
-            .iter()
-            .position(|other| other.timestamp > entry.timestamp);
-        let at = by_time.map_or(last, |at| first + at);
-        self.entries.insert(at, entry);
     }
 
     /// How it ended, if it has.
@@ -310,6 +292,53 @@ impl Course {
         let follows = |other: &&Entry| other.causation_id.as_ref() == Some(&entry.event_id);
         self.entries.iter().filter(follows)
     }
+}
+
+/// By time, but each behind its cause, and behind what happened before to the same aggregate: clocks may differ. The same entries have the same
+/// order, however they came.
+fn order(entries: &mut Vec<Entry>) {
+    entries.sort_by(|one, other| {
+        let place = |entry: &Entry| (entry.timestamp, entry.aggregate.version);
+        place(one)
+            .cmp(&place(other))
+            .then_with(|| one.event_id.cmp(&other.event_id))
+    });
+    let mut by_id = HashMap::new();
+    let mut by_aggregate: HashMap<_, Vec<(u64, usize)>> = HashMap::new();
+    for (at, entry) in entries.iter().enumerate() {
+        by_id.insert(&*entry.event_id, at);
+        let AggregateRef { id, version } = &entry.aggregate;
+        by_aggregate.entry(&**id).or_default().push((*version, at));
+    }
+    let mut before: Vec<Vec<usize>> = Vec::new();
+    for entry in entries.iter() {
+        let cause = entry.causation_id.as_ref();
+        let cause = cause.and_then(|id| by_id.get(&**id).copied());
+        before.push(cause.into_iter().collect());
+    }
+    for versions in by_aggregate.values_mut() {
+        versions.sort_unstable();
+        for pair in versions.windows(2) {
+            before[pair[1].1].push(pair[0].1);
+        }
+    }
+    let mut places = Vec::with_capacity(entries.len());
+    let mut is_seen = vec![false; entries.len()];
+    for first in 0..entries.len() {
+        // What has to come before an entry is put above it, and done first. Entries that name each other as causes come as they are found.
+        let mut waiting = vec![(first, false)];
+        while let Some((at, is_next)) = waiting.pop() {
+            if is_next {
+                places.push(at);
+            } else if !is_seen[at] {
+                is_seen[at] = true;
+                waiting.push((at, true));
+                waiting.extend(before[at].iter().map(|&at| (at, false)));
+            }
+        }
+    }
+    let mut unordered: Vec<Option<Entry>> = std::mem::take(entries).into_iter().map(Some).collect();
+    entries.extend(places.into_iter().filter_map(|at| unordered[at].take()));
 }
 
 fn bounded(mut reason: String) -> String {
