@@ -119,8 +119,7 @@ async fn known(service: &Service, work_order_id: &Id) -> Result<BillState, Failu
             return Ok(state);
         }
         if Instant::now() >= end {
-            let message = format!("Work order {work_order_id} not found");
-            return Err(Failure::not_found(message));
+            return Err(no_work_order(work_order_id));
         }
         // A hint or the time: either way it is looked at again.
         drop(timeout(LOOK_EVERY, watch.next()).await);
@@ -164,17 +163,20 @@ async fn find(
     };
     let page = service.documents().list(&query).await?;
     let state = page.documents.first().map(read).transpose()?.flatten();
-    let state = state.ok_or_else(|| Failure::not_found(format!("{name} {id} not found")))?;
-    own(caller, &state)?;
-    Ok(state)
+    let state = state.filter(|state| caller.may_see(state.customer_id));
+    state.ok_or_else(|| Failure::not_found(format!("{name} {id} not found")))
 }
 
-/// 403 for what is another customer's.
+/// What a customer may not see is not found.
 fn own(caller: &Caller, state: &BillState) -> Result<(), Failure> {
     if caller.may_see(state.customer_id) {
         return Ok(());
     }
-    Err(Failure::forbidden("This is another customer's"))
+    Err(no_work_order(&state.work_order_id))
+}
+
+fn no_work_order(id: &Id) -> Failure {
+    Failure::not_found(format!("Work order {id} not found"))
 }
 
 async fn load(service: &Service, key: &Key) -> Result<Option<BillState>, Failure> {

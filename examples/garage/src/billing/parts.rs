@@ -59,7 +59,8 @@ impl Status {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Part {
     name: String,
-    part_number: String,
+    #[serde(rename = "partNumber")]
+    number: String,
     price: Money,
     cost_price: Money,
     stock_quantity: i64,
@@ -101,7 +102,7 @@ impl Entry for Part {
     }
 
     fn change(&mut self, change: &PartChange) -> Result<(), Refusal> {
-        let other = |number: &String| *number != self.part_number;
+        let other = |number: &String| *number != self.number;
         if change.part_number.as_ref().is_some_and(other) {
             let reason = "partNumber names the part: it cannot change";
             return Err(Refusal::rejected(CONFLICT, reason));
@@ -229,7 +230,7 @@ async fn make(
     let read = body.value.read()?;
     let part = Part {
         name: read.name.ok_or_else(|| missing("name"))?,
-        part_number: read.part_number.ok_or_else(|| missing("partNumber"))?,
+        number: read.part_number.ok_or_else(|| missing("partNumber"))?,
         price: read.price.ok_or_else(|| missing("price"))?,
         cost_price: read.cost_price.ok_or_else(|| missing("costPrice"))?,
         stock_quantity: read
@@ -243,7 +244,7 @@ async fn make(
         status: read.status.unwrap_or_default(),
     };
     let make = Ask {
-        id: Id::derived(&["part", &part.part_number]),
+        id: Id::derived(&["part", &part.number]),
         keyed,
         what: What::Make(part),
     };

@@ -74,7 +74,7 @@ impl Books {
         self.ledger.lock().unwrap().report(self.now())
     }
 
-    fn outcome(&self, shown: &Value) -> Outcome {
+    fn outcome(shown: &Value) -> Outcome {
         let charge_id = shown["id"].to_string();
         match shown["status"].as_str().unwrap() {
             "approved" => Outcome::Charged { charge_id },
@@ -107,7 +107,7 @@ impl Effect for Books {
                 };
                 match ledger.charge(&intent.key, request, now) {
                     Charged::Done(id) | Charged::InProcess(id) => {
-                        Some(self.outcome(&ledger.shown(id, now).unwrap()))
+                        Some(Books::outcome(&ledger.shown(id, now).unwrap()))
                     }
                     Charged::Late(_) | Charged::Fails => None,
                     Charged::OtherBody => panic!("one key, two charges"),
@@ -115,7 +115,7 @@ impl Effect for Books {
             }
             Action::LookUp => {
                 let found = ledger.search(intent.payment_id.as_str(), now);
-                let found = found.first().map(|shown| self.outcome(shown));
+                let found = found.first().map(Books::outcome);
                 Some(found.unwrap_or(Outcome::NotCharged))
             }
             Action::Refund => {
@@ -279,7 +279,7 @@ impl Garage {
         panic!("no answer to {method} {path}");
     }
 
-    fn payment(&self, amount: &str) -> Value {
+    fn payment(amount: &str) -> Value {
         json!({
             "quoteId": Id::derived(&["quote", id("order").as_str()]), "workOrderId": id("order"), "customerId": 7,
             "amount": amount, "paymentMethod": "PIX", "process": true,
@@ -292,7 +292,7 @@ impl Garage {
         self.world.settle().await;
         self.agreed().await;
         self.world.settle().await;
-        let payment = self.payment(&Money(minor).to_string());
+        let payment = Garage::payment(&Money(minor).to_string());
         self.ask(Who::Customer, "POST", "/payments", payment).await
     }
 
@@ -342,7 +342,7 @@ fn one_of_each() {
             garage.created(Some(15_000)).await;
             world.finish().await;
             assert_eq!(garage.state().await.quotes[0].status, QuoteStatus::Approved);
-            let payment = garage.payment("150.00");
+            let payment = Garage::payment("150.00");
             let (status, paid) = garage
                 .insist("POST", "/payments", payment.clone(), "k")
                 .await;
@@ -417,7 +417,7 @@ fn a_crash_at_each_point_of_a_charge() {
                 garage.agreed().await;
                 world.finish().await;
                 garage.service.crash_at_nth(point, times);
-                let payment = garage.payment("150.00");
+                let payment = Garage::payment("150.00");
                 let (status, paid) = garage.insist("POST", "/payments", payment, "k").await;
                 assert_eq!(status, 201, "{point} {paid}");
                 world.finish().await;
@@ -438,7 +438,7 @@ fn a_charge_after_the_cancellation_goes_back() {
         garage.created(Some(15_002)).await;
         garage.agreed().await;
         world.finish().await;
-        let mut payment = garage.payment("150.02");
+        let mut payment = Garage::payment("150.02");
         payment["process"] = json!(false);
         let (_, made) = garage
             .ask(Who::Customer, "POST", "/payments", payment)
@@ -480,7 +480,7 @@ fn a_gateway_that_always_fails() {
         assert_eq!(letters.len(), 1);
         let letter: Value = serde_json::from_slice(&letters[0].body).unwrap();
         assert_eq!(letter["paymentId"], under_way["id"]);
-        let again = garage.payment("150.03");
+        let again = Garage::payment("150.03");
         let (status, _) = garage.ask(Who::Customer, "POST", "/payments", again).await;
         assert_eq!(status, 202);
     });

@@ -8,10 +8,12 @@ mod requests;
 
 use leveret::service::{Key, Kind};
 
+#[cfg(test)]
+pub(crate) use self::order::Stored;
 pub(crate) use self::{
-    decide::{Fact, Heard, Message, WorkOrders},
+    decide::{Fact, Message, WorkOrders},
     http::{public_status, router},
-    order::{Stored, WorkOrder},
+    order::WorkOrder,
 };
 
 /// The kind of their documents.

@@ -102,9 +102,10 @@ pub(super) async fn process(
     let state = request.ask(&service, found.work_order_id, what).await?;
     let state = settled(&service, state, &id).await?;
     let is_under_way = |payment: &Payment| payment.status == PaymentStatus::Processing;
-    let status = match state.payment(&id).is_some_and(is_under_way) {
-        true => StatusCode::ACCEPTED,
-        false => StatusCode::CREATED,
+    let status = if state.payment(&id).is_some_and(is_under_way) {
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::CREATED
     };
     shown_one(&state, &id, status)
 }

@@ -5,7 +5,7 @@ use leveret::{core::time::Timestamp, service::Service};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Answer, Request, answer, find, id, key_of, known, lists, load, metadata, money, own};
+use super::{Answer, Request, answer, find, id, key_of, known, lists, load, metadata, money};
 use crate::{
     auth::{Caller, Staff},
     billing::{
@@ -225,7 +225,6 @@ async fn decide(
     what: What,
 ) -> Result<BillState, Failure> {
     let found = find(service, caller, QUOTE, ("Quote", id)).await?;
-    own(caller, &found)?;
     let verb = format!("{verb} {id}");
     let request = Request {
         caller,
