@@ -194,7 +194,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Staff {
 }
 
 /// An administrator.
-pub(crate) struct Admin(pub(crate) Caller);
+pub(crate) struct Admin;
 
 impl<S: Send + Sync> FromRequestParts<S> for Admin {
     type Rejection = Failure;
@@ -202,7 +202,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Admin {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Admin, Failure> {
         let caller = Caller::from_request_parts(parts, state).await?;
         caller.admin()?;
-        Ok(Admin(caller))
+        Ok(Admin)
     }
 }
 

@@ -1,6 +1,7 @@
 //! `garage demo`: plays every course that a work order can take, and shows what came of each.
 
 use std::{
+    fmt::Write as _,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     time::{Duration, Instant},
@@ -230,11 +231,11 @@ impl Course {
             .zip(&statuses)
         {
             if !statuses.is_empty() {
-                text.push_str(&format!("\n{what:<11}{}", statuses.join(", ")));
+                let _ = write!(text, "\n{what:<11}{}", statuses.join(", "));
             }
         }
         if !is_right {
-            text.push_str(&format!("\nWRONG: expected {expected:?}"));
+            let _ = write!(text, "\nWRONG: expected {expected:?}");
         }
         text.push('\n');
         Ok((text, is_right))

@@ -56,6 +56,7 @@ impl Failure {
     }
 
     /// Its status.
+    #[cfg(test)]
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }

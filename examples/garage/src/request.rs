@@ -1,5 +1,7 @@
 //! What requests say: bodies, ids in paths, parameters, idempotency keys; everything else is a 400 with its reason.
 
+use std::fmt::Write;
+
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Request},
@@ -42,10 +44,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 /// What tells texts apart: the beginning of their SHA-256.
 fn fingerprint(bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
-    digest[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let mut text = String::with_capacity(32);
+    for byte in &digest[..16] {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 /// The uuid in a path.

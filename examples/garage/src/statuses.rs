@@ -12,6 +12,8 @@ macro_rules! statuses {
             $($(#[$each])* #[serde(rename = $word)] $variant,)+
         }
 
+        // Not every status is asked for by its word.
+        #[allow(dead_code)]
         impl $name {
             /// All of them.
             pub(crate) const ALL: &[$name] = &[$($name::$variant),+];

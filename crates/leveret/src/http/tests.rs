@@ -274,7 +274,7 @@ fn check_parameters(document: &Value) {
             let of_path = parameters.filter(|parameter| parameter["in"] == "path");
             let described: BTreeSet<&str> = of_path
                 .inspect(|parameter| {
-                    assert_eq!(parameter["required"], true, "{method} {path}: {parameter}")
+                    assert_eq!(parameter["required"], true, "{method} {path}: {parameter}");
                 })
                 .map(|parameter| parameter["name"].as_str().unwrap())
                 .collect();

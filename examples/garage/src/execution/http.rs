@@ -197,8 +197,8 @@ async fn go_on(
     };
     match (to, notes) {
         (_, None) => {}
-        (ExecutionStatus::DiagnosisComplete, notes) => noted.diagnosis_notes = notes,
-        (ExecutionStatus::RepairComplete, notes) => noted.repair_notes = notes,
+        (ExecutionStatus::DiagnosisComplete, text) => noted.diagnosis_notes = text,
+        (ExecutionStatus::RepairComplete, text) => noted.repair_notes = text,
         _ => {
             let message =
                 "notes go with complete-diagnosis and complete-repair only; else see PATCH";

@@ -41,6 +41,7 @@ pub(crate) fn operations() -> Vec<Operation> {
     ]
 }
 
+#[expect(clippy::needless_pass_by_value)] // As `json!` makes it.
 fn object(required: &[&str], properties: Value) -> Value {
     json!({ "type": "object", "additionalProperties": false, "required": required, "properties": properties })
 }

@@ -215,7 +215,7 @@ pub(crate) fn router(service: &Service, patience: &PatienceArgs) -> Router {
 
 async fn show(
     Shared(Api { service, sagas }): Shared<Api>,
-    Admin(_): Admin,
+    _: Admin,
     PathId(id): PathId,
 ) -> Result<Json<Value>, Failure> {
     let course: Option<Course> = stored::load(&service, &sagas.key(id.as_str())).await?;
@@ -225,7 +225,7 @@ async fn show(
 
 async fn list(
     Shared(Api { service, sagas }): Shared<Api>,
-    Admin(_): Admin,
+    _: Admin,
     params: Params,
 ) -> Result<Response, Failure> {
     let params = params.known(&["state", "limit", "after"])?;

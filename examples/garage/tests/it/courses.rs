@@ -403,9 +403,9 @@ pub(crate) async fn audit<A: Apis>(api: &A, courses: &[Course]) {
     assert_eq!(books["refunded_twice"], json!([]), "{books}");
     let charges = books["charges"].as_array().expect("charges");
     let charges = charges.iter();
-    let charged = charges
+    let taken = charges
         .filter(|charge| charge["status"] != "rejected")
         .count();
-    let refunds = books["refunds"].as_array().expect("refunds").len();
-    assert_eq!((charged, refunds), (paid + refunded, refunded), "{books}");
+    let given_back = books["refunds"].as_array().expect("refunds").len();
+    assert_eq!((taken, given_back), (paid + refunded, refunded), "{books}");
 }

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// An event as another one writes it.
-fn event(kind: &str, subject: &str, data: Value) -> Value {
+fn event(kind: &str, subject: &str, data: &Value) -> Value {
     let id = |last: u8| format!("11111111-2222-4333-8444-5555555555{last:02x}");
     json!({
         "eventId": id(kind.len() as u8), "eventType": kind, "eventVersion": 1, "timestamp": "2026-11-21T02:24:23.755Z",
@@ -61,7 +61,7 @@ async fn what_makes_no_sense_is_a_dead_letter() {
         if subject == "workOrderId" {
             data["workOrderId"] = json!(order);
         }
-        let good = event(kind, subject, data);
+        let good = event(kind, subject, &data);
         let spoilt = |pointer: &str, value: Value| {
             let mut event = good.clone();
             *event.pointer_mut(pointer).expect("is there") = value;

@@ -144,7 +144,7 @@ impl Reader<'_, '_, '_> {
             return Ok(None);
         };
         if form == Form::Expression {
-            let expression = self.expression(params, name, |reader| reader.names_per_item())?;
+            let expression = self.expression(params, name, Self::names_per_item)?;
             return Ok(expression.map(Each::Expression));
         }
         let Some(field) = params.get(name) else {

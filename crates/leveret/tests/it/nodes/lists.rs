@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::harness::Harness;
 
 /// One node, behind one that gives the list or object.
+#[expect(clippy::needless_pass_by_value)] // As `json!` makes it.
 fn definition(uses: &str, params: Value) -> Value {
     json!({
         "id": "w",

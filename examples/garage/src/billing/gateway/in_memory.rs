@@ -90,12 +90,11 @@ impl InMemory {
                 }
             }
             Action::LookUp => {
-                let shown = match charge_id {
-                    Some(id) => ledger.shown(id, now),
-                    None => {
-                        let reference = intent.payment_id.as_str();
-                        ledger.search(reference, now).into_iter().next()
-                    }
+                let shown = if let Some(id) = charge_id {
+                    ledger.shown(id, now)
+                } else {
+                    let found = ledger.search(intent.payment_id.as_str(), now);
+                    found.into_iter().next()
                 };
                 InMemory::told(shown)
             }

@@ -188,7 +188,7 @@ async fn change_customer(
 
 async fn remove_customer(
     State(service): State<Service>,
-    Admin(_): Admin,
+    _: Admin,
     PathNumber(id): PathNumber,
 ) -> Result<Json<Customer>, Failure> {
     for _ in 0..TRIES_MAX {
@@ -300,7 +300,7 @@ async fn change_vehicle(
 
 async fn remove_vehicle(
     State(service): State<Service>,
-    Admin(_): Admin,
+    _: Admin,
     PathNumber(id): PathNumber,
 ) -> Result<Json<Vehicle>, Failure> {
     for _ in 0..TRIES_MAX {

@@ -342,7 +342,10 @@ fn order(entries: &mut Vec<Entry>) {
 }
 
 fn bounded(mut reason: String) -> String {
-    let at = reason.floor_char_boundary(REASON_BYTES_MAX);
+    let mut at = reason.len().min(REASON_BYTES_MAX);
+    while !reason.is_char_boundary(at) {
+        at -= 1;
+    }
     reason.truncate(at);
     reason
 }
