@@ -146,6 +146,7 @@ impl JoinState {
 }
 
 /// What a join waits for.
+#[expect(clippy::enum_variant_names)] // Each reads as an answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wait {
     /// All edges, of which none may have failed.

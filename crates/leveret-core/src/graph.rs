@@ -127,6 +127,7 @@ impl Graph {
     /// # Panics
     ///
     /// When an index is out of range, or the loops are none: validation comes first.
+    #[expect(clippy::needless_pass_by_value)] // Nobody has another use for them.
     pub fn of(nodes: Vec<NodeShape>, shapes: Vec<EdgeShape>) -> Graph {
         let count = nodes.len();
         let regions = regions_of(&nodes, &shapes);

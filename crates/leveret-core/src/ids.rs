@@ -192,6 +192,7 @@ impl Scope {
     }
 
     /// Within this scope, the first pass of a loop.
+    #[must_use]
     pub fn first_pass(&self) -> Scope {
         self.within(ScopePart::Pass(1))
     }
@@ -205,6 +206,7 @@ impl Scope {
     }
 
     /// The pass after this one; itself for what is no pass.
+    #[must_use]
     pub fn next_pass(&self) -> Scope {
         match self.split() {
             Some((outer, ScopePart::Pass(pass))) => {
@@ -225,12 +227,14 @@ impl Scope {
     }
 
     /// The scope around this one; the root for the root.
+    #[must_use]
     pub fn outer(&self) -> Scope {
         let text = self.as_str();
         Scope::new(&text[..text.rfind('/').unwrap_or(0)])
     }
 
     /// The scope around this one that has so many parts; itself if it has not so many.
+    #[must_use]
     pub fn first_parts(&self, parts: usize) -> Scope {
         let text = self.as_str();
         if parts == 0 {

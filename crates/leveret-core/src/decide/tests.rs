@@ -101,10 +101,10 @@ impl Run {
     }
 
     fn name(&self, Place { node, scope }: &Place) -> String {
-        match scope.is_root() {
-            true => self.names[*node].clone(),
-            false => format!("{}/{}", self.names[*node], scope.as_str()),
+        if scope.is_root() {
+            return self.names[*node].clone();
         }
+        format!("{}/{}", self.names[*node], scope.as_str())
     }
 
     /// What a reconciler would start again.
@@ -209,7 +209,7 @@ fn the_last_edge_that_a_step_takes_hands_over() {
         }
         let node = run.names.iter().position(|known| known == of).unwrap();
         let ready = run.ready_at(node);
-        assert_eq!(run.outstanding(), [ready.clone()]);
+        assert_eq!(run.outstanding(), std::slice::from_ref(&ready));
         ready.via
     };
     assert_eq!(via("A>B A>B", &["A"], "B"), Some(1));

@@ -88,7 +88,20 @@ impl Fault {
 
     /// The fault in words, where nodes have names.
     pub(crate) fn told<'a>(&'a self, names: &'a [&'a str]) -> impl fmt::Display + 'a {
-        fmt::from_fn(move |f| match *self {
+        Told { fault: self, names }
+    }
+}
+
+/// A fault in words.
+struct Told<'a> {
+    fault: &'a Fault,
+    names: &'a [&'a str],
+}
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.names;
+        match *self.fault {
             Fault::NoContinue { owner } => write!(
                 f,
                 "the loop `{}` has no edge with the action `continue`",
@@ -123,7 +136,7 @@ impl Fault {
                 "the loop `{}` is nested with more than {NESTED_MAX} others",
                 names[owner]
             ),
-        })
+        }
     }
 }
 

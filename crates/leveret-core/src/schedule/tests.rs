@@ -14,6 +14,7 @@ struct World {
 }
 
 impl World {
+    #[expect(clippy::needless_pass_by_value)] // As `json!` makes it.
     fn new(more: serde_json::Value) -> World {
         let mut spec = json!({ "workflow_id": "w", "every": "10s" });
         spec.as_object_mut()
