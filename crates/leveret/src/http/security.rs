@@ -21,9 +21,7 @@ pub(super) fn scope(method: &Method, path: &str) -> Option<Scope> {
     let is_of_runs = *method == Method::POST
         && matches!(
             segments[..],
-            ["api", "v1", "workflows", _, "runs"]
-                | ["api", "v1", "runs", ..]
-                | ["api", "v1", "schedules", ..]
+            ["api", "v1", "workflows", _, "runs"] | ["api", "v1", "runs" | "schedules", ..]
         );
     Some(if is_of_runs { Scope::Run } else { Scope::Admin })
 }

@@ -22,7 +22,7 @@ fn operation(text: &str) -> Result<&str, String> {
     if OPERATIONS.contains(&text) {
         return Ok(text);
     }
-    Err(match nearest(text, OPERATIONS.into_iter()) {
+    Err(match nearest(text, OPERATIONS) {
         Some(near) => format!("'{text}' is no operation; did you mean '{near}'?"),
         None => format!("'{text}' is no operation; known: {}", OPERATIONS.join(", ")),
     })

@@ -54,11 +54,11 @@ impl Known {
         let (exact, latest) = plan.workflow.graph.meant(node, reader);
         let exact = exact.map(|scope| Place { node, scope });
         let Some(within) = latest else { return exact };
-        let has_ended = |place: &&Place| {
+        let has_ended = |place: &Place| {
             let value = self.node(place);
             value.is_some_and(|value| value.status.has_ended())
         };
-        if exact.as_ref().filter(has_ended).is_some() {
+        if exact.as_ref().is_some_and(has_ended) {
             return exact;
         }
         let latest = self.latest.get(&(node, within));

@@ -154,9 +154,9 @@ impl Drive<'_> {
     /// that failed.
     pub(super) async fn input(
         &mut self,
-        ready: &Ready,
+        step: &Ready,
     ) -> Result<Result<Json, EvalError>, DriveError> {
-        let Ready { mut place, mut via } = ready.clone();
+        let Ready { mut place, mut via } = step.clone();
         while let Some(edge) = via.filter(|&edge| !self.plan.workflow.graph.is_flow(edge)) {
             place.node = self.plan.workflow.graph.edge(edge).source;
             if let Some(input) = self.known.input_of(&place) {
@@ -164,8 +164,11 @@ impl Drive<'_> {
             }
             self.fetch_steps([place.clone()], true).await?;
             via = self.known.node(&place).and_then(|value| value.via);
-            let place = place.clone();
-            self.fetch(&Ready { place, via }).await?;
+            let failed = Ready {
+                place: place.clone(),
+                via,
+            };
+            self.fetch(&failed).await?;
         }
         self.fetch_absent(&place).await?;
         let reads = Reads {
@@ -236,14 +239,13 @@ impl<'a> Wanting<'a> {
             let value = self.known.node(place);
             value.is_some_and(|value| value.status.has_ended())
         };
-        match meant.filter(is_known) {
-            Some(place) => self.exactly(&place),
-            None => {
-                let fallbacks = std::iter::successors(Some(node), |&node| self.plan.fallback(node));
-                let all = fallbacks.map(|node| (node, exact.clone(), latest.clone()));
-                self.wanted.extend(all);
-            }
+        if let Some(place) = meant.filter(is_known) {
+            self.exactly(&place);
+            return;
         }
+        let fallbacks = std::iter::successors(Some(node), |&node| self.plan.fallback(node));
+        let all = fallbacks.map(|node| (node, exact.clone(), latest.clone()));
+        self.wanted.extend(all);
     }
 
     fn end(self) -> Vec<Wanted> {
