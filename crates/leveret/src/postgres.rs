@@ -46,8 +46,8 @@ pub(crate) struct PoolOptions {
     pub(crate) lease_timeout: Duration,
     /// The longest that sent data may stay unacknowledged before the connection counts as lost, unless the URL says otherwise.
     pub(crate) silence_max: Duration,
-    /// The longest that a lease may be held; then its connection counts as lost.
-    pub(crate) call_max: Duration,
+    /// The longest that a lease may be held; then its connection counts as lost. None: for ever, as by who keeps one for itself.
+    pub(crate) call_max: Option<Duration>,
     /// Certificates to trust, as `sslrootcert`.
     pub(crate) ca_file: Option<PathBuf>,
     /// Statements that each connection begins with, such as [`PLANS_BY_KEY`].
@@ -64,7 +64,7 @@ impl PoolOptions {
             connect_timeout: pool::CONNECT_TIMEOUT,
             lease_timeout: Duration::from_secs(15),
             silence_max: Duration::from_secs(15),
-            call_max: Duration::from_secs(15),
+            call_max: Some(Duration::from_secs(15)),
             ca_file: None,
             settings: "",
         }

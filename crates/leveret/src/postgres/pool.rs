@@ -30,7 +30,7 @@ pub(super) struct Target {
     pub(super) schema: String,
     pub(super) settings: &'static str,
     pub(super) lease_timeout: Duration,
-    pub(super) call_max: Duration,
+    pub(super) call_max: Option<Duration>,
 }
 
 impl Target {
@@ -148,7 +148,9 @@ impl Pool {
             leases: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         });
-        tokio::spawn(watch(Arc::downgrade(&shared), shared.target.call_max));
+        if let Some(call_max) = shared.target.call_max {
+            tokio::spawn(watch(Arc::downgrade(&shared), call_max));
+        }
         Pool(shared)
     }
 

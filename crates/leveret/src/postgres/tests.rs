@@ -158,7 +158,7 @@ async fn a_call_is_bounded() {
     in_schema(|options| async move {
         let pool = Pool::connect(PoolOptions {
             connections_max: 1,
-            call_max: Duration::from_millis(200),
+            call_max: Some(Duration::from_millis(200)),
             ..options
         });
         let pool = pool.await.unwrap();

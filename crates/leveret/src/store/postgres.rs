@@ -119,7 +119,7 @@ impl PostgresOptions {
             connections_max: self.write_connections_max,
             connect_timeout: self.connect_timeout,
             silence_max: self.silence_max,
-            call_max: self.call_max,
+            call_max: Some(self.call_max),
             ca_file: self.ca_file.clone(),
             settings: PLANS_BY_KEY,
             ..PoolOptions::new(&self.url, &self.schema)

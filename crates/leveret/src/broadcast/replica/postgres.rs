@@ -100,6 +100,8 @@ impl PostgresReplica {
             connections_max: options.readers_max,
             ca_file: options.ca_file,
             settings: SETTINGS,
+            // The writer keeps its connection for as long as it lives.
+            call_max: None,
             ..PoolOptions::new(options.url, options.schema.as_str())
         };
         let readers = Pool::connect(pool).await?;

@@ -226,7 +226,6 @@ async fn a_cut_connection_loses_and_doubles_nothing() {
         .await
         .unwrap();
     let admin = place.admin().await;
-    let lease = admin.lease().await.unwrap();
     let schema = place.options(0).await.schema;
     let cut = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = $1::int8::oid AND objid = (hashtext($2)::int8 & 4294967295)::oid";
     let mut seq = 2;
@@ -239,6 +238,7 @@ async fn a_cut_connection_loses_and_doubles_nothing() {
         let class = i64::from(LOCK_CLASS);
         let cutting = async {
             tokio::time::sleep(Duration::from_micros(round * 150)).await;
+            let lease = admin.lease().await.unwrap();
             lease.client().query(cut, &[&class, &schema]).await.unwrap();
         };
         let (applied, ()) = tokio::join!(replica.apply(vec![write]), cutting);

@@ -37,7 +37,7 @@ impl Schema {
 
     fn options(&self) -> MongoDocumentsOptions {
         MongoDocumentsOptions {
-            lease: Duration::from_millis(1500),
+            lease: Duration::from_secs(4),
             ..MongoDocumentsOptions::new(&*self.url, &*self.name, &conformance::kinds())
         }
     }
