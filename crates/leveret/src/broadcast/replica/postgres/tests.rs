@@ -267,6 +267,5 @@ async fn a_cut_connection_loses_and_doubles_nothing() {
         .unwrap();
     let count = Value::Integer(seq as i64 - 2);
     assert_eq!(rows.rows, [[count.clone(), count]]);
-    drop(lease);
     place.remove().await;
 }
