@@ -2,7 +2,7 @@
 //! transaction or a session.
 //!
 //! A commit is one guarded write of one document, which holds all that belongs together: state, inbox, what goes out, deadlines, parked
-//! messages, see [`layout`]. Where a commit puts none, another document carries it: that of its lane, or one of the message alone.
+//! messages, see `layout`. Where a commit puts none, another document carries it: that of its lane, or one of the message alone.
 //! What follows from one document a commit:
 //!
 //! - **The inbox** is unique across documents by an index. A document keeps the last [`MongoDocumentsOptions::inbox_max`] messages that its
