@@ -234,12 +234,11 @@ impl<'a> Parser<'a> {
     fn otherwise(&mut self) -> Parsed {
         let start = self.at;
         let mut left = self.or()?;
-        let mixed = matches!(left, Term::Either(Logic::And | Logic::Or, ..))
-            && !self.is_parenthesised(start);
+        let is_logic = matches!(left, Term::Either(Logic::And | Logic::Or, ..));
+        if self.is("??") && is_logic && !self.is_parenthesised(start) {
+            return Err(self.error("`??` beside `||` or `&&` needs parentheses"));
+        }
         while self.is("??") {
-            if mixed {
-                return Err(self.error("`??` beside `||` or `&&` needs parentheses"));
-            }
             self.at += 1;
             self.link()?;
             let right = self.equality(0)?;
