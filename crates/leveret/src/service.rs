@@ -438,7 +438,7 @@ impl Service {
         const PAUSE: Duration = Duration::from_millis(500);
         let shared = &self.0;
         loop {
-            match shared.broker.declare(&shared.options.topology).await {
+            match shared.relay.declare().await {
                 Err(error) if error.is_retryable() && !*stop.borrow() => {
                     tracing::warn!(service = &*shared.options.name, %error, "not declared yet");
                     tokio::time::sleep(PAUSE).await;

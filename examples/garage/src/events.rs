@@ -34,6 +34,7 @@ pub(crate) static CATALOGUE: Catalogue = Catalogue {
     title: "Garage",
     exchange: "garage-events",
     events: EVENTS,
+    watchers: &[crate::os::sagas::QUEUE],
 };
 
 /// Declares the data of events and the list of their types.

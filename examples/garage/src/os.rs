@@ -3,7 +3,7 @@
 
 mod operations;
 mod registers;
-mod sagas;
+pub(crate) mod sagas;
 mod stored;
 #[cfg(test)]
 mod tests;

@@ -3,12 +3,15 @@
 //! ```text
 //! Catalogue ──declares──> exchange, event types: version, publisher, consumers, what must follow
 //!    │                        └── asyncapi(): the same as a document
+//!    ├── topology(): the exchange and the queues of all consumers, which every service declares
 //!    ├── Emitter: a decision's event ──> Publish (envelope, message_id = eventId, routing key = eventType)
 //!    ├── Subscriptions: queue {service}-{event-subject}, bound to the type, envelope read strictly ──> Decider
 //!    └── sagas: all events of the exchange, by correlation id: what happened, what is missing, what is late
 //! ```
 //!
 //! - **An event is published where it happened**, by the service that the catalogue names, in the commit of what it tells of.
+//! - **It waits for nobody to have subscribed**: whoever publishes declares the queues of all consumers first, so that services may start in any
+//!   order, for the first time too.
 //! - **Its id is made of what it tells**, type, aggregate and version: a decision that is made again tells the same event.
 //! - **It is read strictly**: an envelope with a missing member, of another type or version than its queue's, or about another aggregate than its
 //!   `data` names is a dead letter with its reason, and no document is touched.
@@ -31,7 +34,7 @@ pub use self::{
     emit::{Cause, Emitter},
     subscriptions::{Subscriptions, envelope},
 };
-use crate::broker::{Exchange, ExchangeKind, Topology};
+use crate::broker::{Binding, Exchange, ExchangeKind, Queue, Topology};
 
 /// What happened, typed: the `data` of an event.
 pub trait EventData: Serialize + DeserializeOwned + Send + Sync + 'static {
@@ -88,6 +91,8 @@ pub struct Catalogue {
     pub exchange: &'static str,
     /// Each type once.
     pub events: &'static [EventType],
+    /// Queues that take every event, such as that of [`sagas`].
+    pub watchers: &'static [&'static str],
 }
 
 impl Catalogue {
@@ -96,14 +101,33 @@ impl Catalogue {
         self.events.iter().find(|event| event.name == name)
     }
 
-    /// The exchange, as services declare it.
+    /// The exchange and the queues of all who consume: a service has it in its [`topology`](crate::service::ServiceOptions::topology), so that
+    /// what it publishes reaches those that were never started.
     pub fn topology(&self) -> Topology {
+        let of_type = |event: &'static EventType| {
+            let consumers = event.consumers.iter();
+            consumers.map(|&consumer| (queue_name(consumer, event.name), event.name))
+        };
+        let watchers = self.watchers.iter();
+        let watchers = watchers.map(|&queue| (queue.to_owned(), "#"));
+        let bindings = self.events.iter().flat_map(of_type).chain(watchers);
+        let bindings: Vec<Binding> = bindings
+            .map(|(queue, routing_key)| Binding {
+                exchange: self.exchange.into(),
+                queue: queue.into(),
+                routing_key: routing_key.into(),
+            })
+            .collect();
         Topology {
             exchanges: vec![Exchange {
                 name: self.exchange.into(),
                 kind: ExchangeKind::Topic,
             }],
-            ..Topology::default()
+            queues: bindings
+                .iter()
+                .map(|binding| Queue::plain(binding.queue.clone()))
+                .collect(),
+            bindings,
         }
     }
 

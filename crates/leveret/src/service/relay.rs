@@ -9,7 +9,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use leveret_core::time::Timestamp;
 use tokio::{
-    sync::{Notify, Semaphore, watch},
+    sync::{Notify, OnceCell, Semaphore, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -61,6 +61,8 @@ struct Shared {
     documents: Arc<dyn Documents>,
     /// What the messages need: declared again when it is gone.
     topology: Topology,
+    /// Set once that is there.
+    declared: OnceCell<()>,
     sent: Batcher<OutgoingId, Vec<Claimed>>,
     tasks: Arc<Semaphore>,
     hint: Notify,
@@ -86,6 +88,7 @@ impl Relay {
             broker,
             documents,
             topology,
+            declared: OnceCell::new(),
             tasks: Arc::new(Semaphore::new(TASKS_MAX)),
             hint: Notify::new(),
             now,
@@ -121,9 +124,23 @@ impl Relay {
         });
     }
 
+    /// Declares what the messages need, unless that was done. Nothing is published before: an exchange that another process has declared
+    /// takes an event also when the queues for it are not bound yet, and it is lost then.
+    pub(super) async fn declare(&self) -> Result<(), BrokerError> {
+        let shared = &self.0;
+        let declaring = || shared.broker.declare(&shared.topology);
+        shared.declared.get_or_try_init(declaring).await.copied()
+    }
+
     /// Publishes and forgets; returns what waited behind it.
     async fn publish_once(&self, mut claimed: Vec<Claimed>) -> Vec<Claimed> {
         let mut follow = Vec::new();
+        if let Err(error) = self.declare().await {
+            tracing::warn!(%error, "messages stay in the outbox: the queues that they go to cannot be declared");
+            self.0.counts.failures.inc();
+            self.give_back(&claimed).await;
+            return follow;
+        }
         let mut pause = PAUSE;
         for attempt in 1..=TRIES {
             if claimed.is_empty() {
@@ -239,7 +256,8 @@ impl Relay {
     /// Publishes until `stop` turns true.
     pub(super) async fn run(&self, mut stop: watch::Receiver<bool>) {
         loop {
-            if self.0.broker.is_connected() {
+            // What cannot be declared is told by the service's start, which waits for it, too.
+            if self.0.broker.is_connected() && self.declare().await.is_ok() {
                 match self.run_once((self.0.now)()).await {
                     Ok(0) => {}
                     Ok(_) => continue,

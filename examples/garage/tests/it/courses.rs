@@ -241,7 +241,13 @@ impl Course {
             sleep(pause()).await;
         }
         while !self.step(api, customer).await {
-            assert!(Instant::now() < end, "{self:?} does not end in time");
+            if Instant::now() >= end {
+                let id = self.id.as_ref().expect("opened");
+                let state = State::look(api, id).await;
+                let path = format!("/sagas/{id}");
+                let saga = api.ask("os", "GET", &path, &Value::Null, None).await;
+                panic!("{self:?} does not end in time: {state:?}; {saga:?}");
+            }
             sleep(pause()).await;
         }
     }

@@ -1,6 +1,6 @@
 //! A catalogue of two services, and what it lets pass.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use leveret_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -11,9 +11,10 @@ use super::{
     read,
 };
 use crate::{
-    broker::{Message, memory::MemoryBroker},
+    broker::{Broker, Message, Topology, memory::MemoryBroker},
     service::{
-        Aggregate, Next, Of, Refusal, Service, ServiceBuilder, ServiceOptions,
+        Aggregate, Decider, Decision, Key, Next, Of, Refusal, Service, ServiceBuilder,
+        ServiceOptions, View,
         documents::{Kind, memory::MemoryDocuments},
     },
 };
@@ -56,6 +57,7 @@ static CATALOGUE: Catalogue = Catalogue {
         summary: "Somebody wants flour.",
         data: schema,
     }],
+    watchers: &["mill-sagas"],
 };
 
 const SAGA: &str = "0192d3a4-7b1e-5c6d-8e9f-0a1b2c3d4e5f";
@@ -167,6 +169,59 @@ fn a_service_subscribes_to_what_the_catalogue_says() {
     let shop = Subscriptions::new(&CATALOGUE, SHOP, builder(), |_| ());
     let own = shop.on(Of::<Sack>::default(), |_, data: Ordered| data);
     assert_eq!(own.finish().unwrap_err().unknown, ["flour.ordered"]);
+}
+
+/// Tells an event whenever it is asked.
+struct Shop;
+
+impl Decider for Shop {
+    type Message = ();
+    type Answer = ();
+
+    fn keys(&self, (): &()) -> Vec<Key> {
+        vec![Key::new("sack", "o1")]
+    }
+
+    fn decide(&self, _: &View<'_>, (): &(), now: Timestamp) -> Result<Decision<()>, Refusal> {
+        let emitter = Emitter::new(&CATALOGUE, SHOP, Cause::root(SAGA), now);
+        let data = Ordered {
+            order_id: "o1".into(),
+        };
+        Ok(Decision {
+            publish: vec![emitter.event(&data, 1)],
+            ..Decision::answer(())
+        })
+    }
+}
+
+#[tokio::test]
+async fn an_event_waits_for_consumers_that_were_never_started() {
+    let broker = Arc::new(MemoryBroker::default());
+    // Another service is just starting: its exchange is there, its queues are not yet.
+    let exchange = Topology {
+        exchanges: CATALOGUE.topology().exchanges,
+        ..Topology::default()
+    };
+    broker.declare(&exchange).await.expect("declared");
+    let mut options = ServiceOptions::new("shop", Arc::new(|| Timestamp(1)));
+    options.topology = CATALOGUE.topology();
+    let documents = MemoryDocuments::new(&[Kind::new("sack", &[])]).expect("kinds");
+    let shop = Service::builder(options, Arc::new(documents), broker.clone()).build();
+    shop.call(&Shop, &()).await.expect("told");
+    for queue in ["mill-flour-ordered", "mill-sagas"] {
+        let waits = async || {
+            let stats = broker.queue_stats(queue).await;
+            stats.is_ok_and(|stats| stats.ready == 1)
+        };
+        let sent = async {
+            while !waits().await {
+                shop.relay_once().await.expect("the outbox is looked at");
+                tokio::task::yield_now().await;
+            }
+        };
+        let sent = tokio::time::timeout(Duration::from_secs(10), sent).await;
+        sent.unwrap_or_else(|_| panic!("nothing waits in {queue}"));
+    }
 }
 
 #[test]
