@@ -9,6 +9,9 @@
 //! | `all` | all edges resolved, one taken, none failed | all untaken | all resolved, one failed |
 //! | `any` | at the first taken edge, once | all untaken | all resolved, none taken, one failed |
 //!
+//! An edge *on failure* is taken when its source, and the fallback of that if there is one, failed; the source's other edges are untaken then, so that
+//! the run goes on. It is untaken when the source has a result.
+//!
 //! Of several taken edges, the last hands over the node's input; those of one step arrive together, in the order of the definition.
 //!
 //! Only nodes with several incoming edges, and the end of the run, have a state that outlives the step: a [`JoinState`], one row in
@@ -41,7 +44,7 @@ pub enum Ending<'a> {
     },
     /// The step failed for good.
     Failed {
-        /// Whether the node's fallback, if it has one, takes over (not after a fatal error).
+        /// Whether the node's fallback, or its edges for failures, take over if there are any (not after a fatal error).
         fall_back: bool,
     },
 }
@@ -354,6 +357,15 @@ impl Decider<'_> {
             Ending::Failed { fall_back: true } if graph.fallback_edge(node).is_some() => {
                 // The node's own edges wait for the fallback's result.
                 self.tell(graph.fallback_edge(node), scope, |_| Resolution::Taken);
+            }
+            Ending::Failed { fall_back: true } if graph.handles_failure(node) => {
+                self.tell(graph.routed(node), scope, |edge| {
+                    if graph.is_on_failure(edge) {
+                        Resolution::Taken
+                    } else {
+                        Resolution::Untaken
+                    }
+                });
             }
             Ending::Failed { .. } => {
                 self.tell(graph.routed(node), scope, |_| Resolution::Failed);

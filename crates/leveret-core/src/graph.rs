@@ -58,6 +58,8 @@ pub struct EdgeShape {
     pub continues: bool,
     /// If a loop's controller is the source: it ends the loop.
     pub breaks: bool,
+    /// It is taken when the source has failed for good, and at no other time.
+    pub on_failure: bool,
 }
 
 /// An edge between two nodes.
@@ -81,6 +83,8 @@ pub struct Graph {
     again: Vec<bool>,
     /// Per flow edge whether it ends the loop that it leaves.
     leaves: Vec<bool>,
+    /// Per flow edge whether it is taken when its source has failed.
+    on_failure: Vec<bool>,
     regions: Regions,
     /// Per region what the next pass waits for.
     passes: Vec<PassEnd>,
@@ -144,6 +148,7 @@ impl Graph {
         let mut graph = Graph {
             again: again.collect(),
             leaves: leaves.collect(),
+            on_failure: shapes.iter().map(|edge| edge.on_failure).collect(),
             passes: vec![PassEnd::default(); regions.regions.len()],
             incoming: vec![Vec::new(); count],
             outgoing: vec![Vec::new(); count],
@@ -197,7 +202,9 @@ impl Graph {
     fn number_end_slots(&mut self) {
         for node in 0..self.nodes.len() {
             let is_terminal = match self.nodes[node].role {
-                Role::Plain => self.outgoing[node].is_empty(),
+                Role::Plain => !self.outgoing[node]
+                    .iter()
+                    .any(|&edge| !self.is_on_failure(edge)),
                 Role::Loop => !self.outgoing[node].iter().any(|&edge| self.leaves[edge]),
             };
             let region = self.around(node);
@@ -256,6 +263,21 @@ impl Graph {
     /// Whether an edge ends the loop whose controller it leaves.
     pub fn leaves(&self, edge: EdgeIx) -> bool {
         self.leaves.get(edge) == Some(&true)
+    }
+
+    /// Whether an edge is taken when its source has failed for good, and at no other time.
+    pub fn is_on_failure(&self, edge: EdgeIx) -> bool {
+        self.on_failure.get(edge) == Some(&true)
+    }
+
+    /// Whether an edge takes over when a node, which has no fallback, or takes the place of another, has failed for good.
+    pub fn handles_failure(&self, node: NodeIx) -> bool {
+        self.routed(node).any(|edge| self.is_on_failure(edge))
+    }
+
+    /// Whether what follows makes up for a step that failed for good: a fallback, or an edge for that.
+    pub fn makes_up_for(&self, node: NodeIx) -> bool {
+        self.fallback_edge(node).is_some() || self.handles_failure(node)
     }
 
     /// How many scopes there are around a node's steps; the controller of a loop stands in the passes that it decides on.
@@ -391,7 +413,7 @@ impl Graph {
         &self.starts
     }
 
-    /// The nodes whose outputs make the run's output: those without outgoing edges, fallback nodes aside, since the result of a
+    /// The nodes whose outputs make the run's output: those without outgoing edges but for failures, fallback nodes aside, since the result of a
     /// fallback stands in for the node that it guards, and what is in the body of a loop.
     pub fn terminals(&self) -> impl Iterator<Item = NodeIx> {
         (0..self.nodes.len()).filter(|&node| {

@@ -10,7 +10,7 @@ const LABEL_CHARS_MAX: usize = 80;
 /// Draws a workflow as a Mermaid `flowchart TD`.
 ///
 /// A node shows its name (else its id) and its type, and `any` when it waits for one predecessor only; an edge shows
-/// its action, condition and transform; a dotted arrow leads to a fallback. Labels hold any text.
+/// whether it is for failures, its action, condition and transform; a dotted arrow leads to a fallback. Labels hold any text.
 pub fn mermaid(workflow: &Workflow) -> String {
     let mut chart = String::from("flowchart TD\n");
     draw(workflow, &mut chart).expect("writing to a string does not fail");
@@ -61,6 +61,7 @@ fn edge_label(edge: &Edge) -> Option<String> {
     let condition = edge.condition.as_ref().map(|of| escape(of.source()));
     let transform = edge.transform.as_ref().map(|of| escape(of.source()));
     let parts = [
+        edge.on_failure.then(|| "on failure".to_owned()),
         action,
         condition.map(|condition| format!("if {condition}")),
         transform.map(|transform| format!("= {transform}")),
@@ -113,6 +114,7 @@ mod tests {
                       "condition": "result.output.n > 3 || input == \"x\"", "transform": "input * 2" },
                     { "source": "a", "target": "j" },
                     { "source": "b-1", "target": "j" },
+                    { "source": "b-1", "target": "j", "on": "failure" },
                 ],
             }),
             None,
@@ -127,6 +129,7 @@ mod tests {
             n0 -->|"ok | if result.output.n #62; 3 #124;#124; input == #34;x#34; | = input * 2"| n1
             n0 --> n3
             n1 --> n3
+            n1 -->|"on failure"| n3
             n0 -.->|"fallback"| n2
         "#);
     }

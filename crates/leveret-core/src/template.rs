@@ -5,7 +5,7 @@
 //! A literal `{{` is written `{{{{`; a `}}` outside of an expression is just text. Keys of objects are not templates.
 //! What holds no expression is never rendered again: see [`Template::constant`].
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use serde_json::{Map, Value};
 
@@ -131,7 +131,50 @@ impl Template {
     }
 }
 
+/// How parameters are rendered that choose one of a list of cases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The parameter that lists the cases: objects.
+    pub cases: &'static str,
+    /// The key of a case's condition.
+    pub when: &'static str,
+    /// The parameter that is for no case.
+    pub otherwise: &'static str,
+}
+
 impl Template {
+    /// Renders like [`render`](Template::render) as far as a choice needs it: the conditions of the cases in their order, and no further than the first
+    /// that is not false. Of the cases there is this one in the result, or none; the parameter for no case is there if there is none.
+    pub fn render_choice(
+        &self,
+        scope: &EvalScope<'_>,
+        budget: &Budget,
+        choice: Choice,
+    ) -> Result<Value, EvalError> {
+        let Part::Object(parts) = &self.0.root else {
+            return self.render(scope, budget);
+        };
+        let cases = parts.iter().find(|(key, _)| key == choice.cases);
+        let Some(cases) = cases.and_then(|(_, part)| elements_of(part)) else {
+            return self.render(scope, budget);
+        };
+        let mut chosen = None;
+        for case in cases.iter() {
+            chosen = chosen_of(case, choice.when, scope, budget)?;
+            if chosen.is_some() {
+                break;
+            }
+        }
+        let is_needed =
+            |key: &str| key != choice.cases && (key != choice.otherwise || chosen.is_none());
+        let mut rendered = Map::new();
+        for (key, part) in parts.iter().filter(|(key, _)| is_needed(key)) {
+            rendered.insert(key.clone(), render(part, scope, budget)?);
+        }
+        rendered.insert(choice.cases.to_owned(), chosen.into_iter().collect());
+        Ok(Value::Object(rendered))
+    }
+
     /// Renders like [`render`](Template::render); a text under one of these keys of the object that it is, is a URL: what expressions come to is
     /// percent-encoded there, unless it is the start of the text, or all of it.
     pub fn render_with_urls(
@@ -152,6 +195,42 @@ impl Template {
         });
         Ok(Value::Object(entries.collect::<Result<Map<_, _>, _>>()?))
     }
+}
+
+fn elements_of(part: &Part) -> Option<Cow<'_, [Part]>> {
+    match part {
+        Part::Array(parts) => Some(Cow::Borrowed(parts)),
+        Part::Constant(Value::Array(values)) => {
+            Some(values.iter().cloned().map(Part::Constant).collect())
+        }
+        _ => None,
+    }
+}
+
+/// A case, unless its condition is false.
+fn chosen_of(
+    case: &Part,
+    when: &str,
+    scope: &EvalScope<'_>,
+    budget: &Budget,
+) -> Result<Option<Value>, EvalError> {
+    let Part::Object(parts) = case else {
+        let value = render(case, scope, budget)?;
+        return Ok((value.get(when) != Some(&Value::Bool(false))).then_some(value));
+    };
+    let (conditions, others): (Vec<_>, Vec<_>) = parts.iter().partition(|(key, _)| key == when);
+    let mut rendered = Map::new();
+    for (key, part) in conditions {
+        let condition = render(part, scope, budget)?;
+        if condition == Value::Bool(false) {
+            return Ok(None);
+        }
+        rendered.insert(key.clone(), condition);
+    }
+    for (key, part) in others {
+        rendered.insert(key.clone(), render(part, scope, budget)?);
+    }
+    Ok(Some(Value::Object(rendered)))
 }
 
 fn copy_of_entries(root: &Part, raw: &Value) -> Vec<(String, Part)> {

@@ -96,6 +96,7 @@ pub(crate) fn graph_of(nodes: &[Node], edges: &[Edge]) -> Graph {
         target: edge.target,
         continues: edge.action.as_deref() == Some(CONTINUE),
         breaks: edge.action.as_deref() == Some(BREAK),
+        on_failure: edge.on_failure,
     };
     let edges = edges.iter().map(edge).collect();
     Graph::of(nodes.iter().map(node).collect(), edges)
@@ -290,6 +291,8 @@ pub struct Edge {
     pub source: usize,
     /// The index of the node it enters.
     pub target: usize,
+    /// Taken when the source has failed for good and has no fallback, or that failed, too; at no other time. What it hands over is the error.
+    pub on_failure: bool,
     /// Taken only when the source's result has this action.
     pub action: Option<Arc<str>>,
     /// Taken only when this is true.

@@ -24,6 +24,7 @@ use leveret_core::{
     ids::{StepKey, WorkflowId},
     json::Json,
     parse::{NodeCatalog, ParamProblem},
+    template::Choice,
     time::Timestamp,
     workflow::LOOP_CONTROLLER,
 };
@@ -75,6 +76,11 @@ pub trait NodeType: Send + Sync + 'static {
     /// stays within its segment of the path or its value of the query. Default: none.
     fn url_params(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    /// The parameters by which a node chooses, if it does: they are evaluated in order, and no further than what is chosen. Default: none.
+    fn choice(&self) -> Option<Choice> {
+        None
     }
 
     /// Executes a step: at least once per step, its result is recorded exactly once. Dropping the future must end the work

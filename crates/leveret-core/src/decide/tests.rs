@@ -33,12 +33,13 @@ impl Run {
         };
         let (mut edges, mut any, mut fallbacks) = (Vec::new(), Vec::new(), Vec::new());
         for word in text.split_whitespace() {
-            if let Some(at) = word.find(['>', '+', '-']) {
+            if let Some(at) = word.find(['>', '+', '-', '?']) {
                 edges.push(EdgeShape {
                     source: index(&word[..at]),
                     target: index(&word[at + 1..]),
                     continues: &word[at..=at] == "+",
                     breaks: &word[at..=at] == "-",
+                    on_failure: &word[at..=at] == "?",
                 });
             } else if let Some((node, fallback)) = word.split_once('!') {
                 fallbacks.push((index(node), index(fallback)));
@@ -163,15 +164,13 @@ fn trace(graph: &str, steps: &str) -> String {
         let node = run.names.iter().position(|known| known == name).unwrap();
         let ending = match step[name.len()..].split_at_checked(1) {
             None => Ending::Completed {
-                taken: run.graph.routed(node).collect(),
+                taken: taken_of(&run.graph, node).collect(),
             },
             Some(("!", fatal)) => Ending::Failed {
                 fall_back: fatal.is_empty(),
             },
             Some((_, targets)) => Ending::Completed {
-                taken: run
-                    .graph
-                    .routed(node)
+                taken: taken_of(&run.graph, node)
                     .filter(|&edge| {
                         targets
                             .split(',')
@@ -184,6 +183,13 @@ fn trace(graph: &str, steps: &str) -> String {
         run.end(node, &ending);
     }
     run.log.join(" ")
+}
+
+/// The edges that a result may take.
+fn taken_of(graph: &Graph, node: NodeIx) -> impl Iterator<Item = EdgeIx> {
+    graph
+        .routed(node)
+        .filter(|&edge| !graph.is_on_failure(edge))
 }
 
 #[test]
@@ -276,6 +282,23 @@ fn a_fallback_takes_the_place_of_what_failed() {
 }
 
 #[test]
+fn an_edge_on_failure_goes_on() {
+    insta::assert_snapshot!(trace("A>B A?C", "A! C"), @"A ready [A!] C ready B skipped [C] end");
+    insta::assert_snapshot!(trace("A>B A?C", "A B"), @"A ready [A] B ready C skipped [B] end");
+    insta::assert_snapshot!(trace("A>B A?C", "A!!"), @"A ready [A!!] B cancelled C cancelled end");
+    insta::assert_snapshot!(trace("A?C", "A"), @"A ready [A] C skipped end");
+    insta::assert_snapshot!(trace("A>J A?C C>J J:any", "A! C J"), @"A ready [A!] C ready [C] J ready [J] end");
+    insta::assert_snapshot!(trace("A>J A?J", "A! J"), @"A ready [A!] J ready [J] end");
+    insta::assert_snapshot!(trace("S>A S>B A>J B>J A?C", "S A! B C J"), @"S ready [S] A ready B ready [A!] C ready [B] J ready [C] [J] end");
+    insta::assert_snapshot!(trace("A>B A?C A!F", "A! F! C"), @"A ready [A!] F ready [F!] C ready B skipped [C] end");
+    insta::assert_snapshot!(trace("A>B A?C A!F", "A! F B"), @"A ready [A!] F ready [F] B ready C skipped [B] end");
+    insta::assert_snapshot!(trace("A>B A?C A!F F?D", "A! F! C D"), @"A ready [A!] F ready [F!] C ready D ready B skipped [C] [D] end");
+    insta::assert_snapshot!(trace("A?B B?C", "A! B! C"), @"A ready [A!] B ready [B!] C ready [C] end");
+    insta::assert_snapshot!(trace("Z>A A>B A?C", "Z!"), @"Z ready [Z!] A cancelled B cancelled C cancelled end");
+    insta::assert_snapshot!(trace("L+B B>L B?C C>L L-E L:any", "L:B B! C L:E E"), @"L/loop#1 ready [L:B] B/loop#1 ready [B!] C/loop#1 ready [C] L/loop#2 ready [L:E] E ready [E] end");
+}
+
+#[test]
 fn a_loop_goes_on_until_it_breaks() {
     insta::assert_snapshot!(trace("A>L L+B B>L L-C", "A L:B B L:B B L:C C"), @"A ready [A] L/loop#1 ready [L:B] B/loop#1 ready [B] L/loop#2 ready [L:B] B/loop#2 ready [B] L/loop#3 ready [L:C] C ready [C] end");
     insta::assert_snapshot!(trace("A>L L+B B>L L-C", "A L:C C"), @"A ready [A] L/loop#1 ready [L:C] C ready [C] end");
@@ -353,6 +376,7 @@ struct Random {
     edges: Vec<(usize, usize)>,
     any: Vec<bool>,
     fallback: Vec<bool>,
+    on_failure: Vec<bool>,
     choices: Vec<u16>,
 }
 
@@ -371,15 +395,19 @@ fn random() -> impl Strategy<Value = Random> {
             edges,
             flags(),
             flags(),
+            prop::collection::vec(prop::bool::weighted(0.2), 16),
             prop::collection::vec(any::<u16>(), 64),
         )
-            .prop_map(|(nodes, edges, any, fallback, choices)| Random {
-                nodes,
-                edges,
-                any,
-                fallback,
-                choices,
-            })
+            .prop_map(
+                |(nodes, edges, any, fallback, on_failure, choices)| Random {
+                    nodes,
+                    edges,
+                    any,
+                    fallback,
+                    on_failure,
+                    choices,
+                },
+            )
     })
 }
 
@@ -400,7 +428,14 @@ fn build(random: &Random) -> Run {
         }
     }
     let names = (0..shapes.len()).map(|node| format!("n{node}")).collect();
-    Run::of(Graph::new(shapes, &random.edges), names)
+    let edges = random.edges.iter().zip(&random.on_failure);
+    let edges = edges.map(|(&(source, target), &on_failure)| EdgeShape {
+        source,
+        target,
+        on_failure,
+        ..EdgeShape::default()
+    });
+    Run::of(Graph::of(shapes, edges.collect()), names)
 }
 
 proptest! {
@@ -417,7 +452,7 @@ proptest! {
             let node = ready.place.node;
             let ending = match next() % 4 {
                 0 => Ending::Failed { fall_back: next() % 3 > 0 },
-                _ => Ending::Completed { taken: run.graph.routed(node).filter(|_| next() % 3 > 0).collect() },
+                _ => Ending::Completed { taken: taken_of(&run.graph, node).filter(|_| next() % 3 > 0).collect() },
             };
             run.end(node, &ending);
         }
@@ -430,7 +465,7 @@ proptest! {
     fn a_duplicate_changes_nothing(random in random()) {
         let mut run = build(&random);
         while let Some(ready) = run.ready.first().cloned() {
-            let ending = Ending::Completed { taken: run.graph.routed(ready.place.node).collect() };
+            let ending = Ending::Completed { taken: taken_of(&run.graph, ready.place.node).collect() };
             run.end(ready.place.node, &ending);
             let mut again = run.joins.clone();
             let decision = decide(&run.graph, &ready.place, &ending, &mut again).unwrap();

@@ -102,6 +102,7 @@ pub(super) fn graph(
         }
     }
     fallbacks_with_edges(shape, edge_fields, report);
+    failures_of_loops(shape, edge_fields, report);
     if shape.edges.contains(&None) {
         // What seems unreachable may be where that edge leads.
         return;
@@ -155,6 +156,17 @@ fn fallbacks_with_edges(shape: &Shape<'_>, edge_fields: &[Field<'_>], report: &m
             let problem = Problem::error("fallback-with-edge", message)
                 .help("a fallback runs when its node failed; give the edge a node of its own");
             field.tell(report, problem);
+        }
+    }
+}
+
+/// What a loop's controller decides is whether there is a pass: if it cannot, the loop is cancelled.
+fn failures_of_loops(shape: &Shape<'_>, edge_fields: &[Field<'_>], report: &mut Report<'_>) {
+    for (edge, field) in shape.edges.iter().zip(edge_fields) {
+        let Some(on) = field.get("on") else { continue };
+        if edge.is_some_and(|(source, _)| shape.roles[source] == Role::Loop) {
+            let message = "a loop-controller has no edges on failure";
+            on.tell(report, Problem::error("bad-loop", message));
         }
     }
 }

@@ -177,7 +177,7 @@ impl<'a> Field<'a> {
         self.tell(report, problem)
     }
 
-    /// Warns of keys that are ignored and probably not meant to be.
+    /// Tells of keys that mean nothing and were probably meant to.
     pub(super) fn warn_of_unknown(
         &self,
         report: &mut Report<'_>,

@@ -11,6 +11,9 @@ pub(super) struct Keys {
     pub(super) known: &'static [&'static str],
     /// What other tools call them, in lower case and without `_` and `-`, and what to do instead.
     others: &'static [(&'static str, Instead)],
+    /// What means something elsewhere and nothing here, so that whoever wrote it waits for what never comes: an error. In lower case and without `_` and
+    /// `-`.
+    misplaced: &'static [(&'static str, Instead)],
     /// Those of editors, beside [`FOREIGN`].
     foreign: &'static [&'static str],
     /// What a key is told that is neither of these nor near a known one; `None` when it is of no interest here.
@@ -29,6 +32,13 @@ use Instead::{Help, Key};
 
 const EDGES_LEAD: Instead = Help("the order of nodes is in `edges`, a list of {source, target}");
 const EDGES_DECIDE: Instead = Help("an edge has the `condition` under which its target runs");
+const SCHEDULED: Instead = Help("a schedule stands beside the workflow: `leveret schedules put`");
+const STARTED: Instead = Help(
+    "what starts a run is not part of its workflow: a schedule, `leveret runs start`, or `POST /api/v1/workflows/{id}/runs`",
+);
+const RUN_INPUT: Instead =
+    Help("the input of a run is not declared: expressions read it as `run.input`");
+const NODE_INPUTS: Instead = Help("`inputs` stands beside `config`");
 
 pub(super) const WORKFLOW: Keys = Keys {
     known: &["id", "nodes", "edges", "metadata", "secrets"],
@@ -44,6 +54,18 @@ pub(super) const WORKFLOW: Keys = Keys {
         ("timeout", Help("each node has a `config.timeout`")),
         ("retry", Help("each node has a `config.maxRetries`")),
         ("retries", Help("each node has a `config.maxRetries`")),
+    ],
+    misplaced: &[
+        ("schedule", SCHEDULED),
+        ("schedules", SCHEDULED),
+        ("cron", SCHEDULED),
+        ("trigger", STARTED),
+        ("triggers", STARTED),
+        ("on", STARTED),
+        ("input", RUN_INPUT),
+        ("inputs", RUN_INPUT),
+        ("type", Help("a workflow has no type; each node `uses` one")),
+        ("uses", Help("a workflow has no type; each node `uses` one")),
     ],
     foreign: &[],
     unknown: None,
@@ -97,6 +119,13 @@ pub(super) const NODE: Keys = Keys {
         ("join", Key("config.joinStrategy")),
         ("joinstrategy", Key("config.joinStrategy")),
     ],
+    misplaced: &[
+        ("schedule", SCHEDULED),
+        ("schedules", SCHEDULED),
+        ("cron", SCHEDULED),
+        ("trigger", STARTED),
+        ("triggers", STARTED),
+    ],
     foreign: &[],
     unknown: None,
 };
@@ -138,6 +167,16 @@ pub(super) const CONFIG: Keys = Keys {
         ("dependson", EDGES_LEAD),
         ("needs", EDGES_LEAD),
     ],
+    misplaced: &[
+        ("schedule", SCHEDULED),
+        ("cron", SCHEDULED),
+        ("trigger", STARTED),
+        ("input", NODE_INPUTS),
+        ("inputs", NODE_INPUTS),
+        ("params", Help("`params` stands beside `config`")),
+        ("type", Help("the type of a node is its `uses`")),
+        ("uses", Help("`uses` stands beside `config`")),
+    ],
     foreign: &[],
     unknown: Some(
         "there are maxRetries, retryDelay, retryDelayMax, retryFactor, retryJitter, timeout, fallback and joinStrategy",
@@ -145,7 +184,7 @@ pub(super) const CONFIG: Keys = Keys {
 };
 
 pub(super) const EDGE: Keys = Keys {
-    known: &["source", "target", "action", "condition", "transform"],
+    known: &["source", "target", "on", "action", "condition", "transform"],
     others: &[
         ("when", Key("condition")),
         ("if", Key("condition")),
@@ -156,13 +195,18 @@ pub(super) const EDGE: Keys = Keys {
         ("to", Key("target")),
         ("end", Key("target")),
         ("destination", Key("target")),
-        ("on", Key("action")),
         ("event", Key("action")),
         ("outcome", Key("action")),
         ("map", Key("transform")),
         ("mapping", Key("transform")),
+        ("onfailure", Help("write `on: failure`")),
+        ("onerror", Help("write `on: failure`")),
+    ],
+    misplaced: &[
         ("input", Key("transform")),
         ("inputs", Key("transform")),
+        ("schedule", SCHEDULED),
+        ("trigger", STARTED),
     ],
     foreign: &[
         "ariaLabel",
@@ -185,7 +229,7 @@ pub(super) const EDGE: Keys = Keys {
         "updatable",
         "zIndex",
     ],
-    unknown: Some("there are source, target, action, condition and transform"),
+    unknown: Some("there are source, target, on, action, condition and transform"),
 };
 
 /// Keys that editors and compilers put beside ours, and that are never a misspelling.
@@ -209,12 +253,17 @@ const FOREIGN: [&str; 16] = [
 ];
 
 impl Keys {
-    /// The keys of an object that are ignored and probably not meant to be, each with its warning.
+    /// The keys of an object that mean nothing and were probably meant to, each with what is said of it.
     pub(super) fn unknown<'a>(
         &'a self,
         object: &'a Map<String, Value>,
     ) -> impl Iterator<Item = (&'a str, Problem)> {
         object.keys().filter_map(|key| {
+            if let Some(instead) = self.misplaced(key) {
+                let message = format!("`{key}` means nothing here");
+                let problem = Problem::error("misplaced-key", message).help(instead.told());
+                return Some((key.as_str(), problem));
+            }
             let help = self.help(key)?;
             let message = format!("`{key}` is not known and ignored");
             let problem = Problem::warning("unknown-key", message).help(help);
@@ -229,16 +278,32 @@ impl Keys {
         if self.known.contains(&key) || is_foreign || key.starts_with(['_', '$']) {
             return None;
         }
-        let plain = key.replace(['_', '-'], "").to_lowercase();
-        let other = self.others.iter().find(|(name, _)| *name == plain);
-        let instead = other.map(|(_, instead)| instead);
         let near = || suggest::nearest(key, self.known.iter().copied());
-        match instead {
-            Some(Key(known)) => Some(did_you_mean(known)),
-            Some(Help(help)) => Some((*help).to_owned()),
+        match found(self.others, key) {
+            Some(instead) => Some(instead.told()),
             None => near().map(did_you_mean).or(self.unknown.map(str::to_owned)),
         }
     }
+
+    fn misplaced(&self, key: &str) -> Option<&'static Instead> {
+        let is_known = self.known.contains(&key);
+        (!is_known).then(|| found(self.misplaced, key)).flatten()
+    }
+}
+
+impl Instead {
+    fn told(&self) -> String {
+        match self {
+            Key(known) => did_you_mean(known),
+            Help(help) => (*help).to_owned(),
+        }
+    }
+}
+
+fn found(table: &'static [(&'static str, Instead)], key: &str) -> Option<&'static Instead> {
+    let plain = key.replace(['_', '-'], "").to_lowercase();
+    let found = table.iter().find(|(name, _)| *name == plain);
+    found.map(|(_, instead)| instead)
 }
 
 fn did_you_mean(key: &str) -> String {
@@ -261,7 +326,7 @@ mod tests {
         check(&EDGE, "from", "`source`");
         check(&EDGE, "to", "`target`");
         check(&EDGE, "conditon", "`condition`");
-        check(&EDGE, "zzz", "source, target, action");
+        check(&EDGE, "zzz", "source, target, on, action");
         check(&CONFIG, "retries", "`maxRetries`");
         check(&CONFIG, "max_retries", "`maxRetries`");
         check(&CONFIG, "zzz", "joinStrategy");
@@ -293,7 +358,7 @@ mod tests {
     #[test]
     fn tables_are_plain() {
         for keys in [WORKFLOW, NODE, CONFIG, EDGE] {
-            for (name, _) in keys.others {
+            for (name, _) in keys.others.iter().chain(keys.misplaced) {
                 let is_plain = name.bytes().all(|byte| byte.is_ascii_lowercase());
                 assert!(is_plain && !keys.known.contains(name), "{name}");
             }

@@ -136,7 +136,7 @@ fn reads_yaml_and_json_alike() {
     assert_eq!(fetch.config.join, Join::Any);
     assert_eq!(plan_b.config, crate::workflow::NodeConfig::default());
     assert_snapshot!(format!("{:?}", pay.inputs), @r#"Map([("at", Node { ix: 0, path: [] }), ("calc", Expression("input.n * 2")), ("total", Node { ix: 0, path: ["total"] }), ("who", Context { key: "customer" })])"#);
-    assert_snapshot!(format!("{:?}", yaml.edges), @r#"[Edge { source: 0, target: 2, action: Some("ok"), condition: Some("result.output.total > 3"), transform: Some("input.total") }]"#);
+    assert_snapshot!(format!("{:?}", yaml.edges), @r#"[Edge { source: 0, target: 2, on_failure: false, action: Some("ok"), condition: Some("result.output.total > 3"), transform: Some("input.total") }]"#);
 }
 
 #[test]
@@ -165,10 +165,121 @@ fn resolves_inputs_as_flowcraft_does() {
     assert_eq!(inputs("_outputs.A.p"), node(0, &["p"]));
     assert_eq!(inputs("_c"), named(2));
     assert_eq!(inputs("customer"), context("customer"));
-    assert_eq!(inputs("customer.name"), context("customer.name"));
     assert_eq!(inputs("_batch.x"), context("_batch.x"));
     assert_eq!(inputs("''"), Inputs::Handed);
     assert_eq!(inputs("{}"), Inputs::Map(Vec::new()));
+}
+
+/// Nothing is silently null that a path should lead to.
+#[test]
+fn inputs_that_lead_nowhere_are_told() {
+    let inputs = |inputs: &str| {
+        let nodes = "  - {id: sales, uses: x}\n  - {id: b, uses: x, inputs: ";
+        check(&format!(
+            "id: w\nnodes:\n{nodes}{inputs}}}\nedges: [{{source: sales, target: b}}]"
+        ))
+    };
+    assert_snapshot!(inputs("{a: slaes.body}"), @"
+    [unknown-input] w.yaml:4:34: error: there is no node `slaes`
+      help: did you mean `sales`?
+    ");
+    assert_snapshot!(inputs("slaes.body.x"), @"
+    [unknown-input] w.yaml:4:30: error: there is no node `slaes`
+      help: did you mean `sales`?
+    ");
+    assert_snapshot!(inputs("customer.name"), @"
+    [unknown-input] w.yaml:4:30: error: there is no node `customer`
+      help: what the run's input or the context has is read by an expression: `{{ run.input.a.b }}`, `{{ context.a.b }}`
+    ");
+    assert_snapshot!(inputs("slaes"), @r#"
+    [unknown-input] w.yaml:4:30: warning: there is no node `slaes`: this is a key of the context, or of the run's input
+      help: did you mean `sales`?
+    {"edges":[{"source":"sales","target":"b"}],"id":"w","nodes":[{"id":"sales","uses":"x"},{"id":"b","inputs":"slaes","uses":"x"}]}
+    "#);
+    assert_snapshot!(inputs("_outputs.slaes"), @r#"
+    [unknown-input] w.yaml:4:30: warning: there is no node `slaes`: this is a key of the context, or of the run's input
+      help: did you mean `sales`?
+    {"edges":[{"source":"sales","target":"b"}],"id":"w","nodes":[{"id":"sales","uses":"x"},{"id":"b","inputs":"_outputs.slaes","uses":"x"}]}
+    "#);
+    assert_snapshot!(inputs("customer"), @r#"{"edges":[{"source":"sales","target":"b"}],"id":"w","nodes":[{"id":"sales","uses":"x"},{"id":"b","inputs":"customer","uses":"x"}]}"#);
+}
+
+/// What means something elsewhere, and nothing where it stands.
+#[test]
+fn misplaced_keys_are_told() {
+    assert_snapshot!(check("
+id: w
+type: workflow
+schedule: { every: 5m }
+trigger: manual
+inputs: { a: text }
+nodes:
+  - { id: a, uses: x, schedule: 5m, config: { inputs: b, type: x } }
+  - { id: b, type: http }
+  - { id: c, type: card, uses: x }
+edges:
+  - { source: a, target: b, inputs: x, type: step }
+"), @"
+    [misplaced-key] w.yaml:3:1: error: `type` means nothing here
+      help: a workflow has no type; each node `uses` one
+    [misplaced-key] w.yaml:4:1: error: `schedule` means nothing here
+      help: a schedule stands beside the workflow: `leveret schedules put`
+    [misplaced-key] w.yaml:5:1: error: `trigger` means nothing here
+      help: what starts a run is not part of its workflow: a schedule, `leveret runs start`, or `POST /api/v1/workflows/{id}/runs`
+    [misplaced-key] w.yaml:6:1: error: `inputs` means nothing here
+      help: the input of a run is not declared: expressions read it as `run.input`
+    [misplaced-key] w.yaml:8:23: error: `schedule` means nothing here
+      help: a schedule stands beside the workflow: `leveret schedules put`
+    [misplaced-key] w.yaml:8:47: error: `inputs` means nothing here
+      help: `inputs` stands beside `config`
+    [misplaced-key] w.yaml:8:58: error: `type` means nothing here
+      help: the type of a node is its `uses`
+    [missing-field] w.yaml:9:20: error: a node needs `uses`
+      help: `type` is for editors; did you mean `uses`?
+    [misplaced-key] w.yaml:12:29: error: `inputs` means nothing here
+      help: did you mean `transform`?
+    ");
+}
+
+/// An edge on failure decides nothing more, and no loop has one.
+#[test]
+fn edges_on_failure_are_checked() {
+    let edge = |edge: &str| {
+        let nodes = "  - {id: a, uses: x}\n  - {id: b, uses: x}";
+        check(&format!(
+            "id: w\nnodes:\n{nodes}\nedges:\n  - {{source: a, target: b, {edge}}}"
+        ))
+    };
+    assert_snapshot!(edge("on: failure, transform: input.code"), @r#"{"edges":[{"on":"failure","source":"a","target":"b","transform":"input.code"}],"id":"w","nodes":[{"id":"a","uses":"x"},{"id":"b","uses":"x"}]}"#);
+    assert_snapshot!(edge("on: ''"), @r#"{"edges":[{"on":"","source":"a","target":"b"}],"id":"w","nodes":[{"id":"a","uses":"x"},{"id":"b","uses":"x"}]}"#);
+    assert_snapshot!(edge("on: error"), @"
+    [bad-value] w.yaml:6:32: error: `on` is `failure`
+      help: an edge for results of one action has the `action`
+    ");
+    assert_snapshot!(edge("on: true"), @r#"
+    [wrong-type] w.yaml:6:32: error: `on` must be text, not true or false
+      help: put quotes around it: "true"
+    "#);
+    assert_snapshot!(edge("on: failure, action: x"), @"
+    [bad-value] w.yaml:6:49: error: an edge on failure has no `action`
+      help: it is always taken then; let a `switch` behind it decide by `input.code`
+    ");
+    assert_snapshot!(edge("on: failure, condition: input.code == 'timeout'"), @"
+    [bad-value] w.yaml:6:52: error: an edge on failure has no `condition`
+      help: it is always taken then; let a `switch` behind it decide by `input.code`
+    ");
+    assert_snapshot!(check("
+id: w
+nodes:
+  - { id: l, uses: loop-controller, params: { condition: 'true' } }
+  - { id: b, uses: x }
+  - { id: e, uses: x }
+edges:
+  - { source: l, target: b, action: continue }
+  - { source: b, target: l }
+  - { source: l, target: e, action: break }
+  - { source: l, target: e, on: failure }
+"), @"[bad-loop] w.yaml:11:33: error: a loop-controller has no edges on failure");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use leveret_core::parse::ParamProblem;
+use leveret_core::{parse::ParamProblem, template::Choice};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Parameters: `cases`, a list of `{when, action}` where `when` is `{{ expression }}` with a truth value; `default`, the action when no case
-/// holds. Output: the input.
+/// holds. They are evaluated in that order, and no further than the case that holds. Output: the input.
 pub(super) struct Switch;
 
 #[derive(Deserialize)]
@@ -69,6 +69,14 @@ impl NodeType for Switch {
         let actions = cases.iter().map(|case| &case["action"]);
         let default = params.get("default").filter(|default| !default.is_null());
         known_actions(actions.chain(default))
+    }
+
+    fn choice(&self) -> Option<Choice> {
+        Some(Choice {
+            cases: "cases",
+            when: "when",
+            otherwise: "default",
+        })
     }
 
     async fn execute(&self, ctx: NodeContext) -> Result<Verdict, NodeError> {

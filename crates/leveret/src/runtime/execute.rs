@@ -60,8 +60,12 @@ impl Attempt<'_> {
         let view = self.view(None);
         let scope = self.scope(self.input.value(), None, &view);
         let node_type = self.plan.node_type(self.place.node);
+        let budget = Budget::new();
+        if let Some(choice) = node_type.and_then(|node_type| node_type.choice()) {
+            return Ok(Arc::new(params.render_choice(&scope, &budget, choice)?));
+        }
         let urls = node_type.map_or(&[][..], |node_type| node_type.url_params());
-        let rendered = params.render_with_urls(&scope, &Budget::new(), urls)?;
+        let rendered = params.render_with_urls(&scope, &budget, urls)?;
         Ok(Arc::new(rendered))
     }
 
@@ -245,7 +249,8 @@ impl Attempt<'_> {
         let select = |wanted: Option<&str>| -> Result<Vec<EdgeIx>, EvalError> {
             let mut taken = Vec::new();
             for edge in self.plan.workflow.graph.routed(self.place.node) {
-                if edges[edge].action.as_deref() == wanted && holds(edge)? {
+                let is_for = edges[edge].action.as_deref() == wanted && !edges[edge].on_failure;
+                if is_for && holds(edge)? {
                     taken.push(edge);
                 }
             }
@@ -558,12 +563,17 @@ impl Reads<'_> {
         Ok(made.unwrap_or(output))
     }
 
-    /// The output that an edge hands over to a step.
+    /// What an edge hands over to a step: the output of its source, or, of an edge on failure, the error.
     pub(crate) fn output_over(&self, edge: EdgeIx, target: &Place) -> Json {
         let graph = &self.plan.workflow.graph;
         let node = graph.edge(edge).source;
         let scope = graph.source_scope(edge, target);
-        let output = self.known.output(self.plan, &Place { node, scope });
+        let source = Place { node, scope };
+        if graph.is_on_failure(edge) {
+            let error = self.known.failure(self.plan, &source);
+            return error.cloned().map(Json::from).unwrap_or_default();
+        }
+        let output = self.known.output(self.plan, &source);
         output.cloned().unwrap_or_default()
     }
 

@@ -157,6 +157,18 @@ impl Known {
         }
     }
 
+    /// The error that stands for a step's: its own, or that of the fallback which took over and failed, too.
+    pub(crate) fn failure(&self, plan: &Plan, place: &Place) -> Option<&Value> {
+        let of = |node: NodeIx| {
+            let scope = place.scope.clone();
+            let known = self.nodes.get(&Place { node, scope })?;
+            let has_failed = known.value.status == StepStatus::Failed;
+            known.error.as_ref().filter(|_| has_failed)
+        };
+        let nodes = std::iter::successors(Some(place.node), |&node| plan.fallback(node));
+        nodes.map_while(of).last()
+    }
+
     /// The output of the step that a node's name means to a reader.
     pub(crate) fn output_of(&self, plan: &Plan, node: NodeIx, reader: &Place) -> Option<&Json> {
         self.output(plan, &self.meant(plan, node, reader)?)

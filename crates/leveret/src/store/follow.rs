@@ -71,12 +71,11 @@ pub(crate) fn follow<'a>(finished: &'a Finished, decision: &'a Decision) -> Vec<
     writes
 }
 
-/// Whether the outcome leaves the run failed, unless nothing else follows from it: no fallback takes over.
+/// Whether the outcome leaves the run failed: no fallback takes over, and no edge on failure.
 pub(crate) fn fails_run(finished: &Finished) -> bool {
     match &finished.outcome {
         Outcome::Failed { fall_back, .. } => {
-            let fallback = finished.workflow.graph.fallback_edge(finished.node);
-            !(*fall_back && fallback.is_some())
+            !(*fall_back && finished.workflow.graph.makes_up_for(finished.node))
         }
         _ => false,
     }

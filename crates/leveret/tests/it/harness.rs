@@ -276,7 +276,8 @@ pub(crate) fn summary(result: &RunResult) -> String {
 }
 
 /// A definition from its short text: edges and node names before the first `;`, then `NODE = type params`, `NODE.inputs = JSON`,
-/// `NODE.config = JSON`, `NODE.join = any`. Nodes that are not described echo their input; secrets that are read are declared.
+/// `NODE.config = JSON`, `NODE.join = any`. Edges on failure are written `A>B!`. Nodes that are not described echo their input; secrets that are read are
+/// declared.
 pub(crate) fn blueprint(text: &str) -> Value {
     let mut parts = text.split(';').map(str::trim);
     let mut nodes: Vec<(String, Map<String, Value>)> = Vec::new();
@@ -390,11 +391,16 @@ fn words(text: &str) -> Vec<String> {
 }
 
 fn edge(source: &str, text: &str) -> (String, Value) {
-    let end = text.find(['[', '{', '~']).unwrap_or(text.len());
+    let end = text.find(['!', '[', '{', '~']).unwrap_or(text.len());
     let (target, mut rest) = text.split_at(end);
     let mut edge = json!({ "source": source, "target": target });
     while let Some(open) = rest.chars().next() {
         let (key, close) = match open {
+            '!' => {
+                edge["on"] = json!("failure");
+                rest = &rest[1..];
+                continue;
+            }
             '[' => ("action", ']'),
             '{' => ("condition", '}'),
             _ => ("transform", '~'),

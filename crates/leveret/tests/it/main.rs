@@ -14,6 +14,8 @@ mod broadcast;
 mod completion;
 // Jobs that name another definition or input than their run's.
 mod definitions;
+// Edges on failure.
+mod failures;
 // flowcraft's conformance cases, each a run on a real engine.
 mod flowcraft;
 // The example, which asserts what it prints.

@@ -103,6 +103,50 @@ async fn the_action_of_set_takes_its_edge() {
     harness.stop().await;
 }
 
+/// In order, and no further than the case that holds: what would fail behind it is not evaluated, nor is a default that nothing needs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn switch_looks_no_further_than_the_case_that_holds() {
+    let case = |when: &str, action: &str| json!({ "when": when, "action": action });
+    let no_text = "{{ run.input.none.size() > 3 }}";
+    let harness = Harness::start().await;
+    for (cases, default, expect) in [
+        (
+            json!([case("{{ run.input.n > 1 }}", "b"), case(no_text, "c")]),
+            json!("{{ run.input.none }}"),
+            r#"completed {"B":{"n":2}} | A B | C:skipped"#,
+        ),
+        (
+            json!([
+                case("{{ run.input.n > 2 }}", "{{ run.input.none }}"),
+                case("{{ run.input.n == 2 }}", "{{ 'b' }}")
+            ]),
+            json!(null),
+            r#"completed {"B":{"n":2}} | A B | C:skipped"#,
+        ),
+        (
+            json!([case("{{ false }}", "b"), { "when": false, "action": "b" }]),
+            json!("{{ 'c' }}"),
+            r#"completed {"C":{"n":2}} | A C | B:skipped"#,
+        ),
+        (
+            json!([case(no_text, "b"), { "when": true, "action": "c" }]),
+            json!("b"),
+            "failed expression `run.input.none.size() > 3`: in `run.input.none`: there is no field `none` | | A:failed B:cancelled C:cancelled",
+        ),
+        (
+            json!([case("{{ run.input.n }}", "b")]),
+            json!("c"),
+            "failed the condition of case 'b' is 2, not true or false | | A:failed B:cancelled C:cancelled",
+        ),
+    ] {
+        let mut definition = blueprint("A>B[b] A>C[c]; A = switch");
+        definition["nodes"][0]["params"] = json!({ "cases": cases, "default": default });
+        let seen = harness.run(definition, json!({ "n": 2 })).await;
+        assert_eq!(seen, expect);
+    }
+    harness.stop().await;
+}
+
 #[tokio::test]
 async fn sleep_waits_for_its_duration_from_now() {
     for (duration, ms) in [

@@ -26,16 +26,40 @@ impl Reader<'_, '_, '_> {
             .ok()
             .copied()
             .zip(target.as_ref().ok().copied());
+        let on_failure = self.on_failure(field);
         let action = self.optional_text(field, "action");
         let condition = self.expression(field, "condition", |reader| reader.names(true));
         let transform = self.expression(field, "transform", |reader| reader.names(true));
         Ok(Edge {
             source: source?,
             target: target?,
+            on_failure: on_failure?,
             action: action?,
             condition: condition?,
             transform: transform?,
         })
+    }
+
+    /// Whether the edge is for failures: such a one decides nothing more.
+    fn on_failure(&mut self, edge: &Field<'_>) -> Checked<bool> {
+        let field = edge.get("on");
+        let Some(field) = field.filter(|field| field.value.as_str() != Some("")) else {
+            return Ok(false);
+        };
+        if field.text(self.report, "`on`")? != "failure" {
+            let problem = Problem::error("bad-value", "`on` is `failure`")
+                .help("an edge for results of one action has the `action`");
+            return Err(field.tell(self.report, problem));
+        }
+        let further = ["action", "condition"].into_iter();
+        let mut further = further.filter_map(|key| Some((key, edge.get(key)?)));
+        let Some((key, field)) = further.find(|(_, field)| field.value.as_str() != Some("")) else {
+            return Ok(true);
+        };
+        let message = format!("an edge on failure has no `{key}`");
+        let problem = Problem::error("bad-value", message)
+            .help("it is always taken then; let a `switch` behind it decide by `input.code`");
+        Err(field.tell(self.report, problem))
     }
 
     fn end(&mut self, edge: &Field<'_>, key: &str, code: &'static str) -> Checked<usize> {

@@ -78,7 +78,12 @@ impl Reader<'_, '_, '_> {
 
     fn uses(&mut self, node: &Field<'_>) -> Checked<Arc<str>> {
         let Some(field) = node.get("uses") else {
-            return Err(node.tell_missing(self.report, "a node", "uses"));
+            let Some(field) = node.get("type").filter(|field| field.value.is_string()) else {
+                return Err(node.tell_missing(self.report, "a node", "uses"));
+            };
+            let problem = Problem::error("missing-field", "a node needs `uses`")
+                .help("`type` is for editors; did you mean `uses`?");
+            return Err(field.tell(self.report, problem));
         };
         let uses = field.text(self.report, "`uses`")?;
         if uses.is_empty() || uses.len() > ID_BYTES_MAX {
@@ -236,7 +241,34 @@ impl Reader<'_, '_, '_> {
                 return Ok(InputRef::Node { ix: *ix, path });
             }
         }
-        let key = Arc::from(text.as_str());
+        self.context_input(field, text)
+    }
+
+    /// An input that names no node: a context key. A path leads to nothing then, but what begins with `_` is a key as it stands.
+    fn context_input(&mut self, field: &Field<'_>, text: &str) -> Checked<InputRef> {
+        let name = text.strip_prefix(OUTPUTS).or(text.strip_prefix(INPUTS));
+        let name = name.unwrap_or(text);
+        let base = name.split('.').next().unwrap_or(name);
+        let is_path = name != base && !text.starts_with('_');
+        let mut near = None;
+        if !self.report.is_full() {
+            near = suggest::nearest(base, self.ids.iter().map(|id| &**id));
+        }
+        let message = format!("there is no node `{base}`");
+        if is_path {
+            let problem = Problem::error("unknown-input", message);
+            let problem = match near {
+                Some(_) => problem.did_you_mean(near),
+                None => problem.help("what the run's input or the context has is read by an expression: `{{ run.input.a.b }}`, `{{ context.a.b }}`"),
+            };
+            return Err(field.tell(self.report, problem));
+        }
+        if near.is_some() {
+            let message = format!("{message}: this is a key of the context, or of the run's input");
+            let problem = Problem::warning("unknown-input", message).did_you_mean(near);
+            field.tell(self.report, problem);
+        }
+        let key = Arc::from(text);
         Ok(InputRef::Context { key })
     }
 
