@@ -3,6 +3,7 @@
 //! `cargo xtask test` passes every test on a fresh machine: it finds or installs the servers, starts private
 //! ones, runs the tests and leaves nothing behind.
 
+mod fuzz;
 mod install;
 mod orders;
 mod paths;
@@ -24,6 +25,7 @@ Examples:
   cargo xtask test                          all tests, with private servers, stopped at the end
   cargo xtask test -- -p leveret broker::   only some of them
   cargo xtask chaos --rounds 20             processes end at every boundary, 20 times each
+  cargo xtask fuzz --seconds 60             ask the API whatever its document allows, with schemathesis
   eval \"$(cargo xtask servers up)\"          servers for `cargo test` and `leveret`, until `down`
   cargo xtask servers restart rabbitmq      as an operator would, data kept
   cargo xtask servers kill postgres         as a power failure would (SIGKILL), data kept
@@ -59,6 +61,14 @@ enum Task {
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "N")]
         rounds: u32,
     },
+    /// Ask the API whatever its OpenAPI document allows, and hold the answers to it; call every operation by a generated client
+    ///
+    /// With schemathesis and openapi-python-client, which pip installs; where it cannot, this is skipped.
+    Fuzz {
+        /// How long, at most
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600), value_name = "N")]
+        seconds: u32,
+    },
     /// Start, stop and break the servers that tests and developers use
     ///
     /// Acts on the servers described by the file in LEVERET_TEST_SERVERS, else on those that `up` started.
@@ -91,6 +101,7 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Test { args } => return test::run(&args),
         Task::Chaos { rounds } => return test::chaos(rounds),
+        Task::Fuzz { seconds } => return fuzz::run(seconds),
         Task::Servers { action } => servers::act(action)?,
         Task::Orders { check: true } => orders::check()?,
         Task::Orders { check: false } => orders::write()?,

@@ -55,15 +55,22 @@ pub(crate) fn refuse_open(
 
 impl Api {
     /// Serves the API on a listener until `shutdown` turns true. `works`: this process has a worker, and is ready only while that
-    /// consumes.
+    /// consumes. `node_types`: those that workers elsewhere have.
     pub(crate) fn start(
         listener: TcpListener,
         engine: Engine,
         works: bool,
         guard: Guard,
+        node_types: Vec<String>,
         shutdown: watch::Receiver<bool>,
     ) -> anyhow::Result<Api> {
-        Api::serve(listener, engine, router, works, guard, shutdown)
+        let options = ApiOptions {
+            needs_consumer: works,
+            guard,
+            node_types,
+            ..ApiOptions::default()
+        };
+        Api::serve(listener, engine, router, options, shutdown)
     }
 
     /// As `start`, with health and metrics alone, for a worker.
@@ -73,25 +80,27 @@ impl Api {
         guard: Guard,
         shutdown: watch::Receiver<bool>,
     ) -> anyhow::Result<Api> {
-        Api::serve(listener, engine, operations, true, guard, shutdown)
+        let options = ApiOptions {
+            needs_consumer: true,
+            guard,
+            ..ApiOptions::default()
+        };
+        Api::serve(listener, engine, operations, options, shutdown)
     }
 
     fn serve(
         listener: TcpListener,
         engine: Engine,
         routes: fn(Engine, ApiOptions) -> Router,
-        works: bool,
-        guard: Guard,
+        options: ApiOptions,
         shutdown: watch::Receiver<bool>,
     ) -> anyhow::Result<Api> {
         let address = listener
             .local_addr()
             .context("the listener has no address")?;
         let options = ApiOptions {
-            needs_consumer: works,
             shutdown: Some(shutdown.clone()),
-            guard,
-            ..ApiOptions::default()
+            ..options
         };
         let serving = tokio::spawn(serve(listener, routes(engine, options), shutdown));
         Ok(Api { address, serving })

@@ -1,6 +1,6 @@
 //! The HTTP client of `leveret workflows`, `leveret runs` and `leveret dlq`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use leveret::redact_url;
@@ -12,6 +12,11 @@ use serde::{
 use serde_json::Value;
 
 use crate::{exit::BadInput, proxies, settings::Settings, variables::given_by};
+
+/// How long a server may take to start.
+const STARTING_MAX: Duration = Duration::from_secs(5);
+/// How often it is looked for meanwhile.
+const STARTING_POLL: Duration = Duration::from_millis(100);
 
 /// Talks to one server.
 pub(crate) struct Client {
@@ -89,7 +94,10 @@ impl Client {
 
     /// Sends a request; an answer that is no success is an error.
     pub(crate) async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
-        let sent = request.send().await.map_err(reqwest::Error::without_url);
+        let sent = self
+            .sent(request)
+            .await
+            .map_err(reqwest::Error::without_url);
         let response = sent.with_context(|| {
             let server = redact_url(self.base.as_str());
             format!(
@@ -113,6 +121,23 @@ impl Client {
         bail!(message)
     }
 
+    /// Sends; a server that takes no connections yet may be starting, and has a few seconds.
+    async fn sent(&self, mut request: RequestBuilder) -> Result<Response, reqwest::Error> {
+        let begun = Instant::now();
+        loop {
+            let again = request.try_clone();
+            match (request.send().await, again) {
+                (Err(error), Some(again))
+                    if error.is_connect() && begun.elapsed() < STARTING_MAX =>
+                {
+                    tokio::time::sleep(STARTING_POLL).await;
+                    request = again;
+                }
+                (sent, _) => return sent,
+            }
+        }
+    }
+
     /// Says that what answers is no Leveret server. What it answers is left out: a page for a browser, as a rule.
     fn stranger(&self) -> String {
         let server = redact_url(self.base.as_str());
@@ -131,6 +156,9 @@ fn problem(body: &[u8]) -> Option<String> {
     for diagnostic in &problem.diagnostics {
         let text = |key: &str| diagnostic[key].as_str().unwrap_or_default();
         message = format!("{message}\n  {}: {}", text("path"), text("message"));
+        if !text("help").is_empty() {
+            message = format!("{message}\n    help: {}", text("help"));
+        }
     }
     Some(message)
 }
@@ -149,6 +177,10 @@ mod tests {
             Some("Not found: no run x"),
         );
         check(r#"{"title":"Not found"}"#, Some("Not found"));
+        check(
+            r#"{"title":"Bad","diagnostics":[{"path":"nodes[0]","message":"no","help":"say yes"},{"path":"id","message":"none","help":null}]}"#,
+            Some("Bad\n  nodes[0]: no\n    help: say yes\n  id: none"),
+        );
         check("<html>", None);
         check("{}", None);
     }

@@ -59,9 +59,24 @@ pub(crate) fn workflow(file: &Path) -> anyhow::Result<Result<Arc<Workflow>, Exit
     Ok(workflow_of(&file.display().to_string(), &text_of(file)?))
 }
 
+/// As [`workflow`], for a server that may know other node types: their names and parameters are for it to check.
+pub(crate) fn workflow_for_server(file: &Path) -> anyhow::Result<Result<Arc<Workflow>, Exit>> {
+    let (name, text) = (file.display().to_string(), text_of(file)?);
+    let source = Source {
+        name: &name,
+        text: &text,
+    };
+    let (workflow, diagnostics) = check_workflow(&source, None);
+    Ok(told(workflow, &diagnostics))
+}
+
 /// As [`workflow`], of text at hand.
 pub(crate) fn workflow_of(name: &str, text: &str) -> Result<Arc<Workflow>, Exit> {
     let (workflow, diagnostics) = check(name, text);
+    told(workflow, &diagnostics)
+}
+
+fn told(workflow: Option<Workflow>, diagnostics: &Diagnostics) -> Result<Arc<Workflow>, Exit> {
     if !diagnostics.is_empty() {
         let problems = format!("{diagnostics}\n");
         progress::to_stderr(output::clean(&problems).as_bytes());

@@ -291,7 +291,19 @@ pub(crate) struct Settings {
         global = true
     )]
     pub(crate) log_format: Option<LogFormat>,
+
+    /// Node types that workers elsewhere have, each a table `[nodes.TYPE]` of the file: the server takes definitions that use them
+    #[arg(skip)]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[expect(clippy::zero_sized_map_values)]
+    // A table says nothing yet but that there is the node type.
+    pub(crate) nodes: BTreeMap<String, NodeDeclared>,
 }
+
+/// What the file says of a node type: that there is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NodeDeclared {}
 
 /// Which status messages are published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -453,6 +465,7 @@ impl Settings {
             keep_cpus_awake: self.keep_cpus_awake.or(file.keep_cpus_awake),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
+            nodes: file.nodes,
         }
     }
 
@@ -601,6 +614,7 @@ impl Settings {
             keep_cpus_awake: Some(self.engine().keep_cpus_awake),
             log: Some(self.log.clone().unwrap_or_else(|| "info".to_owned())),
             log_format: Some(self.log_format.unwrap_or_default()),
+            nodes: self.nodes.clone(),
         }
     }
 }
@@ -654,6 +668,7 @@ fn expected(key: &str) -> &'static str {
         "completion" | "keep_cpus_awake" | "insecure" => "true or false, without quotes",
         "status" => "'all', 'final' or 'off'",
         "log_format" => "'text' or 'json'",
+        "nodes" => "tables, each named as a node type: [nodes.charge-card]",
         "retention" => "a time in quotes, such as '30d', or 'off'",
         "drain_timeout" | "stalled_after" => "a time in quotes, such as '250ms', '30s' or '5m'",
         _ => "text in quotes",
@@ -672,7 +687,8 @@ pub(crate) fn refuse_memory(what: &str, url: &str, example: &str) -> anyhow::Res
 fn known_keys() -> Vec<String> {
     let command = Settings::augment_args(clap::Command::new("settings"));
     let keys = command.get_arguments().map(|arg| arg.get_id().to_string());
-    keys.filter(|key| key != "config").collect()
+    let keys = keys.filter(|key| key != "config");
+    keys.chain(["nodes".to_owned()]).collect()
 }
 
 #[cfg(test)]
@@ -727,6 +743,10 @@ mod tests {
         check("completion = 'true'", "must be true or false");
         check("store = 'postgres://u:hush@h\n", "line 1");
         check("config = 'x'", "unknown setting 'config'");
+        check(
+            "[nodes.a]\nb = 1",
+            "'nodes' must be tables, each named as a node type",
+        );
     }
 
     #[test]

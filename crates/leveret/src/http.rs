@@ -74,6 +74,8 @@ pub struct ApiOptions {
     pub wait_max: Duration,
     /// How many event streams may be open; more are refused with 503. Default 1024.
     pub streams_max: usize,
+    /// Names of node types that workers elsewhere have: definitions may use them, whatever their parameters. Default: none.
+    pub node_types: Vec<String>,
     /// Who may ask. Default: everybody but web pages of others.
     pub guard: Guard,
     /// Whether this process is ready only while its worker consumes. Default false.
@@ -91,6 +93,7 @@ impl Default for ApiOptions {
             start_timeout: Duration::from_secs(20),
             wait_max: Duration::from_secs(3600),
             streams_max: 1024,
+            node_types: Vec::new(),
             guard: Guard::default(),
             needs_consumer: false,
             shutdown: None,

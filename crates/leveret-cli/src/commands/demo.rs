@@ -38,7 +38,14 @@ pub(crate) async fn demo(
     api::refuse_open(&listener, &guard, settings.insecure.unwrap_or(false))?;
     let running = Running::start(settings).await?;
     let (stop, stopping) = watch::channel(false);
-    let api = Api::start(listener, running.engine.clone(), true, guard, stopping)?;
+    let api = Api::start(
+        listener,
+        running.engine.clone(),
+        true,
+        guard,
+        Vec::new(),
+        stopping,
+    )?;
     let payments = Payments::start("127.0.0.1:0", args.seed).await?;
     let demonstrated = demonstrate(args, &running, &payments, &api, &mut stopped).await;
     let report = match demonstrated {
@@ -266,6 +273,7 @@ mod tests {
             running.engine.clone(),
             true,
             Guard::default(),
+            Vec::new(),
             stopped.clone(),
         )
         .unwrap();

@@ -1,6 +1,6 @@
 //! `leveret runs`: the runs of a server.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use anyhow::Context;
 use leveret::{
@@ -20,9 +20,10 @@ use super::{
 use crate::{
     cli::{ListArgs, RunsCommand, StartArgs},
     client::Client,
-    exit::Exit,
+    exit::{BadInput, Exit},
     input,
     output::{self, Output, Table},
+    progress,
     settings::Settings,
     shutdown,
 };
@@ -62,12 +63,15 @@ async fn start(client: &Client, args: &StartArgs, output: Output) -> anyhow::Res
     }
     if args.wait {
         let mut stopped = shutdown::on_signal()?;
-        let answer: Box<RawValue> = tokio::select! {
-            answer = client.json(request.query(&[("wait", "true")])) => answer?,
-            () = shutdown::asked(&mut stopped) => anyhow::bail!(interrupted(run_id.as_ref())),
+        let waited = async {
+            let started: Value = client.json(request).await?;
+            let run_id = text(&started, "run_id");
+            progress::to_stderr(format!("run {run_id}\n").as_bytes());
+            ended(client, run_id).await
         };
-        let Ok(result) = serde_json::from_str::<RunResult>(answer.get()) else {
-            anyhow::bail!("the run has not ended yet, and the server waits no longer: {answer}");
+        let result = tokio::select! {
+            result = waited => result?,
+            () = shutdown::asked(&mut stopped) => anyhow::bail!(interrupted(run_id.as_ref())),
         };
         print(client, &result, output).await?;
         return Ok(exit_of(&result));
@@ -83,6 +87,32 @@ async fn start(client: &Client, args: &StartArgs, output: Output) -> anyhow::Res
         ))?;
     }
     Ok(Exit::Ok)
+}
+
+/// Before a server that went away is asked again.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+
+/// Waits for a run's end, however long that takes and however often the server goes away; its result.
+async fn ended(client: &Client, run_id: &str) -> anyhow::Result<RunResult> {
+    let mut is_told = false;
+    loop {
+        let followed = followed(client, run_id, |_| Ok(())).await;
+        let request = client.request(Method::GET, &["runs", run_id]);
+        let error = match (followed, client.json::<RunResult>(request).await) {
+            (_, Ok(result)) if result.status != RunStatus::Running => return Ok(result),
+            (_, Err(error)) | (Err(error), Ok(_)) => error,
+            (Ok(_), Ok(_)) => anyhow::anyhow!("the run goes on"),
+        };
+        // What the server refuses, it refuses again.
+        if error.is::<BadInput>() {
+            return Err(error);
+        }
+        if !is_told {
+            progress::to_stderr(format!("{error:#}; waiting for the server\n").as_bytes());
+            is_told = true;
+        }
+        tokio::time::sleep(RECONNECT_PAUSE).await;
+    }
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
@@ -218,6 +248,25 @@ async fn cancel(client: &Client, run_id: &str, output: Output) -> anyhow::Result
 
 /// Prints what happens to a run, a line for each event, until its end.
 async fn events(client: &Client, run_id: &str, output: Output) -> anyhow::Result<Exit> {
+    let end = followed(client, run_id, |event| {
+        if !output.json {
+            return Ok(output::line(describe(event))?);
+        }
+        let data: &RawValue = serde_json::from_str(&event.data)?;
+        output::json_line(&Printed {
+            event: &event.name,
+            data,
+        })
+    });
+    Ok(Exit::ok_if(has_completed(&end.await?)))
+}
+
+/// Reads what happens to a run, and tells each event, until its end, which is returned.
+async fn followed(
+    client: &Client,
+    run_id: &str,
+    mut tell: impl FnMut(&Event) -> anyhow::Result<()>,
+) -> anyhow::Result<Event> {
     let request = client.request(Method::GET, &["runs", run_id, "events"]);
     let request = request.header("accept", "text/event-stream");
     let mut response = client.send(request).await?;
@@ -225,17 +274,9 @@ async fn events(client: &Client, run_id: &str, output: Output) -> anyhow::Result
     let broke_off = "the server's stream broke off before the run ended; ask again to go on";
     while let Some(chunk) = response.chunk().await.context(broke_off)? {
         for event in parser.push(&chunk) {
-            if output.json {
-                let data: &RawValue = serde_json::from_str(&event.data)?;
-                output::json_line(&Printed {
-                    event: &event.name,
-                    data,
-                })?;
-            } else {
-                output::line(describe(&event))?;
-            }
+            tell(&event)?;
             if event.name == END {
-                return Ok(Exit::ok_if(has_completed(&event)));
+                return Ok(event);
             }
         }
     }

@@ -112,6 +112,7 @@ async fn serve(
             engine.clone(),
             works,
             guard.clone(),
+            settings.nodes.keys().cloned().collect(),
             stopped.clone(),
         ),
     };

@@ -37,9 +37,9 @@ struct Stored {
     created_at: String,
 }
 
-/// Checks here, where problems have lines and columns, and then stores.
+/// Checks here, where problems have lines and columns, all but what depends on the node types, which the server knows; and then stores.
 async fn put(client: &Client, file: &Path, output: Output) -> anyhow::Result<Exit> {
-    let workflow = match input::workflow(file)? {
+    let workflow = match input::workflow_for_server(file)? {
         Ok(workflow) => workflow,
         Err(exit) => return Ok(exit),
     };

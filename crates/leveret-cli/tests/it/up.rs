@@ -148,7 +148,10 @@ fn runs_are_cancelled_and_followed() {
     let bad = directory.file("bad.yaml", "id: bad\nnodes:\n  - id: a\n    uses: sett\n");
     let refused = ended_at(&server, &["workflows", "put", &bad]);
     assert_eq!(refused.code, Some(2));
-    assert!(refused.stderr.contains("bad.yaml:4:11"), "{refused:?}");
+    assert!(
+        refused.stderr.contains("did you mean `set`?"),
+        "{refused:?}"
+    );
 }
 
 /// `--status` of `runs list` is the state of runs, whatever the setting of that name says.
@@ -387,4 +390,101 @@ fn schedules_go_through_the_server() {
         ended_at(&server, &["schedules", "show", "nightly"]).code,
         Some(2)
     );
+}
+
+/// Who waits for a run is told its name at once, and waits on when the server goes away and comes back.
+#[test]
+fn waiting_outlives_the_server() {
+    let directory = Directory::new();
+    let text = "id: naps\nnodes:\n  - { id: nap, uses: sleep, params: { duration: 3s } }\n";
+    let (file, log) = (directory.file("naps.yaml", text), directory.file("log", ""));
+    let data = format!("{}/data", directory.path());
+    let start = |address: &str| {
+        Server::start(&["up", "--listen", address, "--data", &data, "--log", "warn"])
+    };
+    let server = start("127.0.0.1:0");
+    at(&server, &["workflows", "put", &file]);
+    let (url, address) = (server.url(), server.address.clone());
+    let log_file = std::fs::File::options().append(true).open(&log).unwrap();
+    let wait = [
+        "runs", "start", "naps", "--wait", "--json", "--run-id", "r-1", "--server", &url,
+    ];
+    let waiting = command(&wait)
+        .stdout(std::process::Stdio::piped())
+        .stderr(log_file)
+        .spawn()
+        .unwrap();
+    until("the run has begun", || {
+        std::fs::read_to_string(&log).unwrap().contains("run r-1\n")
+    });
+    server.kill();
+    let server = start(&address);
+    let output = waiting.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&result["run_id"], &result["status"]),
+        (&json!("r-1"), &json!("completed"))
+    );
+    server.kill();
+}
+
+/// Who asks a server that is starting waits for it.
+#[test]
+fn a_server_may_be_starting() {
+    let directory = Directory::new();
+    let server = up(&directory);
+    let (url, address) = (server.url(), server.address.clone());
+    server.kill();
+    let asking = command(&["runs", "list", "--json", "--server", &url])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let data = directory.path();
+    let server = Server::start(&["up", "--listen", &address, "--data", &data, "--log", "warn"]);
+    let output = asking.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    server.kill();
+}
+
+/// A server takes definitions of node types that only its workers have, if its settings name them; the text is checked by the command.
+#[test]
+fn node_types_of_workers_are_declared() {
+    let directory = Directory::new();
+    let text = "id: w\nnodes:\n  - { id: a, uses: charge-card, params: { any: thing } }\n";
+    let (file, settings) = (
+        directory.file("w.yaml", text),
+        directory.file("s.toml", "[nodes.charge-card]\n"),
+    );
+    let bad = directory.file("bad.yaml", "id: w\nnodes:\n  - { id: a }\n");
+    let data = format!("{}/data", directory.path());
+    let start = |more: &[&str]| {
+        let args = [
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--data",
+            &data,
+            "--log",
+            "error",
+        ];
+        Server::start(&[&args[..], more].concat())
+    };
+    let server = start(&[]);
+    let refused = ended_at(&server, &["workflows", "put", &file]);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(
+        refused
+            .stderr
+            .contains("nodes[0].uses: there is no node type `charge-card`"),
+        "{refused:?}"
+    );
+    server.kill();
+    let server = start(&["--config", &settings]);
+    assert_eq!(
+        at(&server, &["workflows", "put", &file])["version"],
+        json!(1)
+    );
+    let refused = ended_at(&server, &["workflows", "put", &bad]);
+    assert!(refused.stderr.contains("bad.yaml:3:5"), "{refused:?}");
 }

@@ -10,7 +10,7 @@ use axum::{
 use leveret_core::{
     ids::WorkflowId,
     json::Json,
-    parse::{Diagnostics, Source, check_workflow_named},
+    parse::{Diagnostics, NodeCatalog, ParamProblem, Source, check_workflow_named},
     workflow::Workflow,
 };
 use serde::{Deserialize, Serialize};
@@ -18,13 +18,13 @@ use tokio::task::spawn_blocking;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Api, answer,
+    Api, Shared, answer,
     extract::{Id, NoQuery, Params, is_json, media_type, read_body},
     page::{self, Page},
     problem::{Problem, ProblemBody},
     schema::WorkflowInPath,
 };
-use crate::{runtime::Engine, store::WorkflowRecord};
+use crate::{nodes::Registry, store::WorkflowRecord};
 
 /// The newest version of a workflow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -144,11 +144,11 @@ pub(super) async fn put(
     let text = std::str::from_utf8(&bytes)
         .map_err(|error| Problem::bad_request(format!("the body is not UTF-8 text: {error}")))?;
     let (workflow, diagnostics) = if text.len() > CHECKED_HERE_MAX {
-        let (text, id, engine) = (text.to_owned(), id.clone(), api.engine.clone());
-        let checked = spawn_blocking(move || check(name, &text, &id, &engine)).await;
+        let (text, id, api) = (text.to_owned(), id.clone(), api.clone());
+        let checked = spawn_blocking(move || check(name, &text, &id, &api)).await;
         checked.map_err(|_| Problem::panicked())?
     } else {
-        check(name, text, &id, &api.engine)
+        check(name, text, &id, &api)
     };
     let Some(workflow) = workflow else {
         return Err(Problem::invalid_workflow(diagnostics));
@@ -179,13 +179,40 @@ pub(super) async fn put(
 /// The largest definition that is checked between requests, in bytes: a larger one takes a thread of its own, as the others would wait for it.
 const CHECKED_HERE_MAX: usize = 32 << 10;
 
-fn check(
-    name: &str,
-    text: &str,
-    id: &WorkflowId,
-    engine: &Engine,
-) -> (Option<Workflow>, Diagnostics) {
-    check_workflow_named(&Source { name, text }, id, Some(engine.registry()))
+fn check(name: &str, text: &str, id: &WorkflowId, api: &Shared) -> (Option<Workflow>, Diagnostics) {
+    let catalog = Catalog {
+        registry: api.engine.registry(),
+        elsewhere: &api.options.node_types,
+    };
+    check_workflow_named(&Source { name, text }, id, Some(&catalog))
+}
+
+/// The node types of this process, and the names of those that workers elsewhere have.
+struct Catalog<'a> {
+    registry: &'a Registry,
+    elsewhere: &'a [String],
+}
+
+impl NodeCatalog for Catalog<'_> {
+    fn contains(&self, uses: &str) -> bool {
+        self.registry.contains(uses) || self.elsewhere.iter().any(|name| name == uses)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names = self.registry.names();
+        names.extend_from_slice(self.elsewhere);
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    fn check_params(&self, uses: &str, params: &serde_json::Value) -> Vec<ParamProblem> {
+        self.registry.check_params(uses, params)
+    }
+
+    fn actions(&self, uses: &str, params: &serde_json::Value) -> Option<Vec<String>> {
+        self.registry.actions(uses, params)
+    }
 }
 
 /// Which version is shown.

@@ -12,14 +12,13 @@
 //! - **What one document holds** fits [16 MB](https://www.mongodb.com/docs/manual/reference/limits/), what waits for the broker included. A
 //!   commit that does not fit is refused.
 //!
-//! A commit is on the disks of a majority of the servers when it is done. Leases and deadlines go by the server's clock. What a
-//! process held when it ended is free before its lease is over, see `holders`. When the server goes away, calls fail with [`DocumentsError::Unavailable`], and the next ones connect again.
+//! A commit is on the disks of a majority of the servers when it is done. Leases and deadlines go by the server's clock. When the server goes
+//! away, calls fail with [`DocumentsError::Unavailable`], and the next ones connect again.
 
 mod commit;
 mod deadlines;
 mod error;
 mod expressions;
-mod holders;
 mod inbox;
 mod layout;
 mod open;
@@ -40,7 +39,7 @@ use futures_util::{StreamExt, stream};
 use leveret_core::time::Timestamp;
 use mongodb::{Client, Collection, bson::Document as Doc};
 
-use self::{error::Failure, holders::Holder};
+use self::error::Failure;
 use super::{
     Backlog, Capabilities, Claimed, Commit, Committed, Document, Documents, DocumentsError, Due,
     Key, Kind, LEASE, OutgoingId, Page, Query, check::Kinds,
@@ -112,7 +111,6 @@ struct Inner {
     inbox_max: u32,
     lease_ms: i64,
     lease: Duration,
-    holder: Holder,
     /// How many lanes were given back.
     turns: AtomicU64,
     closed: AtomicBool,
@@ -263,7 +261,6 @@ impl Documents for MongoDocuments {
 
     async fn close(&self) {
         if !self.0.closed.swap(true, Ordering::AcqRel) {
-            self.0.holder.leave().await;
             self.0.client.clone().shutdown().immediate(true).await;
         }
     }

@@ -16,7 +16,7 @@ use super::{
     Inner, all,
     error::Failure,
     expressions::{
-        array, claimed_by, concat, each, filter, held, is_one_of, lanes, literal, map, merged_if,
+        after, array, claimed_by, concat, each, filter, is_one_of, lanes, literal, map, merged_if,
         not, settled,
     },
     inbox,
@@ -121,7 +121,7 @@ impl Write {
             set.insert("inbox", with_handled(&handled, now, inner.inbox_max));
         }
         if !commit.publish.is_empty() {
-            set.insert("out", with_outgoing(inner, commit, &by, now));
+            set.insert("out", with_outgoing(commit, &by, now, inner.lease_ms));
         }
         if !commit.deadlines.is_empty() {
             set.insert("deadlines", with_deadlines(commit));
@@ -222,11 +222,11 @@ fn with_handled(handled: &[String], now: Timestamp, inbox_max: u32) -> Doc {
 }
 
 /// Messages of lanes that have none are claimed by the committer.
-fn with_outgoing(inner: &Inner, commit: &Commit, by: &str, now: Timestamp) -> Bson {
+fn with_outgoing(commit: &Commit, by: &str, now: Timestamp, lease_ms: i64) -> Bson {
     let entries = commit.publish.iter().enumerate();
     let entries = entries.map(|(at, outgoing)| layout::outgoing(entry_id(by, at), outgoing, now));
     let is_free = not(is_one_of("lane", lanes(array("out"))));
-    let claimed = merged_if(is_free, held(inner, by));
+    let claimed = merged_if(is_free, doc! { "until": after(lease_ms), "by": by });
     concat(
         array("out"),
         map(literal(entries.collect::<Vec<Doc>>()), claimed),

@@ -5,7 +5,6 @@
 
 use mongodb::bson::{Bson, Document as Doc, doc};
 
-use super::Inner;
 use crate::service::documents::LANE_CLAIM_MAX;
 
 /// A value as it is.
@@ -87,14 +86,12 @@ pub(super) fn first_of_free(lanes: impl Into<Bson>, limit: usize) -> Bson {
     .into()
 }
 
-/// What a claimed message has: `by` names the claim, `of` its holder.
-pub(super) fn held(inner: &Inner, by: &str) -> Doc {
-    doc! { "until": after(inner.lease_ms), "by": by, "of": inner.holder.id() }
-}
-
-/// The stage that claims the messages whose ids are in this field, which goes.
-pub(super) fn claim(inner: &Inner, taken: &str, by: &str) -> [Doc; 2] {
-    let claimed = merged_if(is_one_of("id", format!("${taken}")), held(inner, by));
+/// The stage that claims the messages whose ids are in this field, which goes, for a lease.
+pub(super) fn claim(taken: &str, by: &str, lease_ms: i64) -> [Doc; 2] {
+    let claimed = merged_if(
+        is_one_of("id", format!("${taken}")),
+        doc! { "until": after(lease_ms), "by": by },
+    );
     [
         doc! { "$set": { "out": map(array("out"), claimed) } },
         doc! { "$unset": taken },

@@ -3,7 +3,7 @@
 //! ```text
 //! { _id: "order/7", kind: "order", id: "7", version: 3, created_at, state: "{…}", fields: { status: ["paid"] },
 //!   inbox:     [ { id, at } ],                                                           inbox_since: the oldest `at`
-//!   out:       [ { id, lane, at, until, by, of, must_route, … } ], in the order of commits   due: when some of it can be claimed
+//!   out:       [ { id, lane, at, until, by, must_route, … } ], in the order of commits   due: when some of it can be claimed
 //!   deadlines: [ { name, at, claimable, was, by } ],                                     deadline: the first `claimable`
 //!   parked:    [ { id, consumer, message_id, order, at, queue, … } ], as they came }
 //! ```
@@ -11,7 +11,7 @@
 //! What is empty or not there is left out. A document without a state is in no list. The state is its text, so that it comes back as it was.
 //! What carries commits that put no document has the `_id` `/lane/…` or `/inbox/…`, which no key has, version 0, and goes when it is empty.
 //!
-//! `by` names a claim and `of` its holder, see `holders`. Of a lane, `until` is when a lease is over or was given back; what has none waits behind others. The largest of the lane counts.
+//! Of a lane, `until` is when a lease is over or was given back; what has none waits behind others. The largest of the lane counts.
 
 use std::{fmt, sync::Arc};
 

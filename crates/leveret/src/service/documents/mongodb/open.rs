@@ -14,7 +14,7 @@ use mongodb::{
     },
 };
 
-use super::{Inner, MongoDocumentsOptions, error::Failure, holders::Holder};
+use super::{Inner, MongoDocumentsOptions, error::Failure};
 use crate::service::documents::{DocumentsError, Kind, check::Kinds};
 
 /// The form in which documents lie there. Goes up when an older program could not read them.
@@ -59,12 +59,9 @@ pub(super) async fn open(
         .journal(true)
         .build();
     let light = WriteConcern::builder().w(Acknowledgment::Nodes(1)).build();
-    let holders = format!("{}.holders", options.schema);
-    let holders = collection(&database, &holders, light.clone());
     let inner = Inner {
         durable: collection(&database, &name, durable),
         light: collection(&database, &name, light),
-        holder: Holder::new(holders),
         client,
         kinds,
         inbox_max: options.inbox_max,
@@ -78,8 +75,6 @@ pub(super) async fn open(
     check_version(&inner, &database).await?;
     let indexes = inner.durable.create_indexes(indexes(&options.kinds));
     inner.exchange(indexes).await?;
-    let entering = inner.holder.enter(inner.light.clone());
-    inner.exchange(Box::pin(entering)).await?;
     Ok(inner)
 }
 

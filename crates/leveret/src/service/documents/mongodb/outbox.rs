@@ -79,7 +79,7 @@ async fn claim_of(inner: &Inner, home: &str, limit: usize) -> Result<Vec<Claimed
     let by = Uuid::now_v7().simple().to_string();
     let taken = first_of_free(lanes(array("out")), limit);
     let mut update = vec![doc! { "$set": { "taken": taken } }];
-    update.extend(claim_stages(inner, "taken", &by));
+    update.extend(claim_stages("taken", &by, inner.lease_ms));
     update.push(settled());
     let there = doc! { "_id": home, "due": { "$gte": 0_i64 } };
     claimed_of(inner, there, update, home, &by).await
@@ -95,7 +95,7 @@ pub(super) async fn sent(inner: &Inner, ids: &[OutgoingId]) -> Result<Vec<Claime
             doc! { "$set": { "touched": touched, "out": filter(array("out"), not(is_gone)) } },
             doc! { "$set": { "touched": first_of_free("$touched", i32::MAX as usize) } },
         ];
-        update.extend(claim_stages(inner, "touched", &by));
+        update.extend(claim_stages("touched", &by, inner.lease_ms));
         update.push(settled());
         let there = doc! { "_id": home, "out.id": { "$in": ids.clone() } };
         let next = claimed_of(inner, there, update, home, &by).await?;
@@ -140,7 +140,7 @@ pub(super) async fn release(inner: &Inner, ids: &[OutgoingId]) -> Result<(), Fai
         // In the past, so that it can be claimed at once, and apart from others of the same millisecond.
         let turn = inner.turns.fetch_add(1, Ordering::Relaxed) % 1000;
         let over = doc! { "$add": [now(), turn as f64 / 1000.0 - 1.0] };
-        let free = merged_if(is_held, doc! { "until": over, "by": "", "of": "" });
+        let free = merged_if(is_held, doc! { "until": over, "by": "" });
         let update = vec![
             doc! { "$set": { "out": map(array("out"), free) } },
             settled(),

@@ -57,7 +57,7 @@ impl Drop for Schema {
             runtime.unwrap().block_on(async {
                 let client = Client::with_uri_str(&url).await.unwrap();
                 let database = client.default_database().unwrap();
-                for part in ["documents", "versions", "holders"] {
+                for part in ["documents", "versions"] {
                     let collection = database.collection::<Doc>(&format!("{name}.{part}"));
                     collection.drop().await.unwrap();
                 }
@@ -158,14 +158,8 @@ async fn no_transaction_is_used() {
     let inner = open::open(schema.options(), |options| {
         options.command_event_handler = Some(EventHandler::callback(move |event| {
             if let CommandEvent::Started(started) = event {
-                // That it lives, it says all the time.
-                let is_beat = started.command.iter().any(|(_, value)| {
-                    value
-                        .as_str()
-                        .is_some_and(|name| name.ends_with(".holders"))
-                });
                 let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-                seen.extend((!is_beat).then_some(started.command));
+                seen.push(started.command);
             }
         }));
     });
@@ -296,41 +290,6 @@ async fn the_inbox_of_a_document_is_bounded() {
     let committed = documents.commit(&[commit], NOW).await.unwrap();
     assert_eq!(committed, [Committed::Repeated(many)]);
     documents.close().await;
-}
-
-/// What a process held that ended without a word is free long before its lease is over; what others hold is not.
-#[tokio::test]
-async fn what_a_dead_process_held_is_free_soon() {
-    let Some(schema) = Schema::new() else { return };
-    let options = || MongoDocumentsOptions {
-        lease: Duration::from_secs(600),
-        ..schema.options()
-    };
-    let open = async || MongoDocuments::connect(options()).await.unwrap();
-    let (dies, lives, looks) = (open().await, open().await, open().await);
-    let publishing = |lane: &str| Commit {
-        publish: vec![outgoing(lane, lane)],
-        ..Commit::default()
-    };
-    done(&dies, publishing("of-the-dead")).await;
-    done(&lives, publishing("of-the-living")).await;
-    drop(dies);
-    let claiming = async {
-        loop {
-            let claimed = looks.claim_outgoing(10, NOW).await.unwrap();
-            if !claimed.is_empty() {
-                return claimed;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    let claimed = tokio::time::timeout(Duration::from_secs(60), claiming).await;
-    let claimed = claimed.expect("it is free");
-    let lanes: Vec<&str> = claimed.iter().map(|it| &*it.outgoing.lane).collect();
-    assert_eq!(lanes, ["of-the-dead"]);
-    for documents in [lives, looks] {
-        documents.close().await;
-    }
 }
 
 /// What a newer program made is left alone; URLs that cannot be are told without their passwords.
