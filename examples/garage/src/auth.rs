@@ -103,6 +103,8 @@ impl Keys {
     fn caller(&self, token: &str) -> Result<Caller, Failure> {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.validate_nbf = true;
+        // Else a token is good for a minute after its end.
+        validation.leeway = 0;
         validation.validate_aud = false;
         let read = decode::<Claims>(token, &self.0.decoding, &validation);
         let claims = read
@@ -247,6 +249,12 @@ mod tests {
             SECRET,
             &hs256,
             &json!({ "sub": "7", "role": "admin", "exp": 1 }),
+        ));
+        let lately = jsonwebtoken::get_current_timestamp() - 1;
+        refused(&signed(
+            SECRET,
+            &hs256,
+            &json!({ "sub": "7", "role": "admin", "exp": lately }),
         ));
         refused(&signed(
             SECRET,

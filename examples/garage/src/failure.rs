@@ -55,13 +55,20 @@ impl Failure {
         Failure::new(StatusCode::CONFLICT, message)
     }
 
+    /// What is wrong.
+    #[cfg(test)]
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Its status.
     #[cfg(test)]
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }
 
-    fn unavailable() -> Failure {
+    /// 503: what it needs is away.
+    pub(crate) fn unavailable() -> Failure {
         Failure::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "Not available now; try again",

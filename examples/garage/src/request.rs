@@ -15,6 +15,9 @@ use crate::{failure::Failure, ids::Id};
 /// The longest text of a field, in bytes.
 pub(crate) const TEXT_BYTES_MAX: usize = 10_000;
 
+/// The most that is said of a body that cannot be read, in characters.
+const SAID_CHARS_MAX: usize = 500;
+
 /// A JSON body. One that is empty is read as `{}`. It keeps what tells two bodies apart.
 pub(crate) struct Body<T> {
     pub(crate) value: T,
@@ -33,12 +36,30 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         if json.trim_ascii_start().first() == Some(&b'[') {
             return Err(Failure::bad_request("the body is no JSON object"));
         }
-        let value = serde_json::from_slice(json);
         Ok(Body {
-            value: value.map_err(|error| Failure::bad_request(error.to_string()))?,
+            value: parse(json)?,
             fingerprint: fingerprint(&bytes),
         })
     }
+}
+
+/// One JSON value; what is wrong in it is said with the field that it is wrong in, such as `items[0].quantity`.
+fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, Failure> {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
+        let reason = error.into_inner().to_string();
+        let said = match path.as_str() {
+            // The whole, or a field that its reason names.
+            "." => reason,
+            _ => format!("{path}: {reason}"),
+        };
+        // It has what was sent in it.
+        Failure::bad_request(said.chars().take(SAID_CHARS_MAX).collect::<String>())
+    })?;
+    let end = reader.end();
+    end.map_err(|error| Failure::bad_request(error.to_string()))?;
+    Ok(value)
 }
 
 /// What tells texts apart: the beginning of their SHA-256.
@@ -251,6 +272,57 @@ impl Served {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_field() {
+        #[derive(Debug, Deserialize)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        struct Quote {
+            #[serde(rename = "customerId")]
+            _customer: i64,
+            #[serde(rename = "items")]
+            _items: Vec<Line>,
+        }
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Line {
+            #[serde(rename = "price")]
+            _price: crate::money::Money,
+        }
+        let said =
+            |json: &str| parse::<Quote>(json.as_bytes()).map_err(|no| no.message().to_owned());
+        let table = [
+            r#"{"customerId": "seven", "items": []}"#,
+            r#"{"customerId": null, "items": []}"#,
+            r#"{"customerId": 1.5, "items": []}"#,
+            r#"{"customerId": 7}"#,
+            r#"{"customerId": 7, "items": {}}"#,
+            r#"{"customerId": 7, "items": [{"price": 1}, {"price": true}]}"#,
+            r#"{"customerId": 7, "items": [{"price": 1}, {}]}"#,
+            r#"{"customerId": 7, "items": [{"price": 1, "more": 2}]}"#,
+            r#"{"customerId": 7, "items": [], "more": 2}"#,
+            r#"{"customerId": 7, "items": []} and more"#,
+            r#"{"customerId": 7, "items": ["#,
+            r#""text""#,
+        ];
+        let all: Vec<_> = table.iter().map(|json| said(json).unwrap_err()).collect();
+        insta::assert_snapshot!(all.join("\n"), @r#"
+        customerId: invalid type: string "seven", expected i64 at line 1 column 22
+        customerId: invalid type: null, expected i64 at line 1 column 19
+        customerId: invalid type: floating point `1.5`, expected i64 at line 1 column 18
+        missing field `items` at line 1 column 17
+        items: invalid type: map, expected a sequence at line 1 column 27
+        items[1].price: is no amount; say a number or decimal text such as "150.00" at line 1 column 57
+        items[1]: missing field `price` at line 1 column 44
+        items[0].more: unknown field `more`, expected `price` at line 1 column 47
+        more: unknown field `more`, expected `customerId` or `items` at line 1 column 37
+        trailing characters at line 1 column 32
+        items: EOF while parsing a list at line 1 column 28
+        invalid type: string "text", expected struct Quote at line 1 column 6
+        "#);
+        let long = format!(r#"{{"customerId": "{}"}}"#, "x".repeat(10_000));
+        assert_eq!(said(&long).unwrap_err().len(), SAID_CHARS_MAX);
+    }
 
     #[test]
     fn a_request_is_known_by_its_key() {
