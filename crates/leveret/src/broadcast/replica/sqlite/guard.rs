@@ -8,7 +8,7 @@ use rusqlite::{
     hooks::{AuthAction, AuthContext, Authorization},
 };
 
-use super::own::is_own;
+use super::own;
 
 /// On whose behalf SQLite compiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(super) struct Facts {
     /// It changes the schema.
     pub(super) changes_schema: bool,
     /// It alters a table, which compiles further statements.
-    alters: bool,
+    pub(super) alters: bool,
     /// It collects statistics, which plans depend on.
     pub(super) analyzes: bool,
     /// It asks for `changes()` or `last_insert_rowid()`.
@@ -127,7 +127,8 @@ impl State {
             Mode::Own => return Authorization::Allow,
             // Temporary tables live and die with a process.
             Mode::Write if context.database_name == Some("temp") => {
-                Some("TEMP is not allowed in a write".to_owned())
+                let needed = self.facts.alters && looks_for_names(&context.action);
+                (!needed).then(|| "TEMP is not allowed in a write".to_owned())
             }
             Mode::Write => self.write(&context.action, context.accessor.is_none()),
             Mode::Running => running(&context.action, &self.facts),
@@ -289,6 +290,17 @@ fn schema(action: &AuthAction<'_>, facts: &mut Facts) -> Option<String> {
     refused
 }
 
+/// What ALTER TABLE does in the schema of the temporary tables, of which there are none: it looks for the names that it changes.
+fn looks_for_names(action: &AuthAction<'_>) -> bool {
+    let (AuthAction::Read { table_name, .. } | AuthAction::Update { table_name, .. }) = *action
+    else {
+        return false;
+    };
+    ["sqlite_temp_master", "sqlite_temp_schema"]
+        .iter()
+        .any(|schema| table_name.eq_ignore_ascii_case(schema))
+}
+
 /// Why a write may not read this: it differs from node to node.
 fn read(table: &str, column: &str, facts: &Facts) -> Option<String> {
     if facts.alters {
@@ -317,7 +329,7 @@ fn is_statistics(table: &str) -> bool {
 }
 
 fn own(table: &str) -> Option<String> {
-    is_own(table).then(|| format!("{table} belongs to leveret"))
+    own::is_own(table).then(|| own::refusal(table))
 }
 
 fn pragma_function(table: &str) -> Option<String> {

@@ -38,6 +38,21 @@ pub(super) fn is_own(name: &str) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case(PREFIX.as_bytes()))
 }
 
+/// What to say of one that users ask for.
+pub(super) fn refusal(name: &str) -> String {
+    format!("{name} belongs to leveret")
+}
+
+/// A table or index that took such a name and is none of these: only ALTER TABLE … RENAME can do that, which does not say it beforehand.
+pub(super) fn intruder(connection: &Connection) -> Result<Option<String>> {
+    let mut select = connection.prepare_cached(
+        "SELECT name FROM sqlite_schema WHERE name LIKE '!_leveret!_%' ESCAPE '!'
+         AND name NOT IN ('_leveret_replica', '_leveret_outcomes', '_leveret_zero')
+         ORDER BY name LIMIT 1",
+    )?;
+    select.query_row((), |row| row.get(0)).optional()
+}
+
 /// Makes the tables where they are not, and tells where the database stands.
 pub(super) fn prepare(connection: &Connection) -> Result<Standing> {
     connection.execute_batch("BEGIN IMMEDIATE")?;

@@ -11,6 +11,7 @@ use super::{
     functions::{Calls, Moment},
     guard::{Facts, Guard, Mode},
     open::{self, STATEMENTS_CACHED},
+    own,
     rowids::{self, Free, Keys, Rows, Seen},
     steps::{Steps, WRITE_STEPS_MAX},
 };
@@ -243,6 +244,12 @@ impl Session {
         self.guard.set(Mode::Own);
         if known.facts.changes_schema {
             self.changed_schema = true;
+            if known.facts.alters
+                && let Some(name) = own::intruder(&self.connection)?
+            {
+                let message = own::refusal(&name);
+                return Err(outcome(place, "SQLITE_AUTH".to_owned(), message));
+            }
             if known.facts.analyzes {
                 self.analyzed = true;
                 self.own("DELETE FROM sqlite_stat1 WHERE tbl LIKE '!_leveret!_%' ESCAPE '!'")?;
