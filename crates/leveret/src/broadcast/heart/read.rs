@@ -34,6 +34,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The most nodes that are asked the same at once.
 const BESIDE_MAX: usize = 3;
 
+/// How many tenths of the time that is left a node has: it then says itself that a question takes too long, which one that hangs does not.
+const TENTHS: u32 = 9;
+
 /// A node to ask: its link, and how many questions it has.
 type Picked = (Arc<str>, Arc<dyn NodeLink>, Arc<AtomicUsize>);
 
@@ -168,12 +171,12 @@ impl Shared {
         if is_behind || min_seq > self.state().members.furthest() {
             return Err(QuestionError::NotYet { min_seq });
         }
-        Err(QuestionError::NoNode {
-            detail: failure.map_or_else(
-                || "there is none that is healthy".to_owned(),
-                |error| error.to_string(),
-            ),
-        })
+        let detail = match failure {
+            Some(error) => error.to_string(),
+            None if running.is_empty() => "there is none that is healthy".to_owned(),
+            None => "those that were asked have not answered in time".to_owned(),
+        };
+        Err(QuestionError::NoNode { detail })
     }
 
     /// The best node that was not asked: fresh enough, not slow, with the fewest questions.
@@ -214,13 +217,12 @@ fn not_latest(detail: impl Into<String>) -> QuestionError {
 
 fn query(request: &ReadRequest, min_seq: u64, deadline: Instant) -> Query {
     let left = deadline.saturating_duration_since(Instant::now());
+    let most = ReadLimits::default();
+    let time = (left / 10 * TENTHS).clamp(Duration::from_millis(1), most.time);
     Query {
         statement: request.statement.clone(),
         min_seq,
-        limits: ReadLimits {
-            time: left.max(Duration::from_millis(1)),
-            ..ReadLimits::default()
-        },
+        limits: ReadLimits { time, ..most },
     }
 }
 

@@ -35,6 +35,7 @@ pub(super) struct Model {
     disk: Arc<Mutex<Contents>>,
     position: watch::Sender<u64>,
     hangs: Arc<AtomicBool>,
+    thinks: Arc<AtomicBool>,
     trace: Trace,
 }
 
@@ -45,6 +46,7 @@ impl Model {
             disk: Arc::default(),
             position: watch::Sender::new(0),
             hangs: Arc::default(),
+            thinks: Arc::default(),
             trace,
         }
     }
@@ -52,6 +54,11 @@ impl Model {
     /// From now on, or no more, it answers no question.
     pub(super) fn hang(&self, hangs: bool) {
         self.hangs.store(hangs, Ordering::Relaxed);
+    }
+
+    /// From now on, or no more, every question takes longer than it may.
+    pub(super) fn think(&self, thinks: bool) {
+        self.thinks.store(thinks, Ordering::Relaxed);
     }
 
     pub(super) fn disk(&self) -> MutexGuard<'_, Contents> {
@@ -188,6 +195,10 @@ impl Replica for Model {
     async fn query(&self, query: Query) -> Result<Rows, ReadError> {
         if self.hangs.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
+        }
+        if self.thinks.load(Ordering::Relaxed) {
+            tokio::time::sleep(query.limits.time).await;
+            return Err(ReadError::Limit { what: "time" });
         }
         let mut position = self.position.subscribe();
         let arrived = position.wait_for(|at| *at >= query.min_seq);

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use leveret::{
     broadcast::{
-        HeartLink, LinkError, NodeState, Registration,
+        HeartLink, LinkError, NodeState, ReadError, Registration,
         heart::{Ack, AdminError, HeartOptions, HeartState, QuestionError, WriteError},
         log::memory::MemoryWriteLog,
         node::NodeEnd,
@@ -418,5 +418,30 @@ async fn a_node_that_hangs_costs_little() {
         "{nobody:?}"
     );
     assert!(began.elapsed() <= Duration::from_secs(10));
+    cluster.stop().await;
+}
+
+/// A question that takes too long is told so, in its own time and in that which any has; nobody is said not to be healthy.
+#[tokio::test(start_paused = true)]
+async fn a_question_takes_too_long() {
+    let ids = ["a", "b", "c"];
+    let cluster = cluster(&ids).await;
+    cluster.write("put x", 1, Ack::All).await.unwrap();
+    for id in ids {
+        cluster.models[id].think(true);
+    }
+    for (timeout_ms, seconds) in [(1000, 1), (5000, 5), (600_000, 5)] {
+        let began = tokio::time::Instant::now();
+        let more = format!(r#","timeout_ms":{timeout_ms}"#);
+        let answer = cluster.read("get x", &more).await;
+        assert!(
+            matches!(
+                answer,
+                Err(QuestionError::Read(ReadError::Limit { what: "time" }))
+            ),
+            "{answer:?}"
+        );
+        assert!(began.elapsed() <= Duration::from_secs(seconds));
+    }
     cluster.stop().await;
 }
