@@ -42,7 +42,7 @@ use crate::crash::{self, Point};
 
 pub use self::{
     again::HEADER_AGAIN,
-    connect::{connect, connect_late},
+    connect::{check_url, connect, connect_late},
     topology::{
         Binding, Delay, EXPIRES_AFTER_MAX, Exchange, ExchangeKind, Queue, Topology,
         dead_letter_queue_name, retry_queue_name,

@@ -7,7 +7,11 @@ use std::{
 };
 
 use leveret::{
-    broadcast::wire::{EXCHANGE_DEFAULT, Names, QUEUE_NAME_DEFAULT, is_node_id},
+    broadcast::{
+        LinkError,
+        wire::{EXCHANGE_DEFAULT, HttpHeart, Names, QUEUE_NAME_DEFAULT, is_node_id},
+    },
+    broker,
     http::Guard,
     redact_url,
 };
@@ -25,6 +29,11 @@ use crate::{
 pub(crate) const HEART_LISTEN: &str = "127.0.0.1:7090";
 /// Where a node listens when nothing else is said: a free port, which it tells its heart.
 const NODE_LISTEN: &str = "127.0.0.1:0";
+
+/// The longest names of an exchange, and of what the names of queues begin with: with a node's name and what stands behind it, they are those of
+/// AMQP.
+const EXCHANGE_BYTES_MAX: usize = 255;
+const QUEUE_NAME_BYTES_MAX: usize = 140;
 
 /// A heart's settings.
 #[derive(Clone, Debug)]
@@ -45,7 +54,8 @@ impl HeartConfig {
         let mut file = SettingsFile::read(settings.config.as_deref())?;
         let broker = file.checked("broker", check_broker)?;
         let broker = settings.broker.clone().or(broker);
-        let listen = settings.listen.clone().or(file.text("listen")?);
+        let listen = file.checked("listen", check_listen)?;
+        let listen = settings.listen.clone().or(listen);
         let write_log = file.checked("write_log", check_log)?;
         let write_log = args.write_log.clone().or(write_log);
         let data = settings
@@ -60,7 +70,7 @@ impl HeartConfig {
         file.finish()?;
         let write_log = write_log.unwrap_or_else(|| "sqlite:heart.db".to_owned());
         check_log(&write_log)?;
-        let broker = required("broker", "--broker amqp://localhost", broker)?;
+        let broker = file.required("broker", "--broker amqp://localhost", broker)?;
         check_broker(&broker)?;
         Ok(HeartConfig {
             broker,
@@ -98,7 +108,7 @@ impl NodeConfig {
         let node_id = args.node_id.clone().or(node_id);
         let database = file.checked("database", check_node_database)?;
         let database = args.database.clone().or(database);
-        let hearts = file.texts("heart")?;
+        let hearts = file.checked_texts("heart", check_url)?;
         let hearts = if args.heart.is_empty() {
             hearts
         } else {
@@ -106,8 +116,10 @@ impl NodeConfig {
         };
         let broker = file.checked("broker", check_broker)?;
         let broker = settings.broker.clone().or(broker);
-        let listen = settings.listen.clone().or(file.text("listen")?);
-        let advertise = args.advertise.clone().or(file.text("advertise")?);
+        let listen = file.checked("listen", check_listen)?;
+        let listen = settings.listen.clone().or(listen);
+        let advertise = file.checked("advertise", check_url)?;
+        let advertise = args.advertise.clone().or(advertise);
         let data = settings
             .data
             .clone()
@@ -116,15 +128,19 @@ impl NodeConfig {
         let access = Access::load(settings, &mut file)?;
         let seed = file.flag("seed")?;
         file.finish()?;
-        let node_id = required("node_id", "--node-id 1", node_id)?;
+        let node_id = file.required("node_id", "--node-id 1", node_id)?;
         check_node_id(&node_id)?;
-        let database = required("database", "--database sqlite:node.db", database)?;
+        let database = file.required("database", "--database sqlite:node.db", database)?;
         check_node_database(&database)?;
-        let broker = required("broker", "--broker amqp://localhost", broker)?;
+        let broker = file.required("broker", "--broker amqp://localhost", broker)?;
         check_broker(&broker)?;
+        let hearts = file.required("heart", "--heart http://127.0.0.1:7090", hearts)?;
+        for url in hearts.iter().chain(&advertise) {
+            check_url(url)?;
+        }
         Ok(NodeConfig {
             node_id,
-            hearts: required("heart", "--heart http://127.0.0.1:7090", hearts)?,
+            hearts,
             broker,
             names,
             listen: listen.unwrap_or_else(|| NODE_LISTEN.to_owned()),
@@ -158,15 +174,20 @@ impl Access {
     /// By flags, variables, and what of it a file has.
     pub(crate) fn load(settings: &Settings, file: &mut SettingsFile) -> anyhow::Result<Access> {
         let given = Settings {
-            api_tokens: settings.api_tokens.clone().or(file.text("api_tokens")?),
+            api_tokens: settings
+                .api_tokens
+                .clone()
+                .or(file.checked("api_tokens", check_tokens)?),
             api_hosts: settings.api_hosts.clone().or(file.texts("api_hosts")?),
             ..Settings::default()
         };
-        let token = settings.token.clone().or(file.text("token")?);
+        let token = file.checked("token", |token| {
+            with_token(Guard::default(), token).map(drop)
+        })?;
+        let token = settings.token.clone().or(token);
         let mut guard = given.guard()?;
         if let Some(token) = &token {
-            let tokens = guard.tokens.and_admin("cluster", token);
-            guard.tokens = tokens.map_err(|error| BadInput::new(format!("token: {error}")))?;
+            guard = with_token(guard, token)?;
         }
         // Without one that is meant for it, it asks as it lets itself be asked: a cluster has the same tokens everywhere.
         let token = token.as_deref().or(guard.tokens.admin());
@@ -180,21 +201,24 @@ impl Access {
     }
 }
 
-fn names(args: &SharedArgs, file: &mut SettingsFile) -> anyhow::Result<Names> {
-    let exchange = args.exchange.clone().or(file.text("exchange")?);
-    let queue_name = args.queue_name.clone().or(file.text("queue_name")?);
-    Ok(Names {
-        exchange: exchange.as_deref().unwrap_or(EXCHANGE_DEFAULT).into(),
-        queue_name: queue_name.as_deref().unwrap_or(QUEUE_NAME_DEFAULT).into(),
-    })
+fn with_token(guard: Guard, token: &str) -> anyhow::Result<Guard> {
+    let tokens = guard.tokens.and_admin("cluster", token);
+    let tokens = tokens.map_err(|error| BadInput::new(format!("token: {error}")))?;
+    Ok(Guard { tokens, ..guard })
 }
 
-fn required<T>(key: &str, example: &str, value: Option<T>) -> anyhow::Result<T> {
-    value.ok_or_else(|| {
-        BadInput::new(format!(
-            "'{key}' is missing: set it in the file of --config, or give {example}"
-        ))
-        .into()
+fn names(args: &SharedArgs, file: &mut SettingsFile) -> anyhow::Result<Names> {
+    let exchange = file.checked("exchange", check_exchange)?;
+    let exchange = args.exchange.clone().or(exchange);
+    let exchange = exchange.unwrap_or_else(|| EXCHANGE_DEFAULT.to_owned());
+    check_exchange(&exchange)?;
+    let queue_name = file.checked("queue_name", check_queue_name)?;
+    let queue_name = args.queue_name.clone().or(queue_name);
+    let queue_name = queue_name.unwrap_or_else(|| QUEUE_NAME_DEFAULT.to_owned());
+    check_queue_name(&queue_name)?;
+    Ok(Names {
+        exchange: exchange.into(),
+        queue_name: queue_name.into(),
     })
 }
 
@@ -204,8 +228,11 @@ pub(crate) fn is_postgres(url: &str) -> bool {
     schemes.iter().any(|scheme| url.starts_with(scheme))
 }
 
+/// Whether SQLite takes it for a file that stays, and not for a database in memory or a URI.
 fn is_file(url: &str) -> bool {
-    sqlite_path(url).is_some_and(|path| !path.as_os_str().is_empty())
+    url.strip_prefix("sqlite:").is_some_and(|path| {
+        !path.trim().is_empty() && path != ":memory:" && !path.starts_with("file:")
+    })
 }
 
 fn check_node_id(node_id: &str) -> anyhow::Result<()> {
@@ -217,7 +244,55 @@ fn check_node_id(node_id: &str) -> anyhow::Result<()> {
 }
 
 fn check_broker(url: &str) -> anyhow::Result<()> {
-    refuse_memory("broker", url, "amqp://localhost")
+    refuse_memory("broker", url, "amqp://localhost")?;
+    let checked = broker::check_url(url);
+    checked.map_err(|error| BadInput::new(error.to_string()).into())
+}
+
+/// What cannot be an address; whether it is one of this machine is seen when it listens.
+fn check_listen(address: &str) -> anyhow::Result<()> {
+    let parts = address.rsplit_once(':');
+    if parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+        return Ok(());
+    }
+    let message = format!("listen '{address}': say a host and a port, such as {HEART_LISTEN}");
+    Err(BadInput::new(message).into())
+}
+
+/// The URL of a heart or node.
+fn check_url(url: &str) -> anyhow::Result<()> {
+    let checked = HttpHeart::new(&[url.to_owned()], None);
+    checked.map(drop).map_err(|error| match error {
+        LinkError::Refused { detail } => BadInput::new(detail).into(),
+        error => error.into(),
+    })
+}
+
+fn check_tokens(text: &str) -> anyhow::Result<()> {
+    let given = Settings {
+        api_tokens: Some(text.to_owned()),
+        ..Settings::default()
+    };
+    given.guard().map(drop)
+}
+
+fn check_exchange(name: &str) -> anyhow::Result<()> {
+    check_name("exchange", name, EXCHANGE_BYTES_MAX)
+}
+
+fn check_queue_name(name: &str) -> anyhow::Result<()> {
+    check_name("queue_name", name, QUEUE_NAME_BYTES_MAX)
+}
+
+fn check_name(key: &str, name: &str, bytes_max: usize) -> anyhow::Result<()> {
+    let help = if name.len() > bytes_max {
+        format!("it has {} bytes, more than {bytes_max}", name.len())
+    } else if name.starts_with("amq.") {
+        "names that begin with 'amq.' are the broker's own".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(BadInput::new(format!("{key}: {help}")).into())
 }
 
 fn check_log(url: &str) -> anyhow::Result<()> {
@@ -339,7 +414,12 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("'node_id' is missing"), "{error}");
-        for database in ["mysql://u:hush@h", "sqlite:"] {
+        for database in [
+            "mysql://u:hush@h",
+            "sqlite:",
+            "sqlite::memory:",
+            "sqlite:file:n.db?mode=memory",
+        ] {
             let args = NodeArgs {
                 database: Some(database.to_owned()),
                 ..args.clone()

@@ -74,6 +74,38 @@ impl SettingsFile {
         Ok(text)
     }
 
+    /// What was said, here or elsewhere: without it nothing can begin.
+    pub(crate) fn required<T>(
+        &self,
+        key: &str,
+        example: &str,
+        value: Option<T>,
+    ) -> anyhow::Result<T> {
+        value.ok_or_else(|| {
+            let missing = format!("'{key}' is missing");
+            if self.path.as_os_str().is_empty() {
+                let help = format!("set it in the file of --config, or give {example}");
+                BadInput::new(format!("{missing}: {help}")).into()
+            } else {
+                self.mistake(1, &format!("{missing}: set it here, or give {example}"))
+            }
+        })
+    }
+
+    /// One text or a list of them, each of which has to pass a check.
+    pub(crate) fn checked_texts(
+        &mut self,
+        key: &'static str,
+        check: impl Fn(&str) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Option<Vec<String>>> {
+        let line = self.line(key);
+        let texts = self.texts(key)?;
+        for text in texts.iter().flatten() {
+            check(text).map_err(|error| self.mistake(line, &error.to_string()))?;
+        }
+        Ok(texts)
+    }
+
     /// One text or a list of them.
     pub(crate) fn texts(&mut self, key: &'static str) -> anyhow::Result<Option<Vec<String>>> {
         let Some(setting) = self.take(key) else {
@@ -124,7 +156,7 @@ impl SettingsFile {
     }
 
     /// No more keys are known: what is left over is a mistake.
-    pub(crate) fn finish(mut self) -> anyhow::Result<()> {
+    pub(crate) fn finish(&mut self) -> anyhow::Result<()> {
         self.left.sort_by_key(|setting| setting.line);
         let Some(unknown) = self.left.first() else {
             return Ok(());

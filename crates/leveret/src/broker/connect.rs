@@ -36,6 +36,21 @@ pub async fn connect_late(url: &str) -> Result<Arc<dyn Broker>, ConnectError> {
     connect(url).await
 }
 
+/// Whether a URL is one of a broker, by its look alone: nobody is asked.
+///
+/// # Errors
+/// [`BrokerError::Url`].
+pub fn check_url(url: &str) -> Result<(), BrokerError> {
+    match connect::scheme(url) {
+        ("embedded", path) if path.is_empty() || connect::is_file(path) => Ok(()),
+        ("embedded", _) => Err(no_file(NO_FILE)),
+        ("memory", _) => Ok(()),
+        #[cfg(feature = "rabbitmq")]
+        ("amqp" | "amqps", _) => super::rabbitmq::check_url(url),
+        _ => Err(no_broker(url)),
+    }
+}
+
 /// The broker, and itself again if it is embedded. `embedded:` alone is in the shared file.
 pub(crate) async fn open(
     url: &str,
@@ -57,19 +72,29 @@ pub(crate) async fn open(
             let broker = RabbitMq::connect(RabbitMqOptions::new(url)).await?;
             Ok((Arc::new(broker), None))
         }
-        _ => {
-            let detail = connect::no_kind(url, "broker", "embedded", "embedded: and amqp://…");
-            Err(BrokerError::Url { detail }.into())
-        }
+        _ => Err(no_broker(url).into()),
     }
 }
 
+const NO_FILE: &str = "the embedded broker needs a file, such as embedded:broker.db";
+
 fn open_file(path: &str) -> Result<Database, ConnectError> {
-    let detail = match path {
-        "" => "the embedded broker needs a file: embedded:PATH, or a store in SQLite",
-        path if connect::is_file(path) => return connect::open_file(path),
-        _ => "the embedded broker needs a file, such as embedded:broker.db",
-    };
+    match path {
+        "" => {
+            let detail = "the embedded broker needs a file: embedded:PATH, or a store in SQLite";
+            Err(no_file(detail).into())
+        }
+        path if connect::is_file(path) => connect::open_file(path),
+        _ => Err(no_file(NO_FILE).into()),
+    }
+}
+
+fn no_file(detail: &str) -> BrokerError {
     let detail = detail.to_owned();
-    Err(BrokerError::Url { detail }.into())
+    BrokerError::Url { detail }
+}
+
+fn no_broker(url: &str) -> BrokerError {
+    let detail = connect::no_kind(url, "broker", "embedded", "embedded: and amqp://…");
+    BrokerError::Url { detail }
 }

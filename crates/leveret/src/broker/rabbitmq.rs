@@ -160,6 +160,13 @@ impl RabbitMqOptions {
     }
 }
 
+/// Whether the URL is one of RabbitMQ, by its look alone.
+pub(super) fn check_url(url: &str) -> Result<(), BrokerError> {
+    url::parse(url)?;
+    url::queue_type(url)?;
+    Ok(())
+}
+
 /// Without the password.
 impl fmt::Debug for RabbitMqOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

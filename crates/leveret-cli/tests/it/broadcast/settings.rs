@@ -18,7 +18,61 @@ fn mistakes_name_their_line() {
         "given.yaml:2: unknown setting 'brokr': did you mean 'broker'?",
     );
     check("heart", "listen: [", "given.yaml:2: ");
-    check("heart", "listen: 127.0.0.1:0", "'broker' is missing");
+    check(
+        "heart",
+        "\nlisten: 127.0.0.1:0",
+        "given.yaml:1: 'broker' is missing",
+    );
+    check(
+        "heart",
+        "broker: amqp://h\nlisten: nowhere",
+        "given.yaml:2: listen 'nowhere'",
+    );
+    check(
+        "heart",
+        "broker: amqp://h\nlisten: 127.0.0.1:70900",
+        "given.yaml:2: listen '127.0.0.1:70900'",
+    );
+    check(
+        "heart",
+        "\nbroker: http://u:hush@h",
+        "given.yaml:2: broker URL: 'http:' is no kind of broker",
+    );
+    check(
+        "heart",
+        "\nbroker: amqp://u:hush@h:port",
+        "given.yaml:2: broker URL: ",
+    );
+    check(
+        "heart",
+        "exchange: amq.fanout\nbroker: amqp://h",
+        "given.yaml:1: exchange: names that begin with 'amq.'",
+    );
+    check(
+        "heart",
+        "broker: amqp://h\napi_tokens: hush",
+        "given.yaml:2: api_tokens: ",
+    );
+    check(
+        "heart",
+        "broker: amqp://h\ntoken: hush hush",
+        "given.yaml:2: token: ",
+    );
+    check(
+        "node",
+        "node_id: 1\nheart: [http://h, ftp://u:hush@h]",
+        "given.yaml:2: 'ftp://u:***@h' is no URL of a heart or node",
+    );
+    check(
+        "node",
+        "node_id: 1\nadvertise: h:7091",
+        "given.yaml:2: 'h:7091' is no URL of a heart or node",
+    );
+    check(
+        "node",
+        "\ndatabase: 'sqlite::memory:'",
+        "given.yaml:2: database 'sqlite::memory:': say sqlite:node.db",
+    );
     check(
         "heart",
         "broker: amqp://h\nwrite_log: mysql://u:hush@h/d",

@@ -18,9 +18,12 @@ use super::{
     DATABASE_HEADER, file, heart_path, node_path,
     read::{Answer, Question},
 };
-use crate::broadcast::{
-    link::{CONTENTS_MAX, Fetched, HeartLink, Joined, LinkError, NodeLink, Registration},
-    replica::{Applied, Contents, Query, ReadError, Rows, Snapshot},
+use crate::{
+    broadcast::{
+        link::{CONTENTS_MAX, Fetched, HeartLink, Joined, LinkError, NodeLink, Registration},
+        replica::{Applied, Contents, Query, ReadError, Rows, Snapshot},
+    },
+    redact_url,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -214,7 +217,10 @@ fn base(url: &str) -> Result<String, LinkError> {
     let parsed = reqwest::Url::parse(url);
     if !parsed.is_ok_and(|url| ["http", "https"].contains(&url.scheme())) {
         return Err(LinkError::Refused {
-            detail: format!("'{url}' is no URL of a heart or node, such as http://127.0.0.1:7090"),
+            detail: format!(
+                "'{}' is no URL of a heart or node, such as http://127.0.0.1:7090",
+                redact_url(url)
+            ),
         });
     }
     Ok(url.trim_end_matches('/').to_owned())
