@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use leveret::{broker::Broker, service::Service};
+use leveret::{broker::Broker, core::time::Timestamp, service::Service};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -29,21 +29,45 @@ pub(crate) fn router(role: Role, service: &Service, broker: &Arc<dyn Broker>) ->
 
 async fn health(role: Role, service: &Service, broker: &Arc<dyn Broker>) -> Response {
     let answered = timeout(PATIENCE, service.documents().ping()).await;
-    let database = matches!(answered, Ok(Ok(())));
-    let connected = broker.is_connected();
-    let not_ready = service.not_ready().await;
-    let word = |well: bool| if well { "up" } else { "down" };
-    let (status, well) = if not_ready.is_empty() {
-        (StatusCode::OK, "ok")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "degraded")
+    let health = Health {
+        role,
+        now: service.now(),
+        broker: broker.is_connected(),
+        database: matches!(answered, Ok(Ok(()))),
+        not_ready: service.not_ready().await,
     };
-    let body = json!({
-        "status": well,
-        "service": format!("{}-service", role.name()),
-        "timestamp": service.now().to_string(),
-        "dependencies": { "rabbitmq": word(connected), "database": word(database) },
-        "notReady": not_ready,
-    });
-    (status, Json(body)).into_response()
+    health.into_response()
+}
+
+/// What a service that waits for its database is not ready for.
+pub(crate) const DATABASE: &str = "database";
+
+/// How a service is.
+pub(crate) struct Health {
+    pub(crate) role: Role,
+    pub(crate) now: Timestamp,
+    /// Whether it is connected to the broker, and its database answers.
+    pub(crate) broker: bool,
+    pub(crate) database: bool,
+    /// What keeps it from working.
+    pub(crate) not_ready: Vec<String>,
+}
+
+impl IntoResponse for Health {
+    fn into_response(self) -> Response {
+        let word = |well: bool| if well { "up" } else { "down" };
+        let (status, well) = if self.not_ready.is_empty() {
+            (StatusCode::OK, "ok")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "degraded")
+        };
+        let body = json!({
+            "status": well,
+            "service": format!("{}-service", self.role.name()),
+            "timestamp": self.now.to_string(),
+            "dependencies": { "rabbitmq": word(self.broker), "database": word(self.database) },
+            "notReady": self.not_ready,
+        });
+        (status, Json(body)).into_response()
+    }
 }

@@ -8,6 +8,7 @@ mod demo;
 mod events;
 mod execution;
 mod failure;
+mod front;
 mod gateway;
 mod health;
 mod ids;
@@ -145,13 +146,17 @@ async fn run(
     settings: &Settings,
     mut stopped: signal::Receiver<bool>,
 ) -> anyhow::Result<()> {
+    for Place { role, listener, .. } in &places {
+        println!(
+            "{} listens at http://{}",
+            role.name(),
+            listener.local_addr()?
+        );
+    }
     let stack = tokio::select! {
         stack = Stack::start(places, broker, settings) => stack?,
         _ = stopped.wait_for(|stop| *stop) => return Ok(()),
     };
-    for (role, address) in stack.addresses() {
-        println!("{} listens at http://{address}", role.name());
-    }
     stack.serve(stopped).await
 }
 

@@ -11,7 +11,9 @@ use leveret::{
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use crate::{
-    auth, billing, execution, failure, health, openapi, operators, os,
+    auth, billing, execution, failure,
+    front::Front,
+    health, openapi, operators, os,
     settings::{ServerArgs, Settings},
 };
 
@@ -109,7 +111,7 @@ pub(crate) struct Stack {
 const PAUSE: Duration = Duration::from_millis(500);
 
 impl Stack {
-    /// Connects, waiting for databases that are away, and begins to work and to listen. A broker may come later.
+    /// Listens, connects, waiting for databases that are away, and begins to work. A broker may come later.
     pub(crate) async fn start(
         places: Vec<Place>,
         broker: &str,
@@ -120,27 +122,31 @@ impl Stack {
             .context("cannot use the broker")?;
         let (stop, stopped) = watch::channel(false);
         let mut running = JoinSet::new();
-        let mut services = Vec::new();
+        let mut listening = Vec::new();
         for Place {
             role,
             listener,
             store,
         } in places
         {
+            let address = listener.local_addr()?;
+            let front = Front::new(role, &broker, settings);
+            let (router, stopped) = (front.router(), stopped.clone());
+            running
+                .spawn(async move { Ok(leveret::http::serve(listener, router, stopped).await?) });
+            listening.push((role, address, store, front));
+        }
+        let mut services = Vec::new();
+        for (role, address, store, front) in listening {
             let documents = open(role, &store).await?;
             let service = role.service(documents, broker.clone(), settings)?;
-            let address = listener.local_addr()?;
-            let router = router(role, &service, &broker, settings);
+            front.open(router(role, &service, &broker, settings));
             running.spawn({
                 let (service, stopped) = (service.clone(), stopped.clone());
                 async move {
                     let ran = service.run(stopped).await;
                     ran.with_context(|| format!("the {} service cannot run", role.name()))
                 }
-            });
-            running.spawn({
-                let stopped = stopped.clone();
-                async move { Ok(leveret::http::serve(listener, router, stopped).await?) }
             });
             services.push((role, service, address));
         }
@@ -150,13 +156,6 @@ impl Stack {
             running,
             stop,
         })
-    }
-
-    /// Where its services listen.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = (Role, SocketAddr)> {
-        self.services
-            .iter()
-            .map(|(role, _, address)| (*role, *address))
     }
 
     /// Its services and their URLs, for clients in this process.

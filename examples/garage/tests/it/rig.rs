@@ -79,16 +79,16 @@ pub(crate) struct Place {
 impl Place {
     /// None: the servers are not given, and the test is skipped.
     pub(crate) async fn new(test: &str) -> Option<Place> {
-        let (amqp, postgres) = (
+        let (amqp, postgres, mongodb) = (
             given("LEVERET_TEST_AMQP_URL")?,
             given("LEVERET_TEST_POSTGRES_URL")?,
+            given("LEVERET_TEST_MONGODB_URL")?,
         );
-        Place::at(test, amqp, postgres).await
+        Some(Place::at(test, amqp, postgres, mongodb).await)
     }
 
-    /// With this RabbitMQ and this PostgreSQL.
-    pub(crate) async fn at(test: &str, amqp: String, postgres: String) -> Option<Place> {
-        let mongodb = given("LEVERET_TEST_MONGODB_URL")?;
+    /// With these servers.
+    pub(crate) async fn at(test: &str, amqp: String, postgres: String, mongodb: String) -> Place {
         let foreign = Foreign::new(&amqp).await;
         for queue in ROLES.into_iter().flat_map(queues) {
             for suffix in [
@@ -116,12 +116,12 @@ impl Place {
             ("execution", beside(&postgres, &databases[1])),
             ("billing", beside(&mongodb, &name("billing"))),
         ];
-        Some(Place {
+        Place {
             amqp,
             stores: stores.into(),
             postgres,
             databases,
-        })
+        }
     }
 
     /// Removes the databases of PostgreSQL.
@@ -133,7 +133,7 @@ impl Place {
     }
 }
 
-fn given(variable: &str) -> Option<String> {
+pub(crate) fn given(variable: &str) -> Option<String> {
     let value = std::env::var(variable).ok();
     if value.is_none() {
         println!("skipped: {variable} is not set");
