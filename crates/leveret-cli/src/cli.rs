@@ -144,6 +144,9 @@ pub(crate) enum BenchCommand {
     /// Runs of a chain of nodes that are not pure: each step is committed before the next starts
     #[command(after_help = BENCH_EXAMPLES)]
     Chain(ChainArgs),
+    /// Batches of items of one node that is not pure
+    #[command(after_help = BENCH_EXAMPLES)]
+    Batch(BatchArgs),
     /// Writes through a heart, a broker and nodes, beside the same statements in bare SQLite files
     #[command(after_help = BENCH_BROADCAST_EXAMPLES)]
     Broadcast(BroadcastArgs),
@@ -169,6 +172,22 @@ pub(crate) struct ChainArgs {
     pub(crate) input_bytes: usize,
 }
 
+/// A batch.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BatchArgs {
+    /// Items of the batch
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) items: u32,
+
+    /// Runs that are measured, one after the other, after one as a warm-up
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) runs: u32,
+
+    /// Items that run at once, at most [default: any number]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) concurrency: Option<u32>,
+}
+
 const BENCH_EXAMPLES: &str = "\
 Without --store, --broker and --data, everything is in a temporary directory that is removed at the end. On RabbitMQ, exchange and
 queues have names of their own, behind --prefix, as have the tables in PostgreSQL, and are removed at the end.
@@ -176,6 +195,7 @@ queues have names of their own, behind --prefix, as have the tables in PostgreSQ
 Examples:
   leveret bench chain --nodes 5 --runs 20000 --concurrency 256
   leveret bench chain --nodes 5 --runs 3000 --concurrency 1 --json
+  leveret bench batch --items 10000 --runs 5 --json
   leveret bench chain --broker amqp://localhost --store postgres://localhost/leveret --status off";
 
 const RUN_EXAMPLES: &str = "\

@@ -21,16 +21,28 @@
 //! that pass. If there is, its edges into the body resolve in that pass. If not, the others resolve in the scope around the loop, where the
 //! controller's last step stands then, too. What leads back to the controller from pass 2, and all that ends elsewhere in the body, meets at the
 //! controller's step in pass 3. A loop that is skipped or cancelled has a single step, around it.
+//!
+//! Steps in the body of a batch stand in the scope of their item, `each[17]`. The end of the scatter's step makes items ready, as one [`Ready`] for
+//! many of them; in each, the first steps of the body are reached by the scatter's edges. What leads to the gather, and all that ends elsewhere in the
+//! body, meets at the end of the item, which the gather counts: [`Items`], one row for each batch. The end of an item may let others begin, and
+//! the last one makes the gather ready. A batch whose scatter has no list has no items: its gather is passed.
+
+mod items;
+mod walk;
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     fmt,
     str::FromStr,
 };
 
+pub use self::{
+    items::{Arrival, Items},
+    walk::{Course, Mark, Marks, MissingPlaces, unfinished, unfinished_in},
+};
 use crate::{
-    graph::{EdgeIx, Graph, NodeIx, Place, Role},
+    graph::{Around, EdgeIx, Graph, NodeIx, Place, Role},
     ids::Scope,
 };
 
@@ -41,6 +53,11 @@ pub enum Ending<'a> {
     Completed {
         /// Taken edges.
         taken: Cow<'a, [EdgeIx]>,
+    },
+    /// The step of a scatter has so many items.
+    Scattered {
+        /// Items.
+        items: u64,
     },
     /// The step failed for good.
     Failed {
@@ -58,7 +75,7 @@ pub enum Passed {
     Cancelled,
 }
 
-/// A step that must run now.
+/// A step that must run now; or the [items](Graph::opening) of a scatter that must begin.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ready {
     /// Where it stands.
@@ -70,8 +87,10 @@ pub struct Ready {
 /// What outlives a single step: a place where edges meet, or the end of the run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum JoinPoint {
-    /// A place with several incoming edges.
+    /// A place with several incoming edges. That of a gather in an item is the end of the item.
     Place(Place),
+    /// The items of a gather.
+    Items(Place),
     /// The end of the run.
     End,
 }
@@ -87,32 +106,91 @@ pub enum Resolution {
     Failed,
 }
 
-/// What a join knows: per incoming edge (or condition of the end) its resolution, and whether it has fired.
-///
-/// Printed and stored as one character per edge (`.` open, `t` taken, `u` untaken, `f` failed), then `!` when fired and the position
-/// of the edge that was taken last: `tu.t`, `tt!1`.
+/// What a join knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JoinState {
-    resolved: Vec<Option<Resolution>>,
-    open: usize,
-    last_taken: Option<usize>,
-    fired: bool,
+pub enum JoinState {
+    /// Of edges.
+    Edges(Edges),
+    /// Of the items of a batch.
+    Items(Items),
 }
 
 impl JoinState {
     /// A join of `edges` edges of which none has resolved.
     pub fn new(edges: usize) -> JoinState {
-        JoinState {
-            resolved: vec![None; edges],
-            open: edges,
-            last_taken: None,
-            fired: false,
-        }
+        JoinState::Edges(Edges::new(edges))
     }
 
     /// Whether the join's node was made ready, skipped or cancelled.
     pub fn has_fired(&self) -> bool {
-        self.fired
+        match self {
+            JoinState::Edges(edges) => edges.fired,
+            JoinState::Items(items) => items.fired,
+        }
+    }
+
+    /// The items that began by the end of this one, from where to where, if it is that of an item.
+    pub fn begins(&self) -> Option<(u64, u64)> {
+        match self {
+            JoinState::Edges(edges) => edges.begins,
+            JoinState::Items(_) => None,
+        }
+    }
+
+    /// # Panics
+    ///
+    /// If it is one of items.
+    fn edges(&mut self) -> &mut Edges {
+        match self {
+            JoinState::Edges(edges) => edges,
+            JoinState::Items(_) => panic!("items are counted where edges meet"),
+        }
+    }
+}
+
+impl fmt::Display for JoinState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            JoinState::Edges(edges) => edges.fmt(f),
+            JoinState::Items(items) => items.fmt(f),
+        }
+    }
+}
+
+impl FromStr for JoinState {
+    type Err = JoinStateError;
+
+    fn from_str(text: &str) -> Result<JoinState, JoinStateError> {
+        let parsed = match text.strip_prefix(items::MARK) {
+            Some(items) => Items::parse(items).map(JoinState::Items),
+            None => Edges::parse(text).map(JoinState::Edges),
+        };
+        parsed.ok_or_else(|| JoinStateError(text.to_owned()))
+    }
+}
+
+/// Per incoming edge (or condition of the end) its resolution, and whether the join has fired.
+///
+/// Printed and stored as one character per edge (`.` open, `t` taken, `u` untaken, `f` failed), then `!` when fired and the position
+/// of the edge that was taken last: `tu.t`, `tt!1`. At the end of an item, the items follow that it lets begin: `t!0+17..18`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edges {
+    resolved: Vec<Option<Resolution>>,
+    open: usize,
+    last_taken: Option<usize>,
+    fired: bool,
+    begins: Option<(u64, u64)>,
+}
+
+impl Edges {
+    fn new(edges: usize) -> Edges {
+        Edges {
+            resolved: vec![None; edges],
+            open: edges,
+            last_taken: None,
+            fired: false,
+            begins: None,
+        }
     }
 
     /// `is_late`: the join had fired before this step, whose edges do not matter to it any more.
@@ -165,7 +243,7 @@ enum Fired {
     Passed(Passed),
 }
 
-impl fmt::Display for JoinState {
+impl fmt::Display for Edges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for resolution in &self.resolved {
             f.write_str(match resolution {
@@ -178,8 +256,11 @@ impl fmt::Display for JoinState {
         if self.fired {
             f.write_str("!")?;
         }
-        match self.last_taken {
-            Some(position) => write!(f, "{}{position}", if self.fired { "" } else { "," }),
+        if let Some(position) = self.last_taken {
+            write!(f, "{}{position}", if self.fired { "" } else { "," })?;
+        }
+        match self.begins {
+            Some((from, to)) => write!(f, "+{from}..{to}"),
             None => Ok(()),
         }
     }
@@ -190,33 +271,36 @@ impl fmt::Display for JoinState {
 #[error("'{0}' is not a join state")]
 pub struct JoinStateError(String);
 
-impl FromStr for JoinState {
-    type Err = JoinStateError;
-
-    fn from_str(text: &str) -> Result<JoinState, JoinStateError> {
-        let error = || JoinStateError(text.to_owned());
+impl Edges {
+    fn parse(text: &str) -> Option<Edges> {
+        let (text, begins) = match text.split_once('+') {
+            None => (text, None),
+            Some((text, begins)) => {
+                let (from, to) = begins.split_once("..")?;
+                (text, Some((from.parse().ok()?, to.parse().ok()?)))
+            }
+        };
         let end = text.find(['!', ',']).unwrap_or(text.len());
         let (edges, rest) = text.split_at(end);
-        let resolved = edges
-            .chars()
-            .map(|c| resolution_of(c).map_err(|UnknownResolution| error()))
-            .collect::<Result<Vec<_>, _>>()?;
+        let resolved = edges.chars().map(|c| resolution_of(c).ok());
+        let resolved = resolved.collect::<Option<Vec<_>>>()?;
         let last_taken = match rest.get(1..) {
             None | Some("") => None,
-            Some(digits) => Some(digits.parse().map_err(|_| error())?),
+            Some(digits) => Some(digits.parse().ok()?),
         };
         if last_taken.is_some_and(|position| position >= resolved.len()) {
-            return Err(error());
+            return None;
         }
         let open = resolved
             .iter()
             .filter(|resolution| resolution.is_none())
             .count();
-        Ok(JoinState {
+        Some(Edges {
             resolved,
             open,
             last_taken,
             fired: rest.starts_with('!'),
+            begins,
         })
     }
 }
@@ -243,6 +327,8 @@ pub struct Decision {
     pub passed: Vec<(Place, Passed)>,
     /// The scope around the loop that ended with this step of its controller: the step stands there, too.
     pub closes: Option<Scope>,
+    /// Items that ended.
+    pub arrived: Vec<Arrival>,
     /// Joins that changed.
     pub joins: BTreeMap<JoinPoint, JoinState>,
     /// Whether the run is at its end.
@@ -301,6 +387,7 @@ pub fn closes(graph: &Graph, place: &Place, ending: &Ending<'_>) -> Option<Scope
         Ending::Completed { taken } => {
             !taken.is_empty() && !taken.iter().any(|&edge| graph.leaves(edge))
         }
+        Ending::Scattered { .. } => true,
         Ending::Failed { .. } => false,
     };
     let is_loop = graph.role(place.node) == Role::Loop;
@@ -324,12 +411,19 @@ pub fn decide_start(graph: &Graph) -> Decision {
     }
 }
 
-/// How many edges and conditions meet at a join.
-pub fn join_width(graph: &Graph, join: &JoinPoint) -> usize {
+/// A join that nothing has come to yet.
+pub fn fresh_join(graph: &Graph, join: &JoinPoint) -> JoinState {
     match join {
-        JoinPoint::Place(place) => graph.meeting(place).len() + graph.slots(place),
-        JoinPoint::End => graph.end_slot_count(),
+        JoinPoint::Place(place) => JoinState::new(width(graph, place)),
+        // Of a batch that was never begun, nothing comes.
+        JoinPoint::Items(_) => JoinState::Items(Items::default()),
+        JoinPoint::End => JoinState::new(graph.end_slot_count()),
     }
+}
+
+/// How many edges and conditions meet at a place.
+fn width(graph: &Graph, place: &Place) -> usize {
+    graph.meeting(place).len() + graph.slots(place)
 }
 
 struct Decider<'a> {
@@ -345,10 +439,13 @@ impl Decider<'_> {
     fn step(&mut self, place: &Place, ending: &Ending<'_>) {
         let graph = self.graph;
         let (node, scope) = (place.node, &place.scope);
-        if graph.role(node) == Role::Loop {
-            return self.controller(place, ending);
+        match graph.role(node) {
+            Role::Loop => return self.controller(place, ending),
+            Role::Scatter => return self.scatter(place, ending),
+            Role::Plain | Role::Gather => {}
         }
         match ending {
+            Ending::Scattered { .. } => {}
             Ending::Completed { taken } => {
                 let taken = sorted(taken);
                 self.tell(graph.routed(node), scope, |edge| taken_or_not(&taken, edge));
@@ -389,7 +486,9 @@ impl Decider<'_> {
                 let taken = sorted(taken);
                 self.close(place, |edge| taken_or_not(&taken, edge));
             }
-            Ending::Failed { .. } => self.close(place, |_| Resolution::Failed),
+            Ending::Scattered { .. } | Ending::Failed { .. } => {
+                self.close(place, |_| Resolution::Failed);
+            }
         }
     }
 
@@ -423,9 +522,12 @@ impl Decider<'_> {
     /// An edge resolved; `scope` is that of its source, or around it if it ends a loop.
     fn resolve(&mut self, edge: EdgeIx, resolution: Resolution, scope: &Scope) {
         let graph = self.graph;
-        let place = target_of(graph, edge, scope);
+        let place = graph.target_of(edge, scope);
         let meeting = graph.meeting(&place);
         if meeting.len() == 1 && graph.slots(&place) == 0 {
+            if graph.role(place.node) == Role::Gather {
+                return self.item_end(&place, resolution, Some(edge));
+            }
             return match resolution {
                 Resolution::Taken => self.decision.ready.push(Ready {
                     place,
@@ -444,7 +546,12 @@ impl Decider<'_> {
     /// An edge, or a condition, is met at a join.
     fn meet(&mut self, place: Place, position: usize, resolution: Resolution) {
         let graph = self.graph;
-        let is_later = graph.role(place.node) == Role::Loop && place.scope.pass() != Some(1);
+        let role = graph.role(place.node);
+        let is_later = match role {
+            Role::Loop => place.scope.pass() != Some(1),
+            Role::Gather => true,
+            Role::Plain | Role::Scatter => false,
+        };
         let wait = match (graph.joins_any(place.node), is_later) {
             (false, _) => Wait::ForAll,
             (true, false) => Wait::ForOne,
@@ -455,9 +562,21 @@ impl Decider<'_> {
         let Some(state) = self.join(join) else {
             return;
         };
+        let state = state.edges();
         state.resolve(position, resolution, is_late);
         let fired = state.fire(wait);
         let complete = state.open == 0;
+        if role == Role::Gather {
+            let last_taken = state.last_taken;
+            let resolution = match fired {
+                Some(Fired::Ready) => Resolution::Taken,
+                Some(Fired::Passed(Passed::Skipped)) => Resolution::Untaken,
+                Some(Fired::Passed(Passed::Cancelled)) => Resolution::Failed,
+                None => return,
+            };
+            let via = last_taken.map(|position| graph.meeting(&place)[position]);
+            return self.item_end(&place, resolution, via);
+        }
         match fired {
             // What hands over is known when all edges of the step were told.
             Some(Fired::Ready) => self.decision.ready.push(Ready {
@@ -468,9 +587,9 @@ impl Decider<'_> {
             None => {}
         }
         if complete && wait == Wait::ForOne {
-            let outer = match graph.role(place.node) {
-                Role::Plain => place.scope,
+            let outer = match role {
                 Role::Loop => place.scope.outer(),
+                _ => place.scope,
             };
             self.end_slot(place.node, graph.any_join_slot(place.node), &outer);
         }
@@ -484,7 +603,7 @@ impl Decider<'_> {
         }
         for ready in ready {
             let join = JoinPoint::Place(ready.place.clone());
-            if let Some(state) = joins.get(&join) {
+            if let Some(JoinState::Edges(state)) = joins.get(&join) {
                 let meeting = self.graph.meeting(&ready.place);
                 ready.via = state.last_taken.map(|position| meeting[position]);
             }
@@ -505,6 +624,9 @@ impl Decider<'_> {
             return;
         }
         self.decision.passed.push((place.clone(), passed));
+        if graph.role(node) == Role::Scatter {
+            return self.pass_gather(place, passed);
+        }
         let edges = graph.outgoing(node).iter().copied();
         let edges = edges.chain(graph.fallback_edge(node));
         self.tell(edges, &place.scope, |_| resolution);
@@ -518,15 +640,19 @@ impl Decider<'_> {
 
     fn end_slot(&mut self, node: NodeIx, slot: Option<usize>, scope: &Scope) {
         let Some(slot) = slot else { return };
-        if let Some(node) = self.graph.loop_around(node) {
-            // What ends within a pass lets the next one begin, whatever came of it.
-            let scope = scope.next_pass();
+        if let Some(around) = self.graph.around_of(node) {
+            // What ends within a pass lets the next one begin, whatever came of it; the same goes for the end of an item.
+            let (node, scope) = match around {
+                Around::Pass(node) => (node, scope.next_pass()),
+                Around::Item(node) => (node, scope.clone()),
+            };
             let place = Place { node, scope };
             let position = self.graph.meeting(&place).len() + slot;
             self.meet(place, position, Resolution::Untaken);
         } else if self.graph.end_slot_count() == 1 {
             self.decision.ended = true;
         } else if let Some(state) = self.join(JoinPoint::End) {
+            let state = state.edges();
             state.resolve(slot, Resolution::Taken, false);
             if state.open == 0 && !state.fired {
                 state.fired = true;
@@ -555,17 +681,6 @@ fn taken_or_not(taken: &[EdgeIx], edge: EdgeIx) -> Resolution {
     }
 }
 
-/// Where an edge leads; `scope` is that of its source, or around it if it ends a loop.
-fn target_of(graph: &Graph, edge: EdgeIx, scope: &Scope) -> Place {
-    let node = graph.edge(edge).target;
-    let scope = match graph.role(node) {
-        Role::Plain => scope.clone(),
-        Role::Loop if graph.is_again(edge) => scope.next_pass(),
-        Role::Loop => scope.first_pass(),
-    };
-    Place { node, scope }
-}
-
 /// The edges in order, in which they are for the most part already: looking for each is then quick, however many there are.
 fn sorted(edges: &[EdgeIx]) -> Cow<'_, [EdgeIx]> {
     if edges.is_sorted() {
@@ -574,126 +689,6 @@ fn sorted(edges: &[EdgeIx]) -> Cow<'_, [EdgeIx]> {
     let mut sorted = edges.to_vec();
     sorted.sort_unstable();
     Cow::Owned(sorted)
-}
-
-/// What is recorded of a step, as far as going on after a crash needs it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mark {
-    /// The step waits for a timer, which makes it ready again.
-    Waiting,
-    /// The step failed for good; its fallback may be at work.
-    Failed,
-    /// The step completed, or was skipped or cancelled.
-    Final,
-}
-
-/// What is recorded of a run's steps.
-pub type Marks = HashMap<Place, Mark>;
-
-/// The steps that should be running: made ready by what is recorded, and not recorded themselves.
-///
-/// Walks from `from` (the starts, for a whole run) over recorded steps. Follows from the committed state alone, so that a job lost or
-/// delivered again leads to the same successors.
-pub fn unfinished(
-    graph: &Graph,
-    from: impl IntoIterator<Item = Ready>,
-    marks: &Marks,
-    joins: &Joins,
-) -> Vec<Ready> {
-    let mut walk = Walk {
-        graph,
-        joins,
-        open: from.into_iter().collect(),
-    };
-    let mut seen = HashSet::new();
-    let mut ready = Vec::new();
-    while let Some(candidate) = walk.open.pop() {
-        if !seen.insert(candidate.place.clone()) {
-            continue;
-        }
-        let Place { node, scope } = &candidate.place;
-        let node = *node;
-        if graph.role(node) == Role::Loop {
-            let edges = graph.outgoing(node).iter().copied();
-            let scope = scope.outer();
-            let around = Place { node, scope };
-            if marks.contains_key(&around) {
-                // Nothing of a loop that ended is left.
-                walk.on(edges.filter(|&edge| graph.leaves(edge)), &around);
-                continue;
-            }
-            match marks.get(&candidate.place) {
-                None => ready.push(candidate),
-                Some(Mark::Waiting) => {}
-                Some(Mark::Failed | Mark::Final) => {
-                    let inwards = edges.filter(|&edge| !graph.leaves(edge));
-                    walk.along(inwards, &candidate.place.scope);
-                }
-            }
-            continue;
-        }
-        match marks.get(&candidate.place) {
-            None => ready.push(candidate),
-            Some(Mark::Waiting) => {}
-            Some(Mark::Failed) if graph.fallback_edge(node).is_some() => {
-                walk.on(graph.fallback_edge(node), &candidate.place);
-            }
-            Some(Mark::Failed | Mark::Final) => {
-                let edges = graph.routed(node).chain(graph.fallback_edge(node));
-                walk.on(edges, &candidate.place);
-            }
-        }
-    }
-    ready.sort_unstable();
-    ready
-}
-
-/// A walk over what is recorded.
-struct Walk<'a> {
-    graph: &'a Graph,
-    joins: &'a Joins,
-    open: Vec<Ready>,
-}
-
-impl Walk<'_> {
-    /// Goes on from a step that is recorded.
-    fn on(&mut self, edges: impl IntoIterator<Item = EdgeIx>, from: &Place) {
-        self.along(edges, &from.scope);
-        if let Some(node) = self.graph.loop_around(from.node)
-            && self.graph.terminal_slot(from.node).is_some()
-        {
-            // The next pass may have waited for this step.
-            let scope = from.scope.next_pass();
-            self.reach(Place { node, scope }, None);
-        }
-    }
-
-    fn along(&mut self, edges: impl IntoIterator<Item = EdgeIx>, scope: &Scope) {
-        for edge in edges {
-            self.reach(target_of(self.graph, edge, scope), Some(edge));
-        }
-    }
-
-    fn reach(&mut self, place: Place, edge: Option<EdgeIx>) {
-        if let Ok(via) = join_to(self.graph, &place, self.joins) {
-            let via = via.or(edge);
-            self.open.push(Ready { place, via });
-        }
-    }
-}
-
-struct NotFired;
-
-/// The edge that hands over the input of a join that fired; `None` for a place with one edge.
-fn join_to(graph: &Graph, place: &Place, joins: &Joins) -> Result<Option<EdgeIx>, NotFired> {
-    let meeting = graph.meeting(place);
-    if meeting.len() == 1 && graph.slots(place) == 0 {
-        return Ok(None);
-    }
-    match joins.get(&JoinPoint::Place(place.clone())) {
-        Some(state) if state.fired => Ok(state.last_taken.map(|position| meeting[position])),
-        _ => Err(NotFired),
-    }
 }
 
 #[cfg(test)]

@@ -93,6 +93,8 @@ pub struct References {
     pub run_input: bool,
     /// Reads `result.output` or `result.action`.
     pub result: bool,
+    /// `item` or `index`.
+    pub item: bool,
     /// Nodes whose outputs are read.
     pub nodes: BTreeSet<Arc<str>>,
     /// Nodes whose errors are read.
@@ -109,6 +111,7 @@ impl References {
         self.input |= other.input;
         self.run_input |= other.run_input;
         self.result |= other.result;
+        self.item |= other.item;
         self.nodes.extend(other.nodes.iter().cloned());
         self.node_errors.extend(other.node_errors.iter().cloned());
         self.context.extend(other.context.iter().cloned());

@@ -199,9 +199,37 @@ impl Scope {
 
     /// The pass of the loop, if the innermost part is one.
     pub fn pass(&self) -> Option<u64> {
-        let (_, last) = self.split()?;
-        match last {
-            ScopePart::Pass(pass) => Some(pass),
+        match self.split()? {
+            (_, ScopePart::Pass(pass)) => Some(pass),
+            _ => None,
+        }
+    }
+
+    /// Within this scope, an item of a batch, by its position from 0.
+    #[must_use]
+    pub fn item(&self, index: u64) -> Scope {
+        self.within(ScopePart::Item(index))
+    }
+
+    /// Within this scope, several items of a batch: what is [to be begun](ScopePart::Items), and no scope of steps.
+    #[must_use]
+    pub fn items(&self, from: u64, to: u64) -> Scope {
+        self.within(ScopePart::Items(from, to))
+    }
+
+    /// The position of the item, if the innermost part is one.
+    pub fn item_index(&self) -> Option<u64> {
+        match self.split()? {
+            (_, ScopePart::Item(index)) => Some(index),
+            _ => None,
+        }
+    }
+
+    /// The scope around the innermost part, and the items that it stands for, if it stands for several.
+    pub fn item_range(&self) -> Option<(Scope, u64, u64)> {
+        match self.split()? {
+            (outer, ScopePart::Items(from, to)) => Some((outer, from, to)),
+            _ => None,
         }
     }
 
@@ -212,7 +240,7 @@ impl Scope {
             Some((outer, ScopePart::Pass(pass))) => {
                 outer.within(ScopePart::Pass(pass.saturating_add(1)))
             }
-            None => self.clone(),
+            _ => self.clone(),
         }
     }
 
@@ -267,13 +295,28 @@ impl Scope {
 pub enum ScopePart {
     /// `loop#2`: the second pass of a loop.
     Pass(u64),
+    /// `each[17]`: the item of a batch that has 17 others before it.
+    Item(u64),
+    /// `each[17..20]`: three items that are to be begun together. No step stands there.
+    Items(u64, u64),
 }
 
 impl ScopePart {
     /// Only the one text that it prints as is taken: two texts would be two scopes.
     fn parse(text: &str) -> Option<ScopePart> {
-        let part = ScopePart::Pass(text.strip_prefix("loop#")?.parse().ok()?);
-        (part != ScopePart::Pass(0) && part.to_string() == text).then_some(part)
+        let part = if let Some(pass) = text.strip_prefix("loop#") {
+            ScopePart::Pass(pass.parse().ok().filter(|pass| *pass > 0)?)
+        } else {
+            let items = text.strip_prefix("each[")?.strip_suffix(']')?;
+            match items.split_once("..") {
+                None => ScopePart::Item(items.parse().ok()?),
+                Some((from, to)) => {
+                    let (from, to) = (from.parse().ok()?, to.parse().ok()?);
+                    (from < to).then_some(ScopePart::Items(from, to))?
+                }
+            }
+        };
+        (part.to_string() == text).then_some(part)
     }
 }
 
@@ -281,6 +324,8 @@ impl fmt::Display for ScopePart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ScopePart::Pass(pass) => write!(f, "loop#{pass}"),
+            ScopePart::Item(index) => write!(f, "each[{index}]"),
+            ScopePart::Items(from, to) => write!(f, "each[{from}..{to}]"),
         }
     }
 }
@@ -414,8 +459,32 @@ mod tests {
         let passes = [ScopePart::Pass(2), ScopePart::Pass(1)];
         assert_eq!(inner.parts(), Some(passes.to_vec()));
         assert_eq!(Scope::root().parts(), Some(Vec::new()));
+        let item = scope.item(17);
+        assert_eq!(item.as_str(), "loop#2/each[17]");
+        assert_eq!((item.item_index(), item.pass()), (Some(17), None));
+        assert_eq!(item.next_pass(), item);
+        let some = Scope::root().items(3, 5);
+        assert_eq!(some.as_str(), "each[3..5]");
+        assert_eq!(some.item_range(), Some((Scope::root(), 3, 5)));
+        assert_eq!(item.item_range(), None);
+        assert_eq!(some.parts(), Some(vec![ScopePart::Items(3, 5)]));
         for bad in [
-            "loop#0", "loop#01", "loop#+1", "loop#", "loop", "/", "loop#1/", "x/loop#1",
+            "loop#0",
+            "loop#01",
+            "loop#+1",
+            "loop#",
+            "loop",
+            "/",
+            "loop#1/",
+            "x/loop#1",
+            "each[]",
+            "each[01]",
+            "each[1",
+            "each[-1]",
+            "each[2..2]",
+            "each[3..2]",
+            "each[..2]",
+            "each[1..02]",
         ] {
             assert_eq!(Scope::new(bad).parts(), None, "{bad}");
         }

@@ -10,7 +10,8 @@ const LABEL_CHARS_MAX: usize = 80;
 /// Draws a workflow as a Mermaid `flowchart TD`.
 ///
 /// A node shows its name (else its id) and its type, and `any` when it waits for one predecessor only; an edge shows
-/// whether it is for failures, its action, condition and transform; a dotted arrow leads to a fallback. Labels hold any text.
+/// whether it is for failures, its action, condition and transform, and `each` where it leads to what is executed for each item of a batch; a dotted
+/// arrow leads to a fallback. Labels hold any text.
 pub fn mermaid(workflow: &Workflow) -> String {
     let mut chart = String::from("flowchart TD\n");
     draw(workflow, &mut chart).expect("writing to a string does not fail");
@@ -31,7 +32,7 @@ fn draw(workflow: &Workflow, chart: &mut String) -> fmt::Result {
     }
     for edge in &workflow.edges {
         let Edge { source, target, .. } = edge;
-        match edge_label(edge) {
+        match edge_label(edge, workflow.nodes[*source].batch.is_some()) {
             None => writeln!(chart, "    n{source} --> n{target}")?,
             Some(label) => writeln!(chart, "    n{source} -->|\"{label}\"| n{target}")?,
         }
@@ -56,11 +57,12 @@ fn node_label(node: &Node, is_join: bool) -> String {
     label
 }
 
-fn edge_label(edge: &Edge) -> Option<String> {
+fn edge_label(edge: &Edge, is_each: bool) -> Option<String> {
     let action = edge.action.as_deref().map(escape);
     let condition = edge.condition.as_ref().map(|of| escape(of.source()));
     let transform = edge.transform.as_ref().map(|of| escape(of.source()));
     let parts = [
+        is_each.then(|| "each".to_owned()),
         edge.on_failure.then(|| "on failure".to_owned()),
         action,
         condition.map(|condition| format!("if {condition}")),
@@ -131,6 +133,41 @@ mod tests {
             n1 --> n3
             n1 -->|"on failure"| n3
             n0 -.->|"fallback"| n2
+        "#);
+    }
+
+    /// The worker of a batch without nodes between stands there as a node.
+    #[test]
+    fn draws_batches() {
+        let workflow = workflow_from_json(
+            &json!({
+                "id": "w",
+                "nodes": [
+                    { "id": "s", "uses": "batch-scatter", "params": { "gatherNodeId": "g" } },
+                    { "id": "t", "uses": "batch-scatter", "params": { "gatherNodeId": "h", "workerUsesKey": "double" } },
+                    { "id": "h", "uses": "batch-gather" },
+                    { "id": "g", "uses": "batch-gather" },
+                ],
+                "edges": [
+                    { "source": "s", "target": "t", "transform": "[item]" },
+                    { "source": "t", "target": "h" },
+                    { "source": "h", "target": "g" },
+                ],
+            }),
+            None,
+        )
+        .unwrap();
+        assert_snapshot!(mermaid(&workflow), @r#"
+        flowchart TD
+            n0["s<br/>batch-scatter"]
+            n1["t<br/>batch-scatter"]
+            n2["h<br/>batch-gather"]
+            n3["g<br/>batch-gather"]
+            n4["t.worker<br/>double"]
+            n0 -->|"each | = #91;item#93;"| n1
+            n1 -->|"each"| n4
+            n2 --> n3
+            n4 --> n2
         "#);
     }
 }

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     each::Each,
     expr::{Expression, References},
-    graph::{EdgeShape, Graph, NodeShape, Role},
+    graph::{BatchShape, EdgeShape, Graph, NodeShape, Role},
     ids::{NodeId, Scope, WorkflowId},
     json::Json,
     template::Template,
@@ -57,8 +57,10 @@ impl Workflow {
     /// Within which scope a step is the latest of its node, if something asks for that: it stands in a pass of a loop, and something names its
     /// node.
     pub fn latest_within(&self, node: usize, scope: &Scope) -> Option<Scope> {
-        let counts = !scope.is_root() && self.named.contains(&node);
-        counts.then(Scope::root)
+        if scope.is_root() || !self.named.contains(&node) {
+            return None;
+        }
+        self.graph.latest_within(node, scope)
     }
 
     /// A node by its id.
@@ -76,10 +78,21 @@ pub const CONTINUE: &str = "continue";
 /// The action of a [`LOOP_CONTROLLER`] that ends the loop.
 pub const BREAK: &str = "break";
 
+/// The node type that begins the items of a batch.
+pub const BATCH_SCATTER: &str = "batch-scatter";
+
+/// The node type that waits for the items of a batch.
+pub const BATCH_GATHER: &str = "batch-gather";
+
+/// The most items of a batch.
+pub const ITEMS_MAX: usize = 100_000;
+
 /// What a node is to the shape of its workflow, by its type.
 pub(crate) fn role_of(uses: &str) -> Role {
     match uses {
         LOOP_CONTROLLER => Role::Loop,
+        BATCH_SCATTER => Role::Scatter,
+        BATCH_GATHER => Role::Gather,
         _ => Role::Plain,
     }
 }
@@ -90,6 +103,7 @@ pub(crate) fn graph_of(nodes: &[Node], edges: &[Edge]) -> Graph {
         joins_any: node.config.join == Join::Any,
         fallback: node.config.fallback,
         role: role_of(&node.uses),
+        batch: node.batch,
     };
     let edge = |edge: &Edge| EdgeShape {
         source: edge.source,
@@ -174,6 +188,8 @@ pub struct Node {
     pub inputs: Inputs,
     /// Attempts, times, fallback and join.
     pub config: NodeConfig,
+    /// How a [`BATCH_SCATTER`] has its items executed.
+    pub batch: Option<BatchShape>,
 }
 
 impl Node {

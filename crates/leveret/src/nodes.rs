@@ -26,10 +26,12 @@ use leveret_core::{
     parse::{NodeCatalog, ParamProblem},
     template::Choice,
     time::Timestamp,
-    workflow::LOOP_CONTROLLER,
+    workflow::{BATCH_GATHER, BATCH_SCATTER, LOOP_CONTROLLER},
 };
 use serde_json::Value;
 
+mod batch_gather;
+mod batch_scatter;
 mod check;
 mod datetime;
 mod each;
@@ -138,6 +140,8 @@ pub struct NodeOutput {
     pub action: Option<Arc<str>>,
     /// Values set in the run's context, read as `context.<key>`.
     pub context: Vec<(Arc<str>, Json)>,
+    /// The items of a batch, from a type that is registered as [`BATCH_SCATTER`]; of no meaning from any other.
+    pub items: Option<Vec<Json>>,
 }
 
 impl From<NodeOutput> for Verdict {
@@ -287,7 +291,7 @@ impl Registry {
         Registry::default()
     }
 
-    /// The built-in node types: `set`, `switch`, `loop-controller`, `http`, `sleep`, `log` and `fail`, those over lists (`map`, `filter`, `sort`,
+    /// The built-in node types: `set`, `switch`, `loop-controller`, `batch-scatter`, `batch-gather`, `http`, `sleep`, `log` and `fail`, those over lists (`map`, `filter`, `sort`,
     /// `limit`), `edit` and `datetime`. Three have further names, which flowcraft blueprints use: `start` and `join` are `set`, `error` is
     /// `fail`, `SleepNode` is `sleep`.
     pub fn builtin() -> Registry {
@@ -314,6 +318,8 @@ impl Registry {
         registry.register("edit", edit::Edit);
         registry.register("datetime", datetime::Datetime);
         registry.register(LOOP_CONTROLLER, loop_controller::LoopController);
+        registry.register(BATCH_SCATTER, batch_scatter::BatchScatter);
+        registry.register(BATCH_GATHER, batch_gather::BatchGather);
         Ok(registry)
     }
 

@@ -7,7 +7,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use leveret_core::{
-    ids::{RunId, StepKey},
+    decide::Ready,
+    ids::{RunId, Scope, StepKey},
     parse::NodeCatalog,
     time::Timestamp,
     workflow::WorkflowHash,
@@ -21,14 +22,15 @@ use crate::{
     nodes::Registry,
     one_file::OneFile,
     store::{
-        Batching, Committed, Finished, Load, Loaded, NewRun, NewTimer, Progress, RunEnd, RunRecord,
-        RunStatus, Started, Store, StoreError, commit_each, load_each, start_each,
+        Batching, Committed, Finished, Load, Loaded, NewRun, NewTimer, NodeRef, Progress, RunEnd,
+        RunRecord, RunStatus, Started, Store, StoreError, commit_each, load_each, start_each,
     },
 };
 
 mod awake;
 mod client;
 mod clock;
+mod course;
 mod drive;
 mod execute;
 mod health;
@@ -49,6 +51,7 @@ mod unread;
 mod wire;
 mod worker;
 
+use self::course::Found;
 use self::{
     awake::Awake,
     client::Cancels,
@@ -719,8 +722,29 @@ impl Inner {
         Ok(self.durably(call).await?.0)
     }
 
-    async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError> {
-        Ok(self.durably(|| self.store.progress(run_id)).await?.0)
+    /// What should be running of a run, as far as it follows from these.
+    async fn outstanding(
+        &self,
+        run_id: &RunId,
+        plan: &Plan,
+        from: &[Ready],
+    ) -> Result<Found, StoreError> {
+        let read = |places: Option<Vec<(NodeRef, Scope)>>| async move {
+            match places {
+                None => Ok(self.durably(|| self.store.progress(run_id)).await?.0),
+                Some(places) => self.progress_at(run_id, &places).await,
+            }
+        };
+        course::outstanding(&plan.workflow, from, read).await
+    }
+
+    async fn progress_at(
+        &self,
+        run_id: &RunId,
+        places: &[(NodeRef, Scope)],
+    ) -> Result<Option<Progress>, StoreError> {
+        let read = || self.store.progress_at(run_id, places);
+        Ok(self.durably(read).await?.0)
     }
 
     async fn run(&self, run_id: &RunId) -> Result<Option<RunRecord>, StoreError> {

@@ -244,6 +244,8 @@ pub enum Outcome {
         taken: Vec<EdgeIx>,
         /// Values that the node set in the run's context.
         context: Vec<(Arc<str>, Json)>,
+        /// The items of a scatter, each with its scope.
+        items: Option<Vec<(Scope, Json)>>,
     },
     /// It goes on when a timer is due.
     Waiting {
@@ -467,13 +469,13 @@ pub struct StepRecord {
 }
 
 /// What is recorded of a run's course, for going on after a crash.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Progress {
     /// The run's workflow.
     pub workflow_hash: WorkflowHash,
     /// Where it stands.
     pub status: RunStatus,
-    /// Its recorded steps.
+    /// Its recorded steps, and what stands for items.
     pub marks: Vec<(NodeId, Scope, Mark)>,
     /// Its joins, by the text of their keys.
     pub joins: Vec<(JoinKey, String)>,
@@ -675,7 +677,22 @@ pub trait Store: Send + Sync + 'static {
     /// what is unbegun stays so.
     async fn put_off(&self, runs: &[RunId], until: Timestamp) -> Result<(), StoreError>;
 
-    /// What is recorded of a run's course.
+    /// What is recorded of a run's course at some places: the steps that stand there, and what meets there. Costs nothing for what is recorded
+    /// elsewhere.
+    async fn progress_at(
+        &self,
+        run_id: &RunId,
+        places: &[(NodeRef, Scope)],
+    ) -> Result<Option<Progress>, StoreError>;
+
+    /// Up to `limit` steps of a run that wait, and where they stand.
+    async fn waiting_steps(
+        &self,
+        run_id: &RunId,
+        limit: u32,
+    ) -> Result<Vec<(NodeId, Scope)>, StoreError>;
+
+    /// What is recorded of a run's course, all of it.
     async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError>;
 
     /// Ends a running run as cancelled. `None`: there is no such run; else its end, and whether it is this call's doing.

@@ -21,7 +21,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::{
-    cli::{BenchCommand, ChainArgs},
+    cli::{BatchArgs, BenchCommand, ChainArgs},
     engine::Running,
     exit::Exit,
     output::{self, Output, Table},
@@ -62,6 +62,7 @@ pub(crate) async fn bench(
 ) -> anyhow::Result<Exit> {
     let args = match command {
         BenchCommand::Chain(args) => args,
+        BenchCommand::Batch(args) => return batch(&args, settings, output).await,
         BenchCommand::Broadcast(args) => {
             return crate::bench::broadcast::bench(&args, settings, output).await;
         }
@@ -100,8 +101,167 @@ pub(crate) async fn bench(
     Ok(Exit::Ok)
 }
 
-/// Measures a chain. On a shared broker, exchange and queues have names of their own and are removed at the end.
+/// Measures a chain.
 async fn chain(args: &ChainArgs, settings: &Settings) -> anyhow::Result<Report> {
+    let of_a_step = match settings.status() {
+        Status::All => 2,
+        Status::Final => 1,
+        Status::Off => 0,
+    };
+    let load = Load {
+        workflow: workflow(args.nodes)?,
+        input: Json::from(json!({ "payload": "x".repeat(args.input_bytes) })),
+        runs: args.runs as usize,
+        warm_up: (args.runs as usize / 10).clamp(1, 2000),
+        concurrency: args.concurrency as usize,
+        messages_of_a_run: u64::from(args.nodes) * of_a_step,
+    };
+    let Measured {
+        store,
+        broker,
+        mut latencies,
+        elapsed,
+        messages,
+    } = measure(load, settings).await?;
+    latencies.sort_unstable();
+    let at = |share: f64| {
+        let index = ((latencies.len() as f64 * share) as usize).min(latencies.len() - 1);
+        latencies[index].as_secs_f64() * 1e3
+    };
+    let runs_per_s = f64::from(args.runs) / elapsed.as_secs_f64();
+    let steps_per_s = runs_per_s * f64::from(args.nodes);
+    Ok(Report {
+        nodes: args.nodes,
+        runs: args.runs,
+        concurrency: args.concurrency,
+        input_bytes: args.input_bytes,
+        store,
+        broker,
+        status: settings.status(),
+        runs_per_s,
+        steps_per_s,
+        p50_ms: at(0.5),
+        p99_ms: at(0.99),
+        max_ms: at(1.0),
+        step_us: 1e6 / steps_per_s,
+        elapsed_ms: elapsed.as_secs_f64() * 1e3,
+        messages,
+    })
+}
+
+/// What was measured of batches, and with what.
+#[derive(Debug, Serialize)]
+struct BatchReport {
+    items: u32,
+    runs: u32,
+    concurrency: Option<u32>,
+    store: String,
+    broker: String,
+    /// The mode in force.
+    status: Status,
+    items_per_s: f64,
+    item_us: f64,
+    elapsed_ms: f64,
+}
+
+/// Measures runs of one batch, one after the other.
+async fn batch(args: &BatchArgs, settings: &Settings, output: Output) -> anyhow::Result<Exit> {
+    let mut of_scatter = json!({ "gatherNodeId": "gather" });
+    if let Some(most) = args.concurrency {
+        of_scatter["concurrency"] = json!(most);
+    }
+    let definition = json!({
+        "id": "bench-batch",
+        "nodes": [
+            { "id": "scatter", "uses": "batch-scatter", "params": of_scatter },
+            { "id": "item", "uses": STEP, "params": { "output": "{{ item }}" } },
+            { "id": "gather", "uses": "batch-gather" },
+        ],
+        "edges": [
+            { "source": "scatter", "target": "item" },
+            { "source": "item", "target": "gather" },
+        ],
+    });
+    let workflow = workflow_from_json(&definition, None);
+    let items: Vec<u32> = (0..args.items).collect();
+    let of_a_step = match settings.status() {
+        Status::All => 2,
+        Status::Final => 1,
+        Status::Off => 0,
+    };
+    let load = Load {
+        workflow: workflow.map_err(|diagnostics| anyhow::anyhow!("{diagnostics}"))?,
+        input: Json::from(json!(items)),
+        runs: args.runs as usize,
+        warm_up: 1,
+        concurrency: 1,
+        messages_of_a_run: (u64::from(args.items) + 2) * of_a_step,
+    };
+    let Measured {
+        store,
+        broker,
+        elapsed,
+        ..
+    } = measure(load, settings).await?;
+    let items_per_s = f64::from(args.items) * f64::from(args.runs) / elapsed.as_secs_f64();
+    let report = BatchReport {
+        items: args.items,
+        runs: args.runs,
+        concurrency: args.concurrency,
+        store,
+        broker,
+        status: settings.status(),
+        items_per_s,
+        item_us: 1e6 / items_per_s,
+        elapsed_ms: elapsed.as_secs_f64() * 1e3,
+    };
+    if output.json {
+        output::json(&report)?;
+        return Ok(Exit::Ok);
+    }
+    let mut table = Table::new(["figure", "value"]).number(1);
+    table.row(["items/s".to_owned(), format!("{:.0}", report.items_per_s)]);
+    table.row(["an item".to_owned(), format!("{:.1} µs", report.item_us)]);
+    table.print()?;
+    let BatchReport {
+        items,
+        runs,
+        store,
+        broker,
+        status,
+        ..
+    } = &report;
+    output::line(format!(
+        "{runs} runs of {items} items, one after the other, on {store} and {broker}, status messages {status}"
+    ))?;
+    Ok(Exit::Ok)
+}
+
+/// What is measured.
+struct Load {
+    workflow: Workflow,
+    input: Json,
+    runs: usize,
+    /// Runs before those that are measured.
+    warm_up: usize,
+    /// Runs at once.
+    concurrency: usize,
+    /// Status messages.
+    messages_of_a_run: u64,
+}
+
+/// What came of it.
+struct Measured {
+    store: String,
+    broker: String,
+    latencies: Vec<Duration>,
+    elapsed: Duration,
+    /// Status and completion messages that were consumed, of the warm-up too.
+    messages: u64,
+}
+
+/// Runs a load. On a shared broker, exchange and queues have names of their own and are removed at the end.
+async fn measure(of: Load, settings: &Settings) -> anyhow::Result<Measured> {
     let mut settings = settings.clone();
     // Behind the prefix of the settings: with that alone, the queues of others would be used, and removed.
     let prefix = settings.prefix.unwrap_or_default();
@@ -124,10 +284,14 @@ async fn chain(args: &ChainArgs, settings: &Settings) -> anyhow::Result<Report> 
     let mut stopped = shutdown::on_signal()?;
     let mut running = Running::start_with(&settings, registry).await?;
     let engine = running.engine.clone();
-    let workflow = Arc::new(workflow(args.nodes)?);
-    let input = Json::from(json!({ "payload": "x".repeat(args.input_bytes) }));
-    let (runs, concurrency) = (args.runs as usize, args.concurrency as usize);
-    let warm_up = (runs / 10).clamp(1, 2000);
+    let Load {
+        input,
+        runs,
+        warm_up,
+        concurrency,
+        ..
+    } = of;
+    let workflow = Arc::new(of.workflow);
     let messages = Arc::<AtomicU64>::default();
     let measured = async {
         let completes = observe(&engine, &messages).await?;
@@ -139,12 +303,7 @@ async fn chain(args: &ChainArgs, settings: &Settings) -> anyhow::Result<Report> 
         // What was done is not told before it is published.
         engine.flush().await;
         let elapsed = begun.elapsed();
-        let of_a_step = match settings.status() {
-            Status::All => 2,
-            Status::Final => 1,
-            Status::Off => 0,
-        };
-        let of_a_run = u64::from(args.nodes) * of_a_step + u64::from(completes);
+        let of_a_run = of.messages_of_a_run + u64::from(completes);
         observed(&messages, (warm_up + runs) as u64 * of_a_run).await;
         Ok((latencies, elapsed))
     };
@@ -158,30 +317,13 @@ async fn chain(args: &ChainArgs, settings: &Settings) -> anyhow::Result<Report> 
         let prefix = settings.prefix.as_deref().unwrap_or_default();
         remove_prefixed(&settings.store(), prefix).await?;
     }
-    let (mut latencies, elapsed) = measured?;
+    let (latencies, elapsed) = measured?;
     cleaned?;
-    latencies.sort_unstable();
-    let at = |share: f64| {
-        let index = ((latencies.len() as f64 * share) as usize).min(latencies.len() - 1);
-        latencies[index].as_secs_f64() * 1e3
-    };
-    let runs_per_s = runs as f64 / elapsed.as_secs_f64();
-    let steps_per_s = runs_per_s * f64::from(args.nodes);
-    Ok(Report {
-        nodes: args.nodes,
-        runs: args.runs,
-        concurrency: args.concurrency,
-        input_bytes: args.input_bytes,
+    Ok(Measured {
         store,
         broker,
-        status: settings.status(),
-        runs_per_s,
-        steps_per_s,
-        p50_ms: at(0.5),
-        p99_ms: at(0.99),
-        max_ms: at(1.0),
-        step_us: 1e6 / steps_per_s,
-        elapsed_ms: elapsed.as_secs_f64() * 1e3,
+        latencies,
+        elapsed,
         messages: messages.load(Relaxed),
     })
 }

@@ -76,3 +76,36 @@ fn what_is_published_is_consumed() {
     assert_eq!(ended.json()["messages"], 22 * (3 * 2 + 1), "{ended:?}");
     assert_eq!(ended.stderr, "");
 }
+
+/// Parameters, and figures that agree with each other.
+#[test]
+fn a_batch_is_reported_as_json() {
+    let args = [
+        "bench",
+        "batch",
+        "--items",
+        "30",
+        "--runs",
+        "2",
+        "--concurrency",
+        "8",
+        "--json",
+    ];
+    let ended = leveret(&args);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let report = ended.json();
+    for (name, value) in [("items", 30), ("runs", 2), ("concurrency", 8)] {
+        assert_eq!(report[name], value, "{name}");
+    }
+    let figure = |name: &str| report[name].as_f64().expect(name);
+    let items = figure("items_per_s") * figure("elapsed_ms") / 1e3;
+    assert!((items / 60.0 - 1.0).abs() < 0.01, "{report}");
+    let us = figure("items_per_s") * figure("item_us");
+    assert!((us / 1e6 - 1.0).abs() < 0.01, "{report}");
+    let told = leveret(&args[..6]);
+    let last = told.stdout.lines().last().unwrap_or_default();
+    assert!(
+        last.starts_with("2 runs of 30 items, one after the other, on "),
+        "{told:?}"
+    );
+}

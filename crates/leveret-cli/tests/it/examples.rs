@@ -81,6 +81,18 @@ fn a_loop() {
 }
 
 #[test]
+fn batch() {
+    let expect = "2 of 3 lines have a price, the last one is of pot";
+    assert_eq!(output("batch", &[]), json!(expect));
+    let items = r#"{"items": [{"sku": "tea", "cents": 450, "count": 2}]}"#;
+    let one = output("batch", &["--input", items]);
+    assert_eq!(
+        one,
+        json!("1 of 1 lines have a price, the last one is of tea")
+    );
+}
+
+#[test]
 fn routing() {
     assert_eq!(
         output("routing", &[]),

@@ -15,6 +15,8 @@ pub(crate) mod servers;
 
 pub(crate) use self::servers::Place;
 
+// Workers are killed in the middle of a batch.
+mod batches;
 // Workers are asked to stop.
 mod drain;
 // `leveret up` is killed. Needs nothing installed.

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::graph::{EdgeShape, NodeShape};
+use crate::graph::{BatchShape, EdgeShape, NodeShape, OnError};
+
+mod batches;
 
 /// A run of a graph without a store: decides steps in the order in which the test ends them.
 struct Run {
@@ -14,12 +16,15 @@ struct Run {
     joins: Joins,
     marks: Marks,
     ready: BTreeSet<Ready>,
+    /// The items that ended, by their gathers.
+    arrived: BTreeSet<Place>,
     log: Vec<String>,
     ends: usize,
 }
 
 impl Run {
-    /// Parses `A>B B>J C>J J:any A!F`: edges, `any` joins, fallbacks.
+    /// Parses `A>B B>J C>J J:any A!F`: edges, `any` joins, fallbacks; `S*G` is a batch, `S*G/2` one whose items run two at once, `S*G%2` one in
+    /// chunks of two, `S*G?` one that goes on without the items that fail.
     fn new(text: &str) -> Run {
         let mut names: Vec<String> = Vec::new();
         let mut index = |name: &str| {
@@ -32,8 +37,24 @@ impl Run {
                 })
         };
         let (mut edges, mut any, mut fallbacks) = (Vec::new(), Vec::new(), Vec::new());
+        let mut batches = Vec::new();
         for word in text.split_whitespace() {
-            if let Some(at) = word.find(['>', '+', '-', '?']) {
+            if let Some((scatter, gather)) = word.split_once('*') {
+                let end = gather.find(['/', '%', '?']).unwrap_or(gather.len());
+                let (gather, how) = gather.split_at(end);
+                let number = |mark| how.strip_prefix(mark).map(|of| of.parse().unwrap());
+                let batch = BatchShape {
+                    gather: index(gather),
+                    on_error: if how == "?" {
+                        OnError::Skip
+                    } else {
+                        OnError::Fail
+                    },
+                    concurrency: number('/'),
+                    chunk: number('%'),
+                };
+                batches.push((index(scatter), batch));
+            } else if let Some(at) = word.find(['>', '+', '-', '?']) {
                 edges.push(EdgeShape {
                     source: index(&word[..at]),
                     target: index(&word[at + 1..]),
@@ -61,6 +82,11 @@ impl Run {
                 shapes[edge.source].role = Role::Loop;
             }
         }
+        for (scatter, batch) in batches {
+            shapes[scatter].role = Role::Scatter;
+            shapes[scatter].batch = Some(batch);
+            shapes[batch.gather].role = Role::Gather;
+        }
         Run::of(Graph::of(shapes, edges), names)
     }
 
@@ -71,6 +97,7 @@ impl Run {
             joins: Joins::new(),
             marks: Marks::new(),
             ready: BTreeSet::new(),
+            arrived: BTreeSet::new(),
             log: Vec::new(),
             ends: 0,
         };
@@ -79,12 +106,40 @@ impl Run {
         run
     }
 
+    /// What is ready, each item that begins by its first steps.
+    fn opened(&self, ready: Vec<Ready>) -> Vec<Ready> {
+        let open = |ready: Ready| {
+            let Some((around, from, to)) = self.graph.opening(&ready.place) else {
+                return vec![ready];
+            };
+            let items = (from..to).map(|index| around.item(index));
+            let first = items.flat_map(|item| {
+                let first = self.graph.first_steps(ready.place.node, &item);
+                first.collect::<Vec<_>>()
+            });
+            let ready = |(place, edge)| Ready {
+                place,
+                via: Some(edge),
+            };
+            first.map(ready).collect()
+        };
+        ready.into_iter().flat_map(open).collect()
+    }
+
     fn apply(&mut self, decision: Decision) {
-        for ready in decision.ready {
+        for ready in self.opened(decision.ready) {
             let name = self.name(&ready.place);
             assert!(!self.marks.contains_key(&ready.place));
             assert!(self.ready.insert(ready), "{name} is ready twice");
             self.log.push(format!("{name} ready"));
+        }
+        for Arrival { place, passed, .. } in decision.arrived {
+            let name = self.name(&place);
+            let passed = passed.map_or("ended".to_owned(), |passed| {
+                format!("{passed:?}").to_lowercase()
+            });
+            assert!(self.arrived.insert(place), "{name} ended twice");
+            self.log.push(format!("{name} {passed}"));
         }
         for (place, passed) in decision.passed {
             let name = self.name(&place);
@@ -120,8 +175,12 @@ impl Run {
     }
 
     fn end(&mut self, node: NodeIx, ending: &Ending<'_>) {
-        let ready = self.ready_at(node);
-        self.ready.remove(&ready);
+        self.end_of(self.ready_at(node), ending);
+    }
+
+    fn end_of(&mut self, ready: Ready, ending: &Ending<'_>) {
+        let node = ready.place.node;
+        assert!(self.ready.remove(&ready));
         let failed = matches!(ending, Ending::Failed { .. });
         let mark = if failed { Mark::Failed } else { Mark::Final };
         let decision = decided(&self.graph, &ready.place, ending, &mut self.joins);
@@ -130,7 +189,7 @@ impl Run {
             assert!(before.is_none(), "{} ended twice", self.names[node]);
         }
         self.marks.insert(ready.place.clone(), mark);
-        let made_ready = decision.ready.clone();
+        let made_ready = self.opened(decision.ready.clone());
         self.apply(decision);
         // Whoever goes on from this step alone, finds what it made ready.
         let behind = unfinished(&self.graph, [ready], &self.marks, &self.joins);
@@ -147,7 +206,7 @@ fn decided(graph: &Graph, place: &Place, ending: &Ending<'_>, joins: &mut Joins)
             Ok(decision) => return decision,
             Err(MissingJoins(missing)) => {
                 for join in missing {
-                    let state = JoinState::new(join_width(graph, &join));
+                    let state = fresh_join(graph, &join);
                     assert!(joins.insert(join, state).is_none());
                 }
             }
@@ -155,12 +214,12 @@ fn decided(graph: &Graph, place: &Place, ending: &Ending<'_>, joins: &mut Joins)
     }
 }
 
-/// Runs `steps` such as `A A:B S!` (`A` takes all edges, `A:B` only that to B, `S!` fails, `S!!` fails fatally) and
-/// returns what was decided.
+/// Runs `steps` such as `A A:B S!` (`A` takes all edges, `A:B` only that to B, `S!` fails, `S!!` fails fatally, `S=3` has three items) and
+/// returns what was decided. Of several steps of a node, the first ends.
 fn trace(graph: &str, steps: &str) -> String {
     let mut run = Run::new(graph);
     for step in steps.split_whitespace() {
-        let name = step.split([':', '!']).next().unwrap();
+        let name = step.split([':', '!', '=']).next().unwrap();
         let node = run.names.iter().position(|known| known == name).unwrap();
         let ending = match step[name.len()..].split_at_checked(1) {
             None => Ending::Completed {
@@ -168,6 +227,9 @@ fn trace(graph: &str, steps: &str) -> String {
             },
             Some(("!", fatal)) => Ending::Failed {
                 fall_back: fatal.is_empty(),
+            },
+            Some(("=", items)) => Ending::Scattered {
+                items: items.parse().unwrap(),
             },
             Some((_, targets)) => Ending::Completed {
                 taken: taken_of(&run.graph, node)
@@ -357,15 +419,20 @@ fn asks_for_the_joins_it_needs() {
 
 #[test]
 fn join_states_print_and_parse() {
-    let mut state = JoinState::new(3);
+    let mut state = Edges::new(3);
     assert_eq!(state.to_string(), "...");
     state.resolve(1, Resolution::Taken, false);
     assert_eq!(state.to_string(), ".t.,1");
     state.fire(Wait::ForOne);
     state.resolve(0, Resolution::Failed, true);
     assert_eq!(state.to_string(), "ft.!1");
-    assert_eq!("ft.!1".parse::<JoinState>().unwrap(), state);
-    for bad in ["x", "t!7", "t,x", "t!!"] {
+    let parsed: JoinState = "ft.!1".parse().unwrap();
+    assert_eq!(parsed, JoinState::Edges(state.clone()));
+    state.begins = Some((17, 19));
+    assert_eq!(state.to_string(), "ft.!1+17..19");
+    let parsed: JoinState = "ft.!1+17..19".parse().unwrap();
+    assert_eq!(parsed, JoinState::Edges(state));
+    for bad in ["x", "t!7", "t,x", "t!!", "t!0+1", "t!0+1..x"] {
         assert!(bad.parse::<JoinState>().is_err(), "{bad}");
     }
 }
@@ -495,11 +562,11 @@ fn very_many_edges_are_decided_at_once() {
     let MissingJoins(missing) = decide(&graph, &first, &ending, &mut joins).unwrap_err();
     assert_eq!(missing.len(), WIDTH);
     for join in missing {
-        let state = JoinState::new(join_width(&graph, &join));
+        let state = fresh_join(&graph, &join);
         joins.insert(join, state);
     }
     let end = JoinPoint::End;
-    let state = JoinState::new(join_width(&graph, &end));
+    let state = fresh_join(&graph, &end);
     joins.insert(end, state);
     let decision = decide(&graph, &first, &ending, &mut joins).unwrap();
     assert_eq!(decision.ready.len(), WIDTH);

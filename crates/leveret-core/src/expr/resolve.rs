@@ -206,8 +206,14 @@ impl Resolver<'_> {
                 self.references.input = true;
                 Term::Input
             }
-            "item" if self.names.per_item => Term::Item,
-            "index" if self.names.per_item => Term::ItemIndex,
+            "item" | "index" if self.names.per_item => {
+                self.references.item = true;
+                if name == "item" {
+                    Term::Item
+                } else {
+                    Term::ItemIndex
+                }
+            }
             _ if RESERVED.contains(&name) => return Err(self.unknown_name(name, offset)),
             _ => match self.names.node_ids.get(name) {
                 Some(id) => self.node_output(&Arc::clone(id)),

@@ -56,10 +56,12 @@ pub(super) struct Shape<'a> {
     /// The actions of edges; empty where there is none.
     pub(super) actions: Vec<&'a str>,
     pub(super) roles: Vec<Role>,
+    /// By scatter, its gather.
+    pub(super) gathers: Vec<Option<usize>>,
 }
 
 impl Shape<'_> {
-    /// The loops, or what is wrong with them; `None` where edges are missing, so that it cannot be told.
+    /// The loops and batches, or what is wrong with them; `None` where edges are missing, so that it cannot be told.
     fn regions(&self) -> Option<Result<Regions, Vec<Fault>>> {
         let edges: Vec<_> = self.edges.iter().copied().collect::<Option<_>>()?;
         let with = |action| {
@@ -74,6 +76,7 @@ impl Shape<'_> {
             continues: &with(CONTINUE),
             breaks: &with(BREAK),
             fallbacks: &self.fallbacks,
+            gathers: &self.gathers,
         };
         Some(Regions::new(&parts))
     }
@@ -116,7 +119,7 @@ pub(super) fn graph(
     }
 }
 
-/// The loops; none if something is wrong with them, which is told.
+/// The loops and batches; none if something is wrong with them, which is told.
 fn tell_loops(
     shape: &Shape<'_>,
     node_fields: &[NodeField<'_>],
@@ -125,15 +128,21 @@ fn tell_loops(
     let faults = match shape.regions() {
         Some(Ok(regions)) => return Some(regions),
         Some(Err(faults)) => faults,
-        None if shape.roles.contains(&Role::Loop) => return None,
+        None if shape.roles.iter().any(|role| *role != Role::Plain) => return None,
         None => return Some(Regions::none(shape.names.len())),
     };
     for fault in faults {
         let message = fault.told(&shape.names).to_string();
-        let problem = Problem::error("bad-loop", message).help(
-            "a loop-controller has an edge with the action `continue` into its body, from which an edge leads back, and edges with the \
-             action `break`; nothing else leads into the body, or out of it",
-        );
+        let problem = match shape.roles[fault.owner()] {
+            Role::Loop => Problem::error("bad-loop", message).help(
+                "a loop-controller has an edge with the action `continue` into its body, from which an edge leads back, and edges with the \
+                 action `break`; nothing else leads into the body, or out of it",
+            ),
+            _ => Problem::error("bad-batch", message).help(
+                "edges lead from a batch-scatter to the nodes that are executed for each item, and from these to the batch-gather that \
+                 its `gatherNodeId` names; nothing else leads to them, or away from them",
+            ),
+        };
         node_fields[fault.owner()].1.tell(report, problem);
     }
     None

@@ -1,11 +1,12 @@
 //! Values to a workflow: the fields of a definition, checked one by one.
 
+mod batch;
 mod config;
 mod edge;
 mod node;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -22,10 +23,11 @@ use super::{
 };
 use crate::{
     expr::{Names, NodeIds},
+    graph::Role,
     ids::{ID_BYTES_MAX, IdError, NodeId, WorkflowId},
     json::Json,
     suggest,
-    workflow::{Workflow, WorkflowHash, graph_of, named, role_of},
+    workflow::{BATCH_SCATTER, Workflow, WorkflowHash, graph_of, named, role_of},
 };
 
 /// Reads a definition. Tells every problem; `None` when it cannot be a workflow.
@@ -70,9 +72,14 @@ pub(super) fn workflow(
         ids: NodeIds::with_capacity(node_fields.len()),
         fallback_of: HashMap::new(),
         ends: None,
+        in_batch: Vec::new(),
+        per_item: false,
+        scatters: HashSet::new(),
+        workers: Vec::new(),
     };
     let ids = reader.ids(&node_fields);
-    let nodes: Vec<_> = ids
+    reader.in_batch = batch::members(&node_fields, &edge_fields, &reader.index);
+    let mut nodes: Vec<_> = ids
         .into_iter()
         .enumerate()
         .filter_map(|(ix, id)| reader.node(ix, id, &node_fields[ix].1).ok())
@@ -83,15 +90,40 @@ pub(super) fn workflow(
         edges.extend(reader.edge(field).ok());
         ends.push(reader.ends.take());
     }
+    let workers = reader.put_workers(&node_fields, &nodes, &mut edges, &mut ends);
+    reader.check_batches(&node_fields, &edge_fields, &ends);
+    // What stands in the place of a worker is told of where its scatter is.
+    let (of_definition, edges_of_definition) = (&node_fields, &edge_fields);
+    let (mut node_fields, mut edge_fields) = (node_fields.clone(), edge_fields.clone());
+    let scatter = |ix: &usize| of_definition[*ix].1;
+    node_fields.extend(workers.scatters.iter().map(|ix| (None, scatter(ix))));
+    edge_fields.extend(workers.edges_of.iter().map(scatter));
+    nodes.extend(workers.nodes);
+    ends.extend(
+        workers
+            .edges
+            .iter()
+            .map(|edge| Some((edge.source, edge.target))),
+    );
+    edges.extend(workers.edges);
     let (index, fallback_of) = (reader.index, reader.fallback_of);
+    let is_written = |ix: usize| ix < of_definition.len();
     let shape = Shape {
         actions: edge_fields
             .iter()
             .map(|field| text_of(field, "action"))
             .collect(),
-        roles: node_fields
-            .iter()
-            .map(|(_, field)| role_of(text_of(field, "uses")))
+        roles: (0..node_fields.len())
+            .map(|ix| {
+                if is_written(ix) {
+                    role_of(text_of(&node_fields[ix].1, "uses"))
+                } else {
+                    Role::Plain
+                }
+            })
+            .collect(),
+        gathers: (0..node_fields.len())
+            .map(|ix| gather_of(&node_fields[ix].1, &index).filter(|_| is_written(ix)))
             .collect(),
         ..shape(node_fields.len(), &index, &fallback_of, ends)
     };
@@ -115,7 +147,7 @@ pub(super) fn workflow(
     let id = id.ok().filter(|_| !report.has_errors())?;
     reads::warn(&nodes, &edges, &node_fields, &edge_fields, &index, report);
     let metadata = metadata.map(|metadata| metadata.value);
-    let definition = definition(&id, metadata, &secrets, &node_fields, &edge_fields);
+    let definition = definition(&id, metadata, &secrets, of_definition, edges_of_definition);
     let named = named(&nodes, &edges, &index);
     Some(Workflow {
         named,
@@ -147,6 +179,12 @@ struct Reader<'r, 's, 'c> {
     fallback_of: HashMap<usize, usize>,
     /// The source and the target of the edge that was read last, if both could be.
     ends: Option<(usize, usize)>,
+    /// By node, whether it is executed for the items of a batch.
+    in_batch: Vec<bool>,
+    /// Whether what is read is.
+    per_item: bool,
+    scatters: HashSet<usize>,
+    workers: Vec<batch::Worker>,
 }
 
 impl Reader<'_, '_, '_> {
@@ -162,7 +200,7 @@ impl Reader<'_, '_, '_> {
         Names {
             node_ids: &self.ids,
             on_edge,
-            per_item: false,
+            per_item: self.per_item,
             secrets: Some(self.secrets),
         }
     }
@@ -241,7 +279,15 @@ fn shape<'a>(
         edges,
         actions: Vec::new(),
         roles: Vec::new(),
+        gathers: Vec::new(),
     }
+}
+
+/// The gather that a scatter names.
+fn gather_of(node: &Field<'_>, index: &HashMap<NodeId, usize>) -> Option<usize> {
+    let is_scatter = text_of(node, "uses") == BATCH_SCATTER;
+    let params = node.value.get("params").filter(|_| is_scatter)?;
+    index.get(params.get("gatherNodeId")?.as_str()?).copied()
 }
 
 /// A field that is text; empty for any other.

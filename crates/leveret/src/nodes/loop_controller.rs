@@ -72,7 +72,7 @@ impl NodeType for LoopController {
         Ok(NodeOutput {
             output: ctx.input,
             action: Some(action.into()),
-            context: Vec::new(),
+            ..NodeOutput::default()
         }
         .into())
     }

@@ -54,7 +54,7 @@ impl NodeType for Set {
         Ok(NodeOutput {
             output,
             action,
-            context: Vec::new(),
+            ..NodeOutput::default()
         }
         .into())
     }

@@ -100,7 +100,7 @@ impl NodeType for Switch {
         Ok(NodeOutput {
             output: ctx.input,
             action,
-            context: Vec::new(),
+            ..NodeOutput::default()
         }
         .into())
     }

@@ -7,6 +7,7 @@
 //! A step with exactly one ready successor goes on here, on the same delivery, after its own commit. The unacknowledged delivery is the outbox:
 //! what must be published follows from what is committed, so that a redelivery publishes it again.
 
+mod batch;
 mod ending;
 mod fetch;
 #[cfg(test)]
@@ -15,7 +16,7 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use leveret_core::{
-    decide::{Decision, Joins, Ready, closes, decide, decide_start, unfinished},
+    decide::{Decision, Joins, Ready, closes, decide, decide_start},
     graph::{NodeIx, Place, Role},
     ids::{RunId, Scope, StepKey},
     json::Json,
@@ -24,8 +25,10 @@ use leveret_core::{
 };
 use tokio::time::Instant;
 
+use self::batch::NoList;
 use super::{
     Inner,
+    course::Found,
     execute::{Attempt, ERROR_CHARS_MAX, error_of},
     hub::Trail,
     known::Known,
@@ -120,6 +123,10 @@ pub(crate) async fn drive(
         return Ok(drive.disposal());
     }
     let graph = &drive.plan.workflow.graph;
+    if graph.opening(&place).is_some() {
+        drive.open_by_job(&Ready { place, via: None }).await?;
+        return Ok(drive.disposal());
+    }
     let leads_here = |edge| graph.all_incoming(node).any(|known| known == edge);
     if !job.via.is_none_or(leads_here) {
         let message = format!("`via` is no edge into node '{}'", job.node_id);
@@ -441,17 +448,14 @@ impl Drive<'_> {
     /// comes again if it is lost.
     async fn resume(&mut self, from: impl IntoIterator<Item = Ready>) -> Result<(), DriveError> {
         let from: Vec<Ready> = from.into_iter().collect();
+        let plan = self.plan.clone();
         loop {
-            let Some(progress) = self.inner.progress(&self.run_id).await? else {
-                return Ok(());
+            let ready = match self.inner.outstanding(&self.run_id, &plan, &from).await? {
+                Found::Running(ready) => ready,
+                Found::Ended => return self.repeat_completion().await,
+                Found::NoRun => return Ok(()),
+                Found::Other(hash) => return self.expect_definition(&hash),
             };
-            self.expect_definition(&progress.workflow_hash)?;
-            if progress.status != RunStatus::Running {
-                return self.repeat_completion().await;
-            }
-            let (marks, joins) = progress.resolve(&self.plan.workflow)?;
-            let graph = &self.plan.workflow.graph;
-            let ready = unfinished(graph, from.iter().cloned(), &marks, &joins);
             let ([single], false) = (&ready[..], self.may_be_lost()) else {
                 for ready in &ready {
                     self.publish_job(ready, true);
@@ -459,6 +463,9 @@ impl Drive<'_> {
                 return Ok(());
             };
             let single = single.clone();
+            if plan.workflow.graph.opening(&single.place).is_some() {
+                return self.open(&single, true).await;
+            }
             let load = Load {
                 step: Some(self.step_of(&single.place)),
                 redeliveries: true,
@@ -567,7 +574,12 @@ impl Drive<'_> {
                 self.known.forget_what_changes();
             }
             match &decision.ready[..] {
-                [next] if inline && !(again && self.may_be_lost()) => ready = next.clone(),
+                [next] if inline && !(again && self.may_be_lost()) => {
+                    if self.plan.workflow.graph.opening(&next.place).is_some() {
+                        return self.open(next, again).await;
+                    }
+                    ready = next.clone();
+                }
                 all => {
                     for next in all {
                         self.publish_job(next, again);
@@ -623,10 +635,18 @@ impl Drive<'_> {
         let node = place.node;
         self.fetch(ready).await?;
         let started_at = inner.clock.now();
-        let input = match self.input(ready).await? {
+        let input = if self.is_gather(place) {
+            self.gathered(place).await?.map_err(|error| match error {
+                NoList::Eval(error) => (ErrorCode::Expression, error.to_string()),
+                NoList::TooLarge(message) => (ErrorCode::NodeFailed, message),
+            })
+        } else {
+            let input = self.input(ready).await?;
+            input.map_err(|error| (ErrorCode::Expression, error.to_string()))
+        };
+        let input = match input {
             Ok(input) => input,
-            Err(error) => {
-                let (code, message) = (ErrorCode::Expression, error.to_string());
+            Err((code, message)) => {
                 let outcome = Outcome::Failed {
                     error: error_of(
                         code,
@@ -842,17 +862,18 @@ impl Drive<'_> {
                     place: finished.place(),
                     via: finished.via,
                 });
-                let Some(progress) = inner.progress(&self.run_id).await? else {
-                    return Ok(None);
+                let from: Vec<Ready> = from.into_iter().collect();
+                let plan = self.plan.clone();
+                let ready = match inner.outstanding(&self.run_id, &plan, &from).await? {
+                    Found::Running(ready) => ready,
+                    Found::Ended => {
+                        self.repeat_completion().await?;
+                        return Ok(None);
+                    }
+                    Found::NoRun | Found::Other(_) => return Ok(None),
                 };
-                if progress.status != RunStatus::Running {
-                    self.repeat_completion().await?;
-                    return Ok(None);
-                }
                 // What was executed here may not be what was recorded.
                 self.known.forget_steps();
-                let (marks, joins) = progress.resolve(&self.plan.workflow)?;
-                let ready = unfinished(&self.plan.workflow.graph, from, &marks, &joins);
                 let decision = Decision {
                     ready,
                     ..Decision::default()

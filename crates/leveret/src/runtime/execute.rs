@@ -4,7 +4,7 @@ use std::{ops::Range, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use leveret_core::{
-    expr::{Budget, EvalError, EvalScope, ResultView, Values},
+    expr::{Budget, EvalError, EvalScope, ItemView, ResultView, Values},
     graph::{EdgeIx, NodeIx, Place, Role},
     ids::{RunId, Scope, StepKey},
     json::Json,
@@ -190,6 +190,7 @@ impl Attempt<'_> {
             output,
             action,
             context,
+            items,
         } = result;
         let mut names = action.as_deref().into_iter();
         let is_text = |name: &str| !name.contains('\0');
@@ -208,6 +209,21 @@ impl Attempt<'_> {
             output: &output,
             context: &context,
         };
+        if self.plan.workflow.graph.role(self.place.node) == Role::Scatter {
+            let Some(items) = items else {
+                let message = "a scatter has no items".to_owned();
+                return Err(self.failure(ErrorCode::NodeFailed, message));
+            };
+            let scope = |(index, item)| (self.place.scope.item(index), item);
+            return Ok(Outcome::Completed {
+                output,
+                action,
+                // Every item takes all of them.
+                taken: Vec::new(),
+                context,
+                items: Some((0..).zip(items).map(scope).collect()),
+            });
+        }
         let taken = self
             .route(fresh, action.as_deref())
             .map_err(|error| self.of_eval(&error))?;
@@ -216,6 +232,7 @@ impl Attempt<'_> {
             action,
             taken,
             context,
+            items: None,
         })
     }
 
@@ -342,7 +359,7 @@ impl Attempt<'_> {
         values: &'b View<'b>,
     ) -> EvalScope<'b> {
         EvalScope {
-            item: None,
+            item: item_view(self.plan, self.known, self.place),
             input,
             run_id: self.run_id.as_str(),
             run_input: self
@@ -464,6 +481,14 @@ pub(crate) struct Reads<'a> {
     pub(crate) run_id: &'a RunId,
     /// What is copied is taken from it.
     pub(crate) budget: &'a Budget,
+}
+
+/// The item that a reader sees, if it is known.
+fn item_view<'a>(plan: &Plan, known: &'a Known, reader: &Place) -> Option<ItemView<'a>> {
+    let (place, index) = plan.workflow.graph.item_of(reader)?;
+    let item = known.node(&place)?.output.value();
+    let index = index as usize;
+    Some(ItemView { item, index })
 }
 
 /// Where the names on an edge are read whose source stands in `scope`. A loop that ended stands around its passes.
@@ -643,8 +668,14 @@ impl<'a> EdgeScope<'a> {
     }
 
     fn scope(&self) -> EvalScope<'_> {
+        let View {
+            plan,
+            known,
+            reader,
+            ..
+        } = self.view;
         EvalScope {
-            item: None,
+            item: item_view(plan, known, reader),
             input: self.input,
             run_id: self.run_id.as_str(),
             run_input: self

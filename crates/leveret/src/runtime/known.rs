@@ -88,6 +88,14 @@ impl Known {
         }
     }
 
+    /// What is known of the run at its beginning: its input.
+    pub(crate) fn aside(&self) -> Known {
+        Known {
+            run_input: self.run_input.clone(),
+            ..Known::default()
+        }
+    }
+
     /// Forgets everything but the run's input.
     pub(crate) fn forget_steps(&mut self) {
         *self = Known {

@@ -37,6 +37,10 @@ struct PlannedNode {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Needs {
     pub(crate) run_input: bool,
+    /// Whether that is the item of the batch around the step.
+    pub(crate) item: bool,
+    /// Whether that is the item where the source of an edge to the step stands.
+    pub(crate) item_handed: bool,
     /// The nodes that are named where the step stands.
     pub(crate) nodes: BTreeSet<NodeIx>,
     /// The nodes that are named where the source of an edge to the step stands.
@@ -116,9 +120,11 @@ impl Plan {
             needs.nodes.remove(&node);
         }
         for expression in handed {
-            let nodes = std::mem::take(&mut needs.nodes);
+            let (nodes, item) = (std::mem::take(&mut needs.nodes), needs.item);
             self.add(&mut needs, expression.references());
             let named = std::mem::replace(&mut needs.nodes, nodes);
+            needs.item = item;
+            needs.item_handed |= expression.references().item;
             needs
                 .handed
                 .extend(named.into_iter().filter(|&of| of != node));
@@ -172,6 +178,7 @@ impl Plan {
             .extend(named.filter_map(|id| self.workflow.node_ix(id)));
         needs.context.extend(references.context.iter().cloned());
         needs.run_input |= references.run_input || !references.context.is_empty();
+        needs.item |= references.item;
         needs.secrets.extend(references.secrets.iter().cloned());
     }
 

@@ -10,15 +10,25 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use leveret_core::{
-    decide::{Mark, Marks, decide_start, unfinished},
+    decide::decide_start,
     graph::Place,
-    ids::RunId,
+    ids::{NodeId, RunId, Scope},
     time::Timestamp,
 };
 use tokio::sync::watch;
 
-use super::{Inner, health::What, plan::Plan, timers::FireError, wire::Job};
+use super::{
+    Inner,
+    course::{Found, outstanding},
+    health::What,
+    plan::Plan,
+    timers::FireError,
+    wire::Job,
+};
 use crate::store::{Load, Loaded, NodeRef, RunStatus, StepStatus, StoreError, Wanted};
+
+/// How many steps of a run that wait for nothing are taken up in one go; the others when the run is stalled again.
+const WAITING_MAX: u32 = 1000;
 
 /// How many runs are looked at in one go.
 const BATCH: u32 = 200;
@@ -46,27 +56,42 @@ pub(crate) async fn run_once(inner: &Inner, now: Timestamp) -> Result<u32, FireE
 
 /// Publishes the jobs that follow from what is recorded of a run.
 async fn revive(inner: &Inner, run_id: &RunId) -> Result<(), FireError> {
-    let Some(progress) = inner.store.progress(run_id).await? else {
+    let load = (run_id.clone(), Load::default());
+    let Some(run) = inner
+        .store
+        .load(&[load])
+        .await?
+        .into_iter()
+        .next()
+        .flatten()
+    else {
         return Ok(());
     };
-    if progress.status != RunStatus::Running {
+    if run.status != RunStatus::Running {
         return Ok(());
     }
-    let Some(plan) = inner.plan(&progress.workflow_hash).await? else {
+    let Some(plan) = inner.plan(&run.workflow_hash).await? else {
         tracing::error!(
             run_id = run_id.as_str(),
             "run {run_id} is stalled and its definition is not stored"
         );
         return Ok(());
     };
-    let (marks, joins) = progress.resolve(&plan.workflow)?;
     let starts = decide_start(&plan.workflow.graph).ready;
-    let ready = unfinished(&plan.workflow.graph, starts, &marks, &joins);
+    let read = |places: Option<Vec<(NodeRef, Scope)>>| async move {
+        match places {
+            None => inner.store.progress(run_id).await,
+            Some(places) => inner.store.progress_at(run_id, &places).await,
+        }
+    };
+    let Found::Running(ready) = outstanding(&plan.workflow, &starts, read).await? else {
+        return Ok(());
+    };
     let mut jobs: Vec<Job> = ready
         .iter()
         .map(|ready| plan.job_at(run_id, ready))
         .collect();
-    jobs.extend(waiting(inner, &plan, run_id, &marks).await?);
+    jobs.extend(waiting(inner, &plan, run_id).await?);
     tracing::info!(
         run_id = run_id.as_str(),
         jobs = jobs.len(),
@@ -83,16 +108,15 @@ async fn revive(inner: &Inner, run_id: &RunId) -> Result<(), FireError> {
 }
 
 /// The jobs of the steps that wait in a run without timers: theirs fired, and what it published was lost.
-async fn waiting(
-    inner: &Inner,
-    plan: &Plan,
-    run_id: &RunId,
-    marks: &Marks,
-) -> Result<Vec<Job>, StoreError> {
-    let marks = marks.iter().filter(|(_, mark)| **mark == Mark::Waiting);
-    let mut places: Vec<&Place> = marks.map(|(place, _)| place).collect();
+async fn waiting(inner: &Inner, plan: &Plan, run_id: &RunId) -> Result<Vec<Job>, StoreError> {
+    let steps = inner.store.waiting_steps(run_id, WAITING_MAX).await?;
+    let place = |(id, scope): (NodeId, Scope)| {
+        let node = plan.workflow.node_ix(id.as_str())?;
+        Some(Place { node, scope })
+    };
+    let mut places: Vec<Place> = steps.into_iter().filter_map(place).collect();
     places.sort_unstable();
-    let load = |place: &&Place| {
+    let load = |place: &Place| {
         let node = NodeRef::new(&plan.workflow, place.node);
         let load = Load {
             step: Some((node.clone(), place.scope.clone())),
@@ -103,7 +127,7 @@ async fn waiting(
     };
     let loads: Vec<_> = places.iter().map(load).collect();
     let loaded = inner.store.load(&loads).await?;
-    let job = |(place, loaded): (&Place, Option<Loaded>)| {
+    let job = |(place, loaded): (Place, Option<Loaded>)| {
         let loaded = loaded?;
         let (StepStatus::Waiting, attempts) = loaded.step? else {
             return None;

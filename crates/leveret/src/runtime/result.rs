@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use leveret_core::{
-    graph::NodeIx,
+    graph::{NodeIx, Place},
     ids::{RunId, WorkflowId},
     json::Json,
     workflow::Workflow,
@@ -74,6 +74,7 @@ impl RunResult {
         };
         let steps = steps
             .into_iter()
+            .filter(|step| is_step(workflow, step))
             .map(|step| {
                 let name = StepResult::name(&step);
                 let StepRecord {
@@ -111,6 +112,18 @@ impl RunResult {
             steps,
         }
     }
+}
+
+/// Whether it is a step, not what stands for an item of a batch at its scatter or gather.
+fn is_step(workflow: &Workflow, step: &StepRecord) -> bool {
+    if step.scope.is_root() || !workflow.graph.has_batches() {
+        return true;
+    }
+    let Some(node) = workflow.node_ix(step.node_id.as_str()) else {
+        return true;
+    };
+    let scope = step.scope.clone();
+    !workflow.graph.is_item_row(&Place { node, scope })
 }
 
 fn output_of(workflow: &Workflow, steps: &[StepRecord]) -> Json {

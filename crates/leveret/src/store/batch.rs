@@ -120,10 +120,14 @@ impl Outcome {
     fn bytes(&self) -> usize {
         match self {
             Outcome::Completed {
-                output, context, ..
+                output,
+                context,
+                items,
+                ..
             } => {
                 let context = context.iter().map(|(_, value)| value.text().len());
-                output.text().len() + context.sum::<usize>()
+                let items = items.iter().flatten().map(|(_, item)| item.text().len());
+                output.text().len() + context.chain(items).sum::<usize>()
             }
             Outcome::Failed { .. } | Outcome::Waiting { .. } => 0,
         }
@@ -167,6 +171,7 @@ mod tests {
                     action: None,
                     taken: Vec::new(),
                     context: Vec::new(),
+                    items: None,
                 },
             }));
             new.push(NewRun {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use leveret_core::{
     decide::{
-        Decision, Ending, JoinPoint, JoinState, Joins, Mark, MissingJoins, decide, join_width,
+        Decision, Ending, JoinPoint, JoinState, Joins, Mark, MissingJoins, decide, fresh_join,
     },
-    graph::{EdgeIx, Graph, NodeIx, Place},
+    graph::{EdgeIx, Graph, NodeIx, Place, Role},
     ids::Scope,
     workflow::Workflow,
 };
@@ -16,6 +16,11 @@ use super::{Finished, JoinKey, Outcome, StepStatus, StoreError};
 /// How the outcome ends the step; `None` while it waits.
 pub(crate) fn ending_of(outcome: &Outcome) -> Option<Ending<'_>> {
     match outcome {
+        Outcome::Completed {
+            items: Some(items), ..
+        } => Some(Ending::Scattered {
+            items: items.len() as u64,
+        }),
         Outcome::Completed { taken, .. } => Some(Ending::Completed {
             taken: taken.into(),
         }),
@@ -67,17 +72,19 @@ pub(crate) fn provide(
     for join in missing {
         joins
             .entry(join.clone())
-            .or_insert_with(|| JoinState::new(join_width(graph, join)));
+            .or_insert_with(|| fresh_join(graph, join));
     }
 }
 
 /// The key under which a join is stored.
 pub(crate) fn key_of(workflow: &Workflow, join: &JoinPoint) -> JoinKey {
     match join {
-        JoinPoint::Place(Place { node, scope }) => JoinKey {
-            node: Arc::from(workflow.nodes[*node].id.as_str()),
-            scope: scope.clone(),
-        },
+        JoinPoint::Place(Place { node, scope }) | JoinPoint::Items(Place { node, scope }) => {
+            JoinKey {
+                node: Arc::from(workflow.nodes[*node].id.as_str()),
+                scope: scope.clone(),
+            }
+        }
         JoinPoint::End => JoinKey {
             node: Arc::from(""),
             scope: Scope::root(),
@@ -94,7 +101,12 @@ pub(crate) fn join_of(workflow: &Workflow, key: &JoinKey) -> Result<JoinPoint, S
         StoreError::corrupt(format!("join '{}' is not in the run's workflow", key.node))
     })?;
     let scope = key.scope.clone();
-    Ok(JoinPoint::Place(Place { node, scope }))
+    let place = Place { node, scope };
+    let graph = &workflow.graph;
+    if graph.role(node) == Role::Gather && !graph.is_item_row(&place) {
+        return Ok(JoinPoint::Items(place));
+    }
+    Ok(JoinPoint::Place(place))
 }
 
 /// Reads a stored join state.

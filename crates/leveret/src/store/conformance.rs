@@ -16,6 +16,7 @@
 mod committing;
 mod concurrent;
 mod ending;
+mod items;
 mod joining;
 mod listing;
 mod loading;
@@ -87,6 +88,12 @@ pub const CASES: &[Case] = cases![
     joining::any_is_ready_once,
     looping::passes_are_apart,
     looping::loops_that_do_not_run,
+    items::items_end_once,
+    items::ends_begin_others,
+    items::items_fail,
+    items::batches_without_items,
+    items::items_have_one_winner,
+    items::places_are_read,
     joining::skips_are_recorded,
     joining::skips_cascade_through_stored_joins,
     joining::failures_cancel_what_follows,

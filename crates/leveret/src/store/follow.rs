@@ -1,11 +1,11 @@
 //! What is recorded with a step because it follows from it, as data: every store writes this, and decides nothing of its own.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use leveret_core::{
-    decide::{Decision, JoinPoint, JoinState, Passed},
-    graph::Place,
-    ids::Scope,
+    decide::{Arrival, Decision, JoinPoint, JoinState, Passed},
+    graph::{EdgeIx, Place},
+    ids::{Scope, ScopePart},
     json::Json,
     time::Timestamp,
 };
@@ -25,12 +25,22 @@ pub(crate) enum Write<'a> {
         place: &'a Place,
         status: StepStatus,
     },
+    /// An item of a scatter, in its scope.
+    Item { scope: &'a Scope, value: &'a Json },
+    /// What came of an item: it stands at the gather, unless an error stands there already.
+    Arrival {
+        place: &'a Place,
+        status: StepStatus,
+        via: Option<EdgeIx>,
+    },
+    /// The error of an item that its batch goes on without, unless one stands there already.
+    Caught { place: Place, error: &'a StepError },
     /// The step also stands in this scope: that around the loop which it ended.
     Close { scope: &'a Scope },
     /// Among the steps of its node within a scope, the step is the latest.
     Latest { within: Scope },
     /// The run's error, unless it has one.
-    Error(&'a StepError),
+    Error(Cow<'a, StepError>),
     /// The timer of the step that ended, in the place of the one before.
     Timer { due: Timestamp },
     /// A value of the run's context, in the place of the one before.
@@ -50,6 +60,27 @@ pub(crate) fn follow<'a>(finished: &'a Finished, decision: &'a Decision) -> Vec<
         place,
         status: passed_status(*passed),
     }));
+    if let Outcome::Completed {
+        items: Some(items), ..
+    } = &finished.outcome
+    {
+        let items = items.iter();
+        writes.extend(items.map(|(scope, value)| Write::Item { scope, value }));
+    }
+    // In front of what came of the item, which may be its end.
+    if let Outcome::Failed { error, .. } = &finished.outcome
+        && let Some(place) = caught_at(finished)
+    {
+        writes.push(Write::Caught { place, error });
+    }
+    let arrived = decision.arrived.iter();
+    writes.extend(
+        arrived.map(|Arrival { place, via, passed }| Write::Arrival {
+            place,
+            status: passed.map_or(StepStatus::Completed, passed_status),
+            via: *via,
+        }),
+    );
     let closes = decision.closes.as_ref();
     writes.extend(closes.map(|scope| Write::Close { scope }));
     if !matches!(finished.outcome, Outcome::Waiting { .. }) {
@@ -59,7 +90,9 @@ pub(crate) fn follow<'a>(finished: &'a Finished, decision: &'a Decision) -> Vec<
         writes.extend(within.map(|within| Write::Latest { within }));
     }
     match &finished.outcome {
-        Outcome::Failed { error, .. } if fails_run(finished) => writes.push(Write::Error(error)),
+        Outcome::Failed { error, .. } if fails_run(finished) => {
+            writes.push(Write::Error(of_item(finished, error)));
+        }
         Outcome::Failed { .. } => {}
         Outcome::Waiting { until, .. } => writes.push(Write::Timer { due: *until }),
         Outcome::Completed { context, .. } => {
@@ -71,8 +104,44 @@ pub(crate) fn follow<'a>(finished: &'a Finished, decision: &'a Decision) -> Vec<
     writes
 }
 
-/// Whether the outcome leaves the run failed: no fallback takes over, and no edge on failure.
+/// Whether the outcome leaves the run failed: no fallback takes over, no edge on failure, and no batch goes on without the item.
 pub(crate) fn fails_run(finished: &Finished) -> bool {
+    let graph = &finished.workflow.graph;
+    fails_for_good(finished) && graph.tolerated_by(finished.node).is_none()
+}
+
+/// Where the failure stands of an item that its batch goes on without, if the outcome is one.
+fn caught_at(finished: &Finished) -> Option<Place> {
+    let graph = &finished.workflow.graph;
+    let (node, depth) = graph.tolerated_by(finished.node)?;
+    let scope = finished.scope.first_parts(depth);
+    fails_for_good(finished).then_some(Place { node, scope })
+}
+
+/// The error of the run by a step's: one in an item names that, and the node.
+fn of_item<'a>(finished: &Finished, error: &'a StepError) -> Cow<'a, StepError> {
+    let parts = finished.scope.parts().unwrap_or_default();
+    let items = parts.iter().filter_map(|part| match part {
+        ScopePart::Item(index) => Some(index.to_string()),
+        _ => None,
+    });
+    let items: Vec<String> = items.collect();
+    if items.is_empty() {
+        return Cow::Borrowed(error);
+    }
+    let message = format!(
+        "item {}, node '{}': {}",
+        items.join("/"),
+        error.node_id,
+        error.message
+    );
+    Cow::Owned(StepError {
+        message,
+        ..error.clone()
+    })
+}
+
+fn fails_for_good(finished: &Finished) -> bool {
     match &finished.outcome {
         Outcome::Failed { fall_back, .. } => {
             !(*fall_back && finished.workflow.graph.makes_up_for(finished.node))
@@ -129,6 +198,11 @@ mod tests {
                         place.scope.as_str()
                     )
                 }
+                Write::Item { scope, value } => format!("item {scope:?} {}", value.text()),
+                Write::Arrival { place, status, via } => {
+                    format!("{status} {:?} {via:?}", place.scope)
+                }
+                Write::Caught { place, error } => format!("caught {error} {:?}", place.scope),
                 Write::Close { scope } => format!("closes {scope:?}"),
                 Write::Latest { within } => format!("latest {within:?}"),
                 Write::Error(error) => format!("error {error}"),
@@ -149,6 +223,7 @@ mod tests {
             context: context
                 .map(|&(key, value)| (Arc::from(key), Json::from(json!(value))))
                 .collect(),
+            items: None,
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use leveret_core::{
     decide::{JoinPoint, JoinState, Joins},
-    graph::Place,
+    graph::{EdgeIx, Place},
     ids::{NodeId, RunId, Scope, StepKey, WorkflowId},
     json::Json,
     time::Timestamp,
@@ -17,9 +17,9 @@ use leveret_core::{
 };
 
 use super::{
-    Committed, Finished, Load, Loaded, NewRun, NewTimer, NodeValue, Outcome, Pass, Progress,
-    RunEnd, RunFilter, RunRecord, RunStatus, Started, StepRecord, StepStatus, Store, StoreError,
-    Timer, Wanted, WorkflowRecord,
+    Committed, Finished, Load, Loaded, NewRun, NewTimer, NodeRef, NodeValue, Outcome, Pass,
+    Progress, RunEnd, RunFilter, RunRecord, RunStatus, Started, StepError, StepRecord, StepStatus,
+    Store, StoreError, Timer, Wanted, WorkflowRecord,
     commit::{decide_finished, key_of, mark_of, status_of},
     follow::{Write, follow},
 };
@@ -136,13 +136,21 @@ impl State {
                     run.joins.insert(join.clone(), state.clone());
                 }
                 Write::Pass { place, status } => run.pass(finished, place, status),
+                Write::Item { scope, value } => run.item(finished, scope, value),
+                Write::Arrival { place, status, via } => {
+                    run.stand(finished, place, status, via, None);
+                }
+                Write::Caught { place, error } => {
+                    let error = Some(error.clone());
+                    run.stand(finished, &place, StepStatus::Failed, None, error);
+                }
                 Write::Close { scope } => run.close(&key, scope),
                 Write::Latest { within } => {
                     let scope = finished.scope.clone();
                     run.latest.insert((key.node_id.clone(), within), scope);
                 }
                 Write::Error(error) => {
-                    run.record.error.get_or_insert_with(|| error.clone());
+                    run.record.error.get_or_insert_with(|| error.into_owned());
                 }
                 Write::Timer { due } => {
                     let timer = Timer {
@@ -226,6 +234,30 @@ impl Run {
     }
 
     fn pass(&mut self, finished: &Finished, place: &Place, status: StepStatus) {
+        self.stand(finished, place, status, None, None);
+    }
+
+    fn item(&mut self, finished: &Finished, scope: &Scope, value: &Json) {
+        let place = Place {
+            node: finished.node,
+            scope: scope.clone(),
+        };
+        self.stand(finished, &place, StepStatus::Completed, None, None);
+        let node = finished.workflow.nodes[finished.node].id.clone();
+        if let Some(item) = self.steps.get_mut(&(node, scope.clone())) {
+            item.output = value.clone();
+        }
+    }
+
+    /// Records what was not executed, unless something is recorded there.
+    fn stand(
+        &mut self,
+        finished: &Finished,
+        place: &Place,
+        status: StepStatus,
+        via: Option<EdgeIx>,
+        error: Option<StepError>,
+    ) {
         let Place { node, scope } = place;
         let node_id = finished.workflow.nodes[*node].id.clone();
         let record = StepRecord {
@@ -235,8 +267,8 @@ impl Run {
             attempts: 0,
             output: Json::null(),
             action: None,
-            via: None,
-            error: None,
+            via,
+            error,
             started_at: finished.finished_at,
             finished_at: finished.finished_at,
         };
@@ -538,6 +570,40 @@ impl Store for MemoryStore {
             }
         }
         Ok(())
+    }
+
+    async fn progress_at(
+        &self,
+        run_id: &RunId,
+        places: &[(NodeRef, Scope)],
+    ) -> Result<Option<Progress>, StoreError> {
+        let whole = self.progress(run_id).await?;
+        let is_wanted = |id: &str, at: &Scope| {
+            let mut places = places.iter();
+            places.any(|(node, scope)| node.id.as_str() == id && scope == at)
+        };
+        Ok(whole.map(|mut progress| {
+            progress
+                .marks
+                .retain(|(id, scope, _)| is_wanted(id.as_str(), scope));
+            progress
+                .joins
+                .retain(|(key, _)| is_wanted(&key.node, &key.scope));
+            progress
+        }))
+    }
+
+    async fn waiting_steps(
+        &self,
+        run_id: &RunId,
+        limit: u32,
+    ) -> Result<Vec<(NodeId, Scope)>, StoreError> {
+        let state = self.state();
+        let steps = state.runs.get(run_id).into_iter();
+        let steps = steps.flat_map(|run| run.steps.values());
+        let waiting = steps.filter(|step| step.status == StepStatus::Waiting);
+        let keys = waiting.map(|step| (step.node_id.clone(), step.scope.clone()));
+        Ok(keys.take(limit as usize).collect())
     }
 
     async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError> {

@@ -17,7 +17,7 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use self::workflows::Known;
 use super::{
-    Batching, Committed, Finished, Load, Loaded, NewRun, NewTimer, Pass, Progress, RunEnd,
+    Batching, Committed, Finished, Load, Loaded, NewRun, NewTimer, NodeRef, Pass, Progress, RunEnd,
     RunFilter, RunRecord, Started, StepRecord, Store, StoreError, Timer, WorkflowRecord,
 };
 use crate::{
@@ -318,6 +318,22 @@ impl Store for PostgresStore {
 
     async fn put_off(&self, runs: &[RunId], until: Timestamp) -> Result<(), StoreError> {
         Ok(timers::put_off(&self.0.writes, runs, until).await?)
+    }
+
+    async fn progress_at(
+        &self,
+        run_id: &RunId,
+        places: &[(NodeRef, Scope)],
+    ) -> Result<Option<Progress>, StoreError> {
+        Ok(read::progress_at(&self.0.reads, run_id, places).await?)
+    }
+
+    async fn waiting_steps(
+        &self,
+        run_id: &RunId,
+        limit: u32,
+    ) -> Result<Vec<(NodeId, Scope)>, StoreError> {
+        Ok(read::waiting_steps(&self.0.reads, run_id, limit).await?)
     }
 
     async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError> {

@@ -22,7 +22,7 @@ use leveret_core::{
 use rusqlite::{Row, types::FromSql};
 
 use super::{
-    Batching, Committed, Finished, Load, Loaded, NewRun, NewTimer, Pass, Progress, RunEnd,
+    Batching, Committed, Finished, Load, Loaded, NewRun, NewTimer, NodeRef, Pass, Progress, RunEnd,
     RunFilter, RunRecord, Started, StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
 };
 use crate::{
@@ -354,6 +354,26 @@ impl Store for SqliteStore {
     async fn put_off(&self, runs: &[RunId], until: Timestamp) -> Result<(), StoreError> {
         let runs = runs.to_vec();
         self.write(move |session| timers::put_off(session, &runs, until))
+            .await
+    }
+
+    async fn progress_at(
+        &self,
+        run_id: &RunId,
+        places: &[(NodeRef, Scope)],
+    ) -> Result<Option<Progress>, StoreError> {
+        let (run_id, places) = (run_id.clone(), places.to_vec());
+        self.read(move |session| read::progress_at(session, &run_id, &places))
+            .await
+    }
+
+    async fn waiting_steps(
+        &self,
+        run_id: &RunId,
+        limit: u32,
+    ) -> Result<Vec<(NodeId, Scope)>, StoreError> {
+        let run_id = run_id.clone();
+        self.read(move |session| read::waiting_steps(session, &run_id, limit))
             .await
     }
 

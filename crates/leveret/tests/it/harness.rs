@@ -446,15 +446,15 @@ fn registry_counting(counts: &Counts) -> Registry {
         Ok(NodeOutput {
             output: Json::from(json!(action)),
             action: Some(action.into()),
-            context: Vec::new(),
+            ..NodeOutput::default()
         })
     });
     registry.register_fn("context", |_| async {
         let context = vec![("flag".into(), Json::from(json!("on")))];
         Ok(NodeOutput {
             output: Json::from(json!(1)),
-            action: None,
             context,
+            ..NodeOutput::default()
         })
     });
     let text = |ctx: &NodeContext| ctx.params["value"].as_str().unwrap_or("failed").to_owned();

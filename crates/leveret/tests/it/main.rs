@@ -6,6 +6,8 @@ mod harness;
 // The example of a service, with its test in a world of its own.
 #[path = "../../examples/account.rs"]
 mod account;
+// Batches: items, limits, failures, what names mean in them.
+mod batches;
 // Bounds on what expressions make of a step.
 mod bounds;
 // Heart and nodes in one process: promises, and simulation by seed.

@@ -122,6 +122,7 @@ fn done(run: &NewRun, node: usize) -> Finished {
             action: None,
             taken: run.workflow.graph.routed(node).collect(),
             context: Vec::new(),
+            items: None,
         },
     }
 }

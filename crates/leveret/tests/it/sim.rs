@@ -31,7 +31,7 @@ use tokio::{sync::watch, time::Instant};
 use self::chaos::{ChaosBroker, ChaosStore, Life, LosingBroker, World};
 use crate::harness::{PausedClock, blueprint, registry, summary};
 
-/// Workflows that between them have everything: chains, joins, routes, failures, fallbacks, retries, sleeps, loops. What each comes to.
+/// Workflows that between them have everything: chains, joins, routes, failures, fallbacks, retries, sleeps, loops, batches. What each comes to.
 const WORKFLOWS: &[(&str, &str)] = &[
     ("A>B B>C C>D D>E; A = const 7", "completed 7 | A B C D E |"),
     (
@@ -65,6 +65,22 @@ const WORKFLOWS: &[(&str, &str)] = &[
     (
         "I>L L>A[continue] L>B[continue] A>J B>J B>D J>L L>E[break]; L = loop-controller; L.params = {\"condition\":\"input < 4\"}; I = const 1; A = double; B = flaky 1; B.config = {\"maxRetries\":2,\"retryDelay\":200}; J.inputs = \"A\"; E.inputs = \"A\"",
         "completed 4 | A/loop#1 A/loop#2 B/loop#1*2 B/loop#2*2 D/loop#1 D/loop#2 E I J/loop#1 J/loop#2 L L/loop#1 L/loop#2 L/loop#3 |",
+    ),
+    (
+        "I>S S>B B>C C>G G>E; I = const [1,2,3]; S = batch-scatter; S.params = {\"gatherNodeId\":\"G\"}; G = batch-gather; B = flaky 1; B.config = {\"maxRetries\":2,\"retryDelay\":200}; C = double; C.inputs = \"{{ item }}\"",
+        "completed [2,4,6] | B/each[0]*2 B/each[1]*2 B/each[2]*2 C/each[0] C/each[1] C/each[2] E G I S |",
+    ),
+    (
+        "I>S S>B B>G B>D G>E; I = const [1,2,3,4]; S = batch-scatter; S.params = {\"gatherNodeId\":\"G\",\"concurrency\":1}; G = batch-gather; B = double; D = echo",
+        "completed [2,4,6,8] | B/each[0] B/each[1] B/each[2] B/each[3] D/each[0] D/each[1] D/each[2] D/each[3] E G I S |",
+    ),
+    (
+        "I>S S>T T>B B>H H>G; I = const [[1,2,3],[],[4]]; S = batch-scatter; S.params = {\"gatherNodeId\":\"G\",\"concurrency\":2}; G = batch-gather; T = batch-scatter; T.params = {\"gatherNodeId\":\"H\",\"chunkSize\":2}; H = batch-gather; B = double",
+        "completed [[2,4,6],[],[8]] | B/each[0]/each[0] B/each[0]/each[1] B/each[0]/each[2] B/each[2]/each[0] G H/each[0] H/each[1] H/each[2] I S T/each[0] T/each[1] T/each[2] |",
+    ),
+    (
+        "I>S S>A A>B{item == 2} A>G{item != 2} B>G; I = const [1,2]; S = batch-scatter; S.params = {\"gatherNodeId\":\"G\",\"on_error\":\"collect\"}; G = batch-gather; A = sleep; A.params = {\"duration\":\"1s\"}; B = fail boom",
+        "completed [1,{\"error\":{\"code\":\"node_failed\",\"message\":\"boom\",\"node_id\":\"B\"}}] | A/each[0] A/each[1] G I S | B/each[0]:skipped B/each[1]:failed",
     ),
     (
         "S>A S>B B>B2 A>J B2>J; A = fail boom",

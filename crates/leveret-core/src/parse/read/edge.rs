@@ -26,6 +26,9 @@ impl Reader<'_, '_, '_> {
             .ok()
             .copied()
             .zip(target.as_ref().ok().copied());
+        // A scatter hands over the items.
+        let is_per_item = |&ix: &usize| self.in_batch[ix] || self.scatters.contains(&ix);
+        self.per_item = source.as_ref().is_ok_and(is_per_item);
         let on_failure = self.on_failure(field);
         let action = self.optional_text(field, "action");
         let condition = self.expression(field, "condition", |reader| reader.names(true));

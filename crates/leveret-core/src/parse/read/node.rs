@@ -53,6 +53,7 @@ impl Reader<'_, '_, '_> {
             return Err(Told);
         }
         field.warn_of_unknown(self.report, object, &keys::NODE);
+        self.per_item = self.in_batch[ix];
         let uses = self.uses(field);
         let name = self.optional_text(field, "name");
         let params = match uses.as_deref() {
@@ -65,6 +66,7 @@ impl Reader<'_, '_, '_> {
         );
         let inputs = self.inputs(field);
         let config = self.config(ix, field);
+        let batch = self.batch(ix, field);
         Ok(Node {
             id: id?,
             uses: uses?,
@@ -73,6 +75,7 @@ impl Reader<'_, '_, '_> {
             each: each?,
             inputs: inputs?,
             config: config?,
+            batch: batch?,
         })
     }
 
@@ -90,8 +93,14 @@ impl Reader<'_, '_, '_> {
             let message = format!("`uses` has 1 to {ID_BYTES_MAX} bytes");
             return Err(field.tell(self.report, Problem::error("out-of-range", message)));
         }
+        self.known_type(&field, uses)?;
+        Ok(Arc::from(uses))
+    }
+
+    /// Tells of a node type that the catalog, if there is one, does not have.
+    pub(super) fn known_type(&mut self, field: &Field<'_>, uses: &str) -> Checked<()> {
         let Some(catalog) = self.catalog.filter(|catalog| !catalog.contains(uses)) else {
-            return Ok(Arc::from(uses));
+            return Ok(());
         };
         let names = self.node_types.get_or_insert_with(|| catalog.names());
         let near = suggest::nearest(uses, names.iter().map(String::as_str));

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use leveret_core::{
     decide::Ready,
     expr::{Budget, EvalError},
-    graph::{NodeIx, Place},
+    graph::{EdgeIx, NodeIx, Place},
     ids::Scope,
     json::Json,
     workflow::{InputRef, Inputs},
@@ -31,6 +31,9 @@ impl Drive<'_> {
         for &node in &needs.nodes {
             wanting.named(node, place);
         }
+        if needs.item {
+            wanting.item(place);
+        }
         if let Some(edge) = *via {
             let graph = &self.plan.workflow.graph;
             let (node, scope) = (graph.edge(edge).source, graph.source_scope(edge, place));
@@ -38,13 +41,17 @@ impl Drive<'_> {
             for &node in &needs.handed {
                 wanting.named(node, &reader);
             }
+            if needs.item_handed {
+                wanting.item(&reader);
+            }
             wanting.exactly(&Place { node, scope });
         }
         if first {
             wanting.exactly(place);
         }
         Load {
-            input: (needs.run_input || via.is_none()) && self.known.run_input.is_none(),
+            input: (needs.run_input || via.is_none() && !self.is_gather(place))
+                && self.known.run_input.is_none(),
             nodes: wanting.end(),
             context: needs
                 .context
@@ -83,7 +90,7 @@ impl Drive<'_> {
         self.fetch_load(load).await
     }
 
-    async fn fetch_load(&mut self, load: Load) -> Result<(), DriveError> {
+    pub(super) async fn fetch_load(&mut self, load: Load) -> Result<(), DriveError> {
         if load.is_empty() {
             return Ok(());
         }
@@ -194,7 +201,7 @@ impl Drive<'_> {
 }
 
 /// Steps that are not at hand, each once, with the fallbacks that may stand in for them.
-struct Wanting<'a> {
+pub(super) struct Wanting<'a> {
     plan: &'a Plan,
     known: &'a Known,
     wanted: BTreeSet<(NodeIx, Option<Scope>, Option<Scope>)>,
@@ -227,9 +234,54 @@ impl<'a> Wanting<'a> {
         }
     }
 
+    /// What handing over an edge to each of these takes.
+    pub(super) fn handed<'p>(
+        drive: &'a Drive<'_>,
+        targets: impl IntoIterator<Item = (&'p Place, EdgeIx)>,
+    ) -> Load {
+        let (plan, graph) = (&drive.plan, &drive.plan.workflow.graph);
+        let mut wanting = Wanting::new(drive);
+        let mut transforms = false;
+        let mut context = BTreeSet::new();
+        for (target, edge) in targets {
+            let scope = graph.source_scope(edge, target);
+            let node = graph.edge(edge).source;
+            if plan.workflow.edges[edge].transform.is_some() {
+                transforms = true;
+                let needs = plan.needs(target.node);
+                let reader = reader_of(plan, edge, &scope);
+                for &node in &needs.handed {
+                    wanting.named(node, &reader);
+                }
+                if needs.item_handed {
+                    wanting.item(&reader);
+                }
+                let unknown = |key: &&Arc<str>| !drive.known.has_context(key);
+                context.extend(needs.context.iter().filter(unknown).cloned());
+            }
+            wanting.exactly(&Place { node, scope });
+        }
+        Load {
+            context: context.into_iter().collect(),
+            nodes: wanting.end(),
+            input: transforms && drive.known.run_input.is_none(),
+            ..Load::default()
+        }
+    }
+
+    /// The item that a reader sees.
+    fn item(&mut self, reader: &Place) {
+        if let Some((place, _)) = self.plan.workflow.graph.item_of(reader) {
+            self.exactly(&place);
+        }
+    }
+
     /// The step that a node's name means to a reader.
     fn named(&mut self, node: NodeIx, reader: &Place) {
         let (exact, latest) = self.plan.workflow.graph.meant(node, reader);
+        if exact.is_none() && latest.is_none() {
+            return;
+        }
         if let (Some(scope), None) = (&exact, &latest) {
             let scope = scope.clone();
             return self.exactly(&Place { node, scope });

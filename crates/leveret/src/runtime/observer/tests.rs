@@ -77,6 +77,7 @@ impl World {
                 action: None,
                 taken: Vec::new(),
                 context: Vec::new(),
+                items: None,
             },
         };
         self.observer.recorded(&self.plan, &finished, None).await;

@@ -251,6 +251,7 @@ pub(super) async fn scopes_are_apart(world: &mut World) {
             action: Some("go".into()),
             taken: vec![0],
             context: Vec::new(),
+            items: None,
         },
         ..run.done("a")
     };

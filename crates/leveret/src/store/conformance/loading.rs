@@ -21,6 +21,7 @@ pub(super) async fn everything(world: &mut World) {
             action: Some("left".into()),
             taken: vec![0],
             context: vec![(Arc::from("k"), Json::from(json!("v")))],
+            items: None,
         },
     );
     world

@@ -38,6 +38,7 @@ async fn ended(world: &World, name: &str, at: i64) -> Run {
         action: None,
         taken: vec![0],
         context: vec![("k".into(), long)],
+        items: None,
     };
     world.record(run.ended("a", outcome)).await;
     let step = run.done("a").key();

@@ -42,6 +42,7 @@ pub(super) async fn strange_texts(world: &mut World) {
                 action: Some(text.into()),
                 taken: vec![0],
                 context: vec![(Arc::from(text), Json::from(json!({ text: text })))],
+                items: None,
             },
         );
         let scoped = Finished {
@@ -140,6 +141,7 @@ pub(super) async fn strange_json(world: &mut World) {
             action: None,
             taken: vec![0],
             context: vec![("k".into(), json)],
+            items: None,
         };
         world.record(run.ended("a", outcome)).await;
         let load = Load {
@@ -169,6 +171,7 @@ pub(super) async fn megabyte(world: &mut World) {
         action: None,
         taken: vec![0],
         context: vec![("big".into(), big.clone())],
+        items: None,
     };
     world.record(run.ended("a", outcome)).await;
     assert_eq!(world.steps(&run).await[0].output, big);

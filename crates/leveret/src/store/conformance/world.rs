@@ -273,6 +273,7 @@ impl Run {
                     .filter(|&edge| taken(graph.edge(edge).target))
                     .collect(),
                 context: Vec::new(),
+                items: None,
             },
         )
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use leveret_core::ids::{RunId, Scope};
+use leveret_core::ids::{NodeId, RunId, Scope};
 use tokio_postgres::{Row, types::ToSql};
 
 use super::{
@@ -12,7 +12,8 @@ use super::{
 use crate::{
     postgres::{Lease, Pool},
     store::{
-        JoinKey, Load, Loaded, NodeValue, Progress, RunStatus, StepRecord, StepStatus, StoreError,
+        JoinKey, Load, Loaded, NodeRef, NodeValue, Progress, RunStatus, StepRecord, StepStatus,
+        StoreError,
         commit::{edge_from_i64, mark_of},
     },
 };
@@ -55,6 +56,18 @@ const PROGRESS: &str = "
     SELECT 'run', status, '', workflow_hash, '' FROM runs WHERE run_id = $1
     UNION ALL SELECT 'step', node_id, status, NULL, scope FROM steps WHERE run_id = $1
     UNION ALL SELECT 'join', node_id, state, NULL, scope FROM joins WHERE run_id = $1";
+
+/// As [`PROGRESS`], at some places.
+const PROGRESS_AT: &str = "
+    WITH n AS MATERIALIZED (SELECT * FROM unnest($2::text[], $3::text[]) AS n (node_id, scope))
+    SELECT 'run', status, '', workflow_hash, '' FROM runs WHERE run_id = $1
+    UNION ALL SELECT 'step', s.node_id, s.status, NULL, s.scope
+        FROM n JOIN steps s ON s.run_id = $1 AND s.node_id = n.node_id AND s.scope = n.scope
+    UNION ALL SELECT 'join', j.node_id, j.state, NULL, j.scope
+        FROM n JOIN joins j ON j.run_id = $1 AND j.node_id = n.node_id AND j.scope = n.scope";
+
+const WAITING: &str =
+    "SELECT node_id, scope FROM steps WHERE run_id = $1 AND status = 'waiting' LIMIT $2";
 
 const ALL_STEPS: &str = "
     SELECT node_id, scope, status, attempts, output, action, via, error, started_at_ms, finished_at_ms
@@ -298,8 +311,41 @@ pub(super) async fn progress(pool: &Pool, run_id: &RunId) -> Result<Option<Progr
         .await?
         .query(PROGRESS, &[&run_id.as_str()])
         .await?;
+    Ok(progress_of(&rows)?)
+}
+
+pub(super) async fn progress_at(
+    pool: &Pool,
+    run_id: &RunId,
+    places: &[(NodeRef, Scope)],
+) -> Result<Option<Progress>, Failure> {
+    let nodes: Vec<&str> = places.iter().map(|(node, _)| node.id.as_str()).collect();
+    let scopes: Vec<&str> = places.iter().map(|(_, scope)| scope.as_str()).collect();
+    let rows = pool
+        .lease()
+        .await?
+        .query(PROGRESS_AT, &[&run_id.as_str(), &nodes, &scopes])
+        .await?;
+    Ok(progress_of(&rows)?)
+}
+
+pub(super) async fn waiting_steps(
+    pool: &Pool,
+    run_id: &RunId,
+    limit: u32,
+) -> Result<Vec<(NodeId, Scope)>, Failure> {
+    let rows = pool
+        .lease()
+        .await?
+        .query(WAITING, &[&run_id.as_str(), &i64::from(limit)])
+        .await?;
+    let key = |row: &Row| Ok((node_id_at(row, 0)?, Scope::new(get::<&str>(row, 1)?)));
+    rows.iter().map(key).collect()
+}
+
+fn progress_of(rows: &[Row]) -> Result<Option<Progress>, StoreError> {
     let (mut run, mut marks, mut joins) = (None, Vec::new(), Vec::new());
-    for row in &rows {
+    for row in rows {
         match get::<&str>(row, 0)? {
             "run" => run = Some((hash_at(row, 3)?, get::<&str>(row, 1)?.parse::<RunStatus>()?)),
             "step" => marks.push((

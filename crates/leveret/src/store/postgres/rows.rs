@@ -1,6 +1,9 @@
 //! From rows to columns, as `unnest` takes them, and from columns of a row to values.
 
+use std::borrow::Cow;
+
 use leveret_core::{
+    graph::EdgeIx,
     ids::{IdError, NodeId, RunId, WorkflowId},
     json::Json,
     time::Timestamp,
@@ -13,12 +16,35 @@ use crate::store::{
     commit::{edge_to_i64, node_id, status_of},
 };
 
+/// Run, node and scope.
+pub(super) type StepKeys<'a> = (&'a str, &'a str, Cow<'a, str>);
+
+/// What stands in the place of a step and was not executed.
+pub(super) struct Stand<'a> {
+    pub(super) status: StepStatus,
+    pub(super) via: Option<EdgeIx>,
+    pub(super) output: Option<&'a str>,
+    pub(super) error: Option<&'a StepError>,
+}
+
+impl Stand<'_> {
+    /// A step that will not be executed.
+    pub(super) fn passed(status: StepStatus) -> Self {
+        Stand {
+            status,
+            via: None,
+            output: None,
+            error: None,
+        }
+    }
+}
+
 /// Steps as columns.
 #[derive(Default)]
 pub(super) struct StepColumns<'a> {
     run_ids: Vec<&'a str>,
     node_ids: Vec<&'a str>,
-    scopes: Vec<&'a str>,
+    scopes: Vec<Cow<'a, str>>,
     statuses: Vec<&'a str>,
     attempts: Vec<i64>,
     vias: Vec<i64>,
@@ -51,11 +77,12 @@ impl<'a> StepColumns<'a> {
     }
 
     fn push(&mut self, finished: &'a Finished) {
-        self.push_at(step_order(finished), finished);
+        let (run_id, node_id, scope) = step_order(finished);
+        self.push_at((run_id, node_id, Cow::Borrowed(scope)), finished);
     }
 
     /// Adds a step by this key, which may be in another scope than its own.
-    pub(super) fn push_at(&mut self, key: (&'a str, &'a str, &'a str), finished: &'a Finished) {
+    pub(super) fn push_at(&mut self, key: StepKeys<'a>, finished: &'a Finished) {
         let status = status_of(&finished.outcome);
         self.push_key(key, finished.finished_at, status);
         self.attempts.push(i64::from(finished.attempts));
@@ -73,23 +100,18 @@ impl<'a> StepColumns<'a> {
         self.errors.push(error.map(error_text));
     }
 
-    /// Adds a step that will not be executed.
-    pub(super) fn push_passed(
-        &mut self,
-        key: (&'a str, &'a str, &'a str),
-        at: Timestamp,
-        status: StepStatus,
-    ) {
-        self.push_key(key, at, status);
+    /// Adds what stands in the place of a step.
+    pub(super) fn push_stand(&mut self, key: StepKeys<'a>, at: Timestamp, stand: &Stand<'a>) {
+        self.push_key(key, at, stand.status);
         self.attempts.push(0);
-        self.vias.push(-1);
+        self.vias.push(edge_to_i64(stand.via));
         self.started.push(at.0);
         self.actions.push(None);
-        self.outputs.push(None);
-        self.errors.push(None);
+        self.outputs.push(stand.output);
+        self.errors.push(stand.error.map(error_text));
     }
 
-    fn push_key(&mut self, key: (&'a str, &'a str, &'a str), at: Timestamp, status: StepStatus) {
+    fn push_key(&mut self, key: StepKeys<'a>, at: Timestamp, status: StepStatus) {
         self.run_ids.push(key.0);
         self.node_ids.push(key.1);
         self.scopes.push(key.2);

@@ -2,8 +2,9 @@
 
 use leveret_core::{
     decide::{JoinPoint, JoinState, Joins},
-    graph::NodeIx,
+    graph::{EdgeIx, NodeIx, Place},
     ids::{RunId, Scope, StepKey},
+    json::Json,
     time::Timestamp,
     workflow::Workflow,
 };
@@ -11,7 +12,8 @@ use rusqlite::params;
 
 use super::{Session, error_text, hash, json_text, numbers, parsed, step_error, time};
 use crate::store::{
-    Committed, Finished, NewRun, Outcome, RunEnd, RunStatus, Started, StepStatus, StoreError,
+    Committed, Finished, NewRun, Outcome, RunEnd, RunStatus, Started, StepError, StepStatus,
+    StoreError,
     commit::{decide_finished, edge_to_i64, key_of, node_id, parse_join, status_of},
     follow::{Write, follow},
 };
@@ -127,6 +129,14 @@ pub(super) fn commit(session: &Session<'_>, finished: &Finished) -> Result<Commi
                 let step_no = numbers | place.node as i64;
                 pass(session, finished, step_no, place.node, status)?;
             }
+            Write::Item { scope, value } => item(session, finished, scope, value)?,
+            Write::Arrival { place, status, via } => {
+                arrive(session, finished, place, status, via, None)?;
+            }
+            Write::Caught { place, error } => {
+                let status = StepStatus::Failed;
+                arrive(session, finished, &place, status, None, Some(error))?;
+            }
             Write::Close { scope } => stand_in(session, finished, scope)?,
             Write::Latest { within } => {
                 session.execute(
@@ -143,7 +153,7 @@ pub(super) fn commit(session: &Session<'_>, finished: &Finished) -> Result<Commi
             Write::Error(error) => {
                 session.execute(
                     "UPDATE runs SET error = ?2 WHERE run_id = ?1 AND error IS NULL",
-                    (run_id.as_str(), error_text(error)),
+                    (run_id.as_str(), error_text(&error)),
                 )?;
             }
             Write::Timer { due } => set_timer(session, finished, due)?,
@@ -174,6 +184,55 @@ fn stand_in(session: &Session<'_>, step: &Finished, scope: &Scope) -> Result<(),
          SELECT ?2, node_id, status, attempts, via, started_at_ms, finished_at_ms, action, error, output, output_text_id
          FROM steps WHERE step_no = ?1 ON CONFLICT DO NOTHING",
         (from | node, to | node),
+    )?;
+    Ok(())
+}
+
+/// Records an item of a scatter.
+fn item(
+    session: &Session<'_>,
+    by: &Finished,
+    scope: &Scope,
+    value: &Json,
+) -> Result<(), StoreError> {
+    let numbers = numbers::of_scope_to_be(session, &by.run_id, scope)?;
+    let (short, long) = text_in_row(session, json_text(value))?;
+    session.execute(
+        "INSERT INTO steps (step_no, node_id, status, attempts, via, started_at_ms, finished_at_ms, output, output_text_id)
+         VALUES (?1, ?2, ?3, 0, -1, ?4, ?4, ?5, ?6)",
+        params![
+            numbers | by.node as i64,
+            node_id(&by.workflow, by.node),
+            StepStatus::Completed.as_str(),
+            by.finished_at.0,
+            short,
+            long,
+        ],
+    )?;
+    Ok(())
+}
+
+/// Records what came of an item, unless something is recorded already.
+fn arrive(
+    session: &Session<'_>,
+    by: &Finished,
+    Place { node, scope }: &Place,
+    status: StepStatus,
+    via: Option<EdgeIx>,
+    error: Option<&StepError>,
+) -> Result<(), StoreError> {
+    let numbers = numbers::of_scope_to_be(session, &by.run_id, scope)?;
+    session.execute(
+        "INSERT INTO steps (step_no, node_id, status, attempts, via, started_at_ms, finished_at_ms, error)
+         VALUES (?1, ?2, ?3, 0, ?4, ?5, ?5, ?6) ON CONFLICT DO NOTHING",
+        params![
+            numbers | *node as i64,
+            node_id(&by.workflow, *node),
+            status.as_str(),
+            edge_to_i64(via),
+            by.finished_at.0,
+            error.map(error_text),
+        ],
     )?;
     Ok(())
 }

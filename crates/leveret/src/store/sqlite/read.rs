@@ -1,12 +1,12 @@
 //! Reading runs and steps, on connections that only read.
 
-use leveret_core::ids::{RunId, Scope, WorkflowId};
+use leveret_core::ids::{NodeId, RunId, Scope, WorkflowId};
 use rusqlite::{Params, Row, ToSql};
 
 use super::{Session, hash, id, json, numbers, parsed, step_error, time};
 use crate::store::{
-    JoinKey, Load, Loaded, NodeValue, Progress, RunFilter, RunRecord, RunStatus, StepRecord,
-    StoreError, Wanted,
+    JoinKey, Load, Loaded, NodeRef, NodeValue, Progress, RunFilter, RunRecord, RunStatus,
+    StepRecord, StoreError, Wanted,
     commit::{edge_from_i64, mark_of},
 };
 
@@ -161,6 +161,69 @@ pub(super) fn progress(
         marks,
         joins,
     }))
+}
+
+pub(super) fn progress_at(
+    session: &Session<'_>,
+    run_id: &RunId,
+    places: &[(NodeRef, Scope)],
+) -> Result<Option<Progress>, StoreError> {
+    let run = session.row::<_, StoreError>(
+        "SELECT workflow_hash, status FROM runs WHERE run_id = ?1",
+        [run_id.as_str()],
+        |row| Ok((hash(row, 0)?, parsed(row, 1)?)),
+    )?;
+    let Some((workflow_hash, status)) = run else {
+        return Ok(None);
+    };
+    let (mut marks, mut joins) = (Vec::new(), Vec::new());
+    for (node, scope) in places {
+        let numbers = numbers::of_scope(session, run_id, scope)?;
+        let mark = session.row::<_, StoreError>(
+            "SELECT status FROM steps WHERE step_no = ?1 | ?2",
+            (numbers, node.ix as i64),
+            |row| Ok(mark_of(parsed(row, 0)?)),
+        )?;
+        marks.extend(mark.map(|mark| (node.id.clone(), scope.clone(), mark)));
+        let state = session.row::<_, StoreError>(
+            "SELECT state FROM joins WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3",
+            (run_id.as_str(), node.id.as_str(), scope.as_str()),
+            |row| Ok(row.get(0)?),
+        )?;
+        joins.extend(state.map(|state| {
+            let key = JoinKey {
+                node: node.id.as_str().into(),
+                scope: scope.clone(),
+            };
+            (key, state)
+        }));
+    }
+    Ok(Some(Progress {
+        workflow_hash,
+        status,
+        marks,
+        joins,
+    }))
+}
+
+pub(super) fn waiting_steps(
+    session: &Session<'_>,
+    run_id: &RunId,
+    limit: u32,
+) -> Result<Vec<(NodeId, Scope)>, StoreError> {
+    let mut waiting = Vec::new();
+    for (scope, numbers) in numbers::of_scopes(session, run_id)? {
+        let left = limit.saturating_sub(waiting.len() as u32);
+        if left == 0 {
+            break;
+        }
+        waiting.extend(session.rows::<_, StoreError>(
+            "SELECT node_id FROM steps WHERE step_no BETWEEN ?1 AND ?1 | 0xFFFFF AND status = 'waiting' LIMIT ?2",
+            (numbers, left),
+            |row| Ok((id(row, 0)?, scope.clone())),
+        )?);
+    }
+    Ok(waiting)
 }
 
 const RUN_COLUMNS: &str = "run_id, workflow_id, workflow_hash, status, coalesce(input, (SELECT text FROM texts WHERE text_id = input_text_id)), error, created_at_ms, ended_at_ms";

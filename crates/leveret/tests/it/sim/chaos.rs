@@ -21,8 +21,9 @@ use leveret::{
         workflow::{Workflow, WorkflowHash},
     },
     store::{
-        Committed, Finished, Load, Loaded, NewRun, NewTimer, Outcome, Pass, Progress, RunEnd,
-        RunFilter, RunRecord, Started, StepRecord, Store, StoreError, Timer, WorkflowRecord,
+        Committed, Finished, Load, Loaded, NewRun, NewTimer, NodeRef, Outcome, Pass, Progress,
+        RunEnd, RunFilter, RunRecord, Started, StepRecord, Store, StoreError, Timer,
+        WorkflowRecord,
     },
 };
 use tokio::sync::watch;
@@ -340,6 +341,24 @@ impl Store for ChaosStore {
     async fn put_off(&self, runs: &[RunId], until: Timestamp) -> Result<(), StoreError> {
         self.life
             .store("put_off", self.inner.put_off(runs, until))
+            .await
+    }
+    async fn progress_at(
+        &self,
+        run_id: &RunId,
+        places: &[(NodeRef, Scope)],
+    ) -> Result<Option<Progress>, StoreError> {
+        self.life
+            .store("progress_at", self.inner.progress_at(run_id, places))
+            .await
+    }
+    async fn waiting_steps(
+        &self,
+        run_id: &RunId,
+        limit: u32,
+    ) -> Result<Vec<(NodeId, Scope)>, StoreError> {
+        self.life
+            .store("waiting_steps", self.inner.waiting_steps(run_id, limit))
             .await
     }
     async fn progress(&self, run_id: &RunId) -> Result<Option<Progress>, StoreError> {

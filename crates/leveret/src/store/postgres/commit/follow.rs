@@ -1,6 +1,9 @@
 //! Writes what follows from the steps of a segment: the second round trip.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+};
 
 use leveret_core::ids::RunId;
 use tokio_postgres::{Row, types::ToSql};
@@ -9,12 +12,12 @@ use super::decision::Decided;
 use crate::{
     postgres::Lease,
     store::{
-        RunEnd,
+        RunEnd, StepStatus,
         commit::{edge_to_i64, key_of, node_id},
         follow::{Write, follow},
         postgres::{
             error::Failure,
-            rows::{StepColumns, error_text, run_id_at, step_order},
+            rows::{Stand, StepColumns, error_text, run_id_at, step_order},
             runs::end_at,
         },
     },
@@ -65,7 +68,7 @@ pub(super) async fn write(
     last: bool,
 ) -> Result<Ends, Failure> {
     let Rows {
-        passed,
+        stands,
         joins,
         latest,
         context,
@@ -88,7 +91,7 @@ pub(super) async fn write(
         &timers.0, &timers.1, &timers.2, &timers.3, &timers.4, &timers.5,
     ];
     let run_params: Params<'_> = &[&runs.0, &runs.1, &runs.2];
-    let passed_params = passed.params();
+    let stands_params = stands.params();
     let client = lease.client();
     let write = async |some: bool,
                        statement,
@@ -102,7 +105,7 @@ pub(super) async fn write(
     };
     let (_, _, _, _, _, changed, ()) = tokio::try_join!(
         biased;
-        write(!passed.is_empty(), &statements.0, &passed_params),
+        write(!stands.is_empty(), &statements.0, &stands_params),
         write(!joins.0.is_empty(), &statements.1, joins_params),
         write(!latest.0.is_empty(), &statements.2, latest_params),
         write(!context.0.is_empty(), &statements.3, context_params),
@@ -125,8 +128,8 @@ pub(super) async fn write(
 /// What the steps of a segment write, as columns, each table's rows sorted by key.
 #[derive(Default)]
 struct Rows<'a> {
-    /// Steps that will not be executed, and those of loops that ended, around them.
-    passed: StepColumns<'a>,
+    /// Steps that will not be executed, those of loops that ended, around them, and what stands for items.
+    stands: StepColumns<'a>,
     joins: (Vec<&'a str>, Vec<String>, Vec<String>, Vec<String>),
     latest: (Vec<&'a str>, Vec<&'a str>, Vec<String>, Vec<&'a str>),
     context: (Vec<&'a str>, Vec<&'a str>, Vec<&'a str>),
@@ -146,7 +149,7 @@ type TimerColumns<'a> = (
 impl<'a> Rows<'a> {
     /// Of several steps that write the same row, what the last of them writes; of the errors of a run, the first.
     fn of(decided: &'a [Decided<'_>]) -> Rows<'a> {
-        let mut passed = BTreeMap::new();
+        let mut stands = BTreeMap::new();
         let mut joins = BTreeMap::new();
         let mut latest = BTreeMap::new();
         let mut context = BTreeMap::new();
@@ -164,12 +167,41 @@ impl<'a> Rows<'a> {
                     }
                     Write::Pass { place, status } => {
                         let id = node_id(workflow, place.node);
-                        let key = (run_id, id, place.scope.as_str());
-                        passed.entry(key).or_insert((*finished, Some(status)));
+                        let key = (run_id, id, Cow::Borrowed(place.scope.as_str()));
+                        let stand = Stand::passed(status);
+                        stands.entry(key).or_insert((*finished, Some(stand)));
+                    }
+                    Write::Item { scope, value } => {
+                        let id = node_id(workflow, finished.node);
+                        let key = (run_id, id, Cow::Borrowed(scope.as_str()));
+                        let stand = Stand {
+                            output: Some(value.text()),
+                            ..Stand::passed(StepStatus::Completed)
+                        };
+                        stands.entry(key).or_insert((*finished, Some(stand)));
+                    }
+                    Write::Arrival { place, status, via } => {
+                        let id = node_id(workflow, place.node);
+                        let key = (run_id, id, Cow::Borrowed(place.scope.as_str()));
+                        let stand = Stand {
+                            via,
+                            ..Stand::passed(status)
+                        };
+                        stands.entry(key).or_insert((*finished, Some(stand)));
+                    }
+                    Write::Caught { place, error } => {
+                        let id = node_id(workflow, place.node);
+                        let key = (run_id, id, Cow::Owned(place.scope.as_str().to_owned()));
+                        let stand = Stand {
+                            error: Some(error),
+                            ..Stand::passed(StepStatus::Failed)
+                        };
+                        stands.entry(key).or_insert((*finished, Some(stand)));
                     }
                     Write::Close { scope } => {
-                        let key = (run_id, node_id(workflow, finished.node), scope.as_str());
-                        passed.entry(key).or_insert((*finished, None));
+                        let id = node_id(workflow, finished.node);
+                        let key = (run_id, id, Cow::Borrowed(scope.as_str()));
+                        stands.entry(key).or_insert((*finished, None));
                     }
                     Write::Latest { within } => {
                         let key = (run_id, node_id(workflow, finished.node), within);
@@ -177,7 +209,7 @@ impl<'a> Rows<'a> {
                     }
                     Write::Error(error) => {
                         let (cause, _) = runs.entry(run_id).or_default();
-                        cause.get_or_insert_with(|| error_text(error));
+                        cause.get_or_insert_with(|| error_text(&error));
                     }
                     Write::Timer { due } => {
                         timers.insert(step_order(finished), (*finished, due));
@@ -190,10 +222,10 @@ impl<'a> Rows<'a> {
             }
         }
         let mut rows = Rows::default();
-        for (key, (by, status)) in passed {
-            match status {
-                Some(status) => rows.passed.push_passed(key, by.finished_at, status),
-                None => rows.passed.push_at(key, by),
+        for (key, (by, stand)) in stands {
+            match stand {
+                Some(stand) => rows.stands.push_stand(key, by.finished_at, &stand),
+                None => rows.stands.push_at(key, by),
             }
         }
         for ((run_id, key), state) in joins {
