@@ -52,6 +52,8 @@ mod wire;
 mod worker;
 
 use self::course::Found;
+#[cfg(feature = "http")]
+pub(crate) use self::result::is_step;
 use self::{
     awake::Awake,
     client::Cancels,

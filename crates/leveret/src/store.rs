@@ -468,6 +468,23 @@ pub struct StepRecord {
     pub finished_at: Timestamp,
 }
 
+/// What is recorded of a step, without what it left behind: small, and enough to tell whether there is news.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepHead {
+    /// The node.
+    pub node_id: NodeId,
+    /// Where in loops and batches.
+    pub scope: Scope,
+    /// Where it stands.
+    pub status: StepStatus,
+    /// How often the body was executed.
+    pub attempts: u32,
+    /// When its first attempt began.
+    pub started_at: Timestamp,
+    /// When it ended or began to wait.
+    pub finished_at: Timestamp,
+}
+
 /// What is recorded of a run's course, for going on after a crash.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Progress {
@@ -711,6 +728,16 @@ pub trait Store: Send + Sync + 'static {
 
     /// A run's recorded steps, by start time and node id.
     async fn steps(&self, run_id: &RunId) -> Result<Vec<StepRecord>, StoreError>;
+
+    /// All steps of a run that are recorded, without their outputs and errors, in no order; none if there is no such run.
+    async fn step_heads(&self, run_id: &RunId) -> Result<Vec<StepHead>, StoreError>;
+
+    /// Some steps of a run, each as recorded, in the order asked for; `None` for one that is not.
+    async fn steps_at(
+        &self,
+        run_id: &RunId,
+        steps: &[(NodeRef, Scope)],
+    ) -> Result<Vec<Option<StepRecord>>, StoreError>;
 
     /// The timers of a run: which step each wakes, and when.
     async fn timers_of(

@@ -962,3 +962,40 @@ fn knows_the_item_where_there_is_one() {
     assert_snapshot!(check("nodes.item.output", true), @"node `item` has no output");
     assert_snapshot!(check("index", false), @"there is no list whose item this could be");
 }
+
+/// CEL's conformance cases as a table: what differs from it is in WORKFLOWS.
+#[test]
+fn cel_conforms() {
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for line in include_str!("cel.txt").lines() {
+        let Some((source, expect)) = line.split_once(" => ").filter(|_| !line.starts_with('#'))
+        else {
+            assert!(line.is_empty() || line.starts_with('#'), "{line}");
+            continue;
+        };
+        count += 1;
+        let given = match compile(source, false) {
+            Err(_) => None,
+            Ok(expression) => {
+                let scope = EvalScope {
+                    item: None,
+                    input: &Value::Null,
+                    run_id: "r",
+                    run_input: &Value::Null,
+                    values: &NoValues,
+                    result: None,
+                };
+                expression.eval(&scope, &Budget::new()).ok()
+            }
+        };
+        let expect_json: Option<Value> = (expect != "error")
+            .then(|| serde_json::from_str(expect).unwrap_or_else(|_| panic!("{line}")));
+        // As text, so that 1 and 1.0 are two.
+        if given.as_ref().map(Value::to_string) != expect_json.as_ref().map(Value::to_string) {
+            wrong.push(format!("{source} => {given:?}, not {expect}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(count > 200, "{count}");
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use leveret_core::{
     graph::{NodeIx, Place},
-    ids::{RunId, WorkflowId},
+    ids::{NodeId, RunId, Scope, WorkflowId},
     json::Json,
     workflow::Workflow,
 };
@@ -74,7 +74,7 @@ impl RunResult {
         };
         let steps = steps
             .into_iter()
-            .filter(|step| is_step(workflow, step))
+            .filter(|step| is_step(workflow, &step.node_id, &step.scope))
             .map(|step| {
                 let name = StepResult::name(&step);
                 let StepRecord {
@@ -115,14 +115,14 @@ impl RunResult {
 }
 
 /// Whether it is a step, not what stands for an item of a batch at its scatter or gather.
-fn is_step(workflow: &Workflow, step: &StepRecord) -> bool {
-    if step.scope.is_root() || !workflow.graph.has_batches() {
+pub(crate) fn is_step(workflow: &Workflow, node_id: &NodeId, scope: &Scope) -> bool {
+    if scope.is_root() || !workflow.graph.has_batches() {
         return true;
     }
-    let Some(node) = workflow.node_ix(step.node_id.as_str()) else {
+    let Some(node) = workflow.node_ix(node_id.as_str()) else {
         return true;
     };
-    let scope = step.scope.clone();
+    let scope = scope.clone();
     !workflow.graph.is_item_row(&Place { node, scope })
 }
 

@@ -129,6 +129,7 @@ pub const CASES: &[Case] = cases![
     pruning::what_is_still_to_be_told_stays,
     pruning::passes_go_by_pages,
     listing::run_and_steps,
+    listing::heads_and_some_steps,
     listing::filters,
     listing::pages_with_equal_times,
     values::strange_texts,

@@ -18,8 +18,8 @@ use leveret_core::{
 
 use super::{
     Committed, Finished, Load, Loaded, NewRun, NewTimer, NodeRef, NodeValue, Outcome, Pass,
-    Progress, RunEnd, RunFilter, RunRecord, RunStatus, Started, StepError, StepRecord, StepStatus,
-    Store, StoreError, Timer, Wanted, WorkflowRecord,
+    Progress, RunEnd, RunFilter, RunRecord, RunStatus, Started, StepError, StepHead, StepRecord,
+    StepStatus, Store, StoreError, Timer, Wanted, WorkflowRecord,
     commit::{decide_finished, key_of, mark_of, status_of},
     follow::{Write, follow},
 };
@@ -690,6 +690,35 @@ impl Store for MemoryStore {
             .unwrap_or_default();
         steps.sort_by_key(|step| step.started_at);
         Ok(steps)
+    }
+
+    async fn step_heads(&self, run_id: &RunId) -> Result<Vec<StepHead>, StoreError> {
+        let state = self.state();
+        let steps = state.runs.get(run_id).into_iter();
+        let steps = steps.flat_map(|run| run.steps.values());
+        let heads = steps.map(|step| StepHead {
+            node_id: step.node_id.clone(),
+            scope: step.scope.clone(),
+            status: step.status,
+            attempts: step.attempts,
+            started_at: step.started_at,
+            finished_at: step.finished_at,
+        });
+        Ok(heads.collect())
+    }
+
+    async fn steps_at(
+        &self,
+        run_id: &RunId,
+        steps: &[(NodeRef, Scope)],
+    ) -> Result<Vec<Option<StepRecord>>, StoreError> {
+        let state = self.state();
+        let run = state.runs.get(run_id);
+        let at = |(node, scope): &(NodeRef, Scope)| {
+            let place = (node.id.clone(), scope.clone());
+            run?.steps.get(&place).cloned()
+        };
+        Ok(steps.iter().map(at).collect())
     }
 
     async fn timers_of(

@@ -18,7 +18,7 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 use self::workflows::Known;
 use super::{
     Batching, Committed, Finished, Load, Loaded, NewRun, NewTimer, NodeRef, Pass, Progress, RunEnd,
-    RunFilter, RunRecord, Started, StepRecord, Store, StoreError, Timer, WorkflowRecord,
+    RunFilter, RunRecord, Started, StepHead, StepRecord, Store, StoreError, Timer, WorkflowRecord,
 };
 use crate::{
     postgres::{PLANS_BY_KEY, Pool, PoolOptions, quoted},
@@ -363,6 +363,18 @@ impl Store for PostgresStore {
 
     async fn steps(&self, run_id: &RunId) -> Result<Vec<StepRecord>, StoreError> {
         Ok(read::steps(&self.0.reads, run_id).await?)
+    }
+
+    async fn step_heads(&self, run_id: &RunId) -> Result<Vec<StepHead>, StoreError> {
+        Ok(read::step_heads(&self.0.reads, run_id).await?)
+    }
+
+    async fn steps_at(
+        &self,
+        run_id: &RunId,
+        steps: &[(NodeRef, Scope)],
+    ) -> Result<Vec<Option<StepRecord>>, StoreError> {
+        Ok(read::steps_at(&self.0.reads, run_id, steps).await?)
     }
 
     async fn timers_of(

@@ -23,7 +23,8 @@ use rusqlite::{Row, types::FromSql};
 
 use super::{
     Batching, Committed, Finished, Load, Loaded, NewRun, NewTimer, NodeRef, Pass, Progress, RunEnd,
-    RunFilter, RunRecord, Started, StepError, StepRecord, Store, StoreError, Timer, WorkflowRecord,
+    RunFilter, RunRecord, Started, StepError, StepHead, StepRecord, Store, StoreError, Timer,
+    WorkflowRecord,
 };
 use crate::{
     schedules::{Schedules, SqliteSchedules},
@@ -421,6 +422,22 @@ impl Store for SqliteStore {
     async fn steps(&self, run_id: &RunId) -> Result<Vec<StepRecord>, StoreError> {
         let run_id = run_id.clone();
         self.read(move |session| read::steps(session, &run_id))
+            .await
+    }
+
+    async fn step_heads(&self, run_id: &RunId) -> Result<Vec<StepHead>, StoreError> {
+        let run_id = run_id.clone();
+        self.read(move |session| read::step_heads(session, &run_id))
+            .await
+    }
+
+    async fn steps_at(
+        &self,
+        run_id: &RunId,
+        steps: &[(NodeRef, Scope)],
+    ) -> Result<Vec<Option<StepRecord>>, StoreError> {
+        let (run_id, steps) = (run_id.clone(), steps.to_vec());
+        self.read(move |session| read::steps_at(session, &run_id, &steps))
             .await
     }
 

@@ -8,7 +8,7 @@ use std::{cmp::Ordering, collections::HashMap, fmt, str::FromStr, sync::Arc};
 
 use leveret_core::{ids::NodeId, workflow::Workflow};
 
-use crate::store::{StepRecord, StepStatus};
+use crate::store::{StepHead, StepStatus};
 
 /// The id of an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,11 +52,10 @@ pub(super) struct Order {
 }
 
 impl Order {
-    pub(super) fn of(workflow: Option<Arc<Workflow>>) -> Order {
-        let positions = workflow.as_ref().map(|workflow| workflow.graph.order());
+    pub(super) fn of(workflow: Arc<Workflow>) -> Order {
         Order {
-            positions: positions.unwrap_or_default(),
-            workflow,
+            positions: workflow.graph.order(),
+            workflow: Some(workflow),
         }
     }
 
@@ -78,7 +77,7 @@ pub(super) struct Seen {
 
 impl Seen {
     /// What a client has been told that knows this position, given the steps recorded now; nothing if that is unclear.
-    pub(super) fn up_to(position: Position, steps: &mut [StepRecord], order: &Order) -> Seen {
+    pub(super) fn up_to(position: Position, steps: &mut [StepHead], order: &Order) -> Seen {
         in_order(steps, order);
         let mut seen = Seen::default();
         for step in steps.iter().filter(|step| is_final(step)) {
@@ -95,19 +94,17 @@ impl Seen {
     }
 
     /// The steps that were not told yet, or stand elsewhere than they were told, each with the position behind it.
-    pub(super) fn news<'a>(
+    pub(super) fn news(
         &mut self,
-        steps: &'a mut [StepRecord],
+        mut steps: Vec<StepHead>,
         order: &Order,
-    ) -> Vec<(&'a StepRecord, Position)> {
-        in_order(steps, order);
-        steps
-            .iter()
-            .filter_map(|step| self.tell(step).then_some((step, self.position)))
-            .collect()
+    ) -> Vec<(StepHead, Position)> {
+        in_order(&mut steps, order);
+        let tell = |step: StepHead| self.tell(&step).then_some((step, self.position));
+        steps.into_iter().filter_map(tell).collect()
     }
 
-    fn tell(&mut self, step: &StepRecord) -> bool {
+    fn tell(&mut self, step: &StepHead) -> bool {
         let key = key(step);
         let stands = (step.status, step.attempts);
         if self.told.insert(key, stands) == Some(stands) {
@@ -120,14 +117,14 @@ impl Seen {
     }
 }
 
-fn is_final(step: &StepRecord) -> bool {
+fn is_final(step: &StepHead) -> bool {
     step.status != StepStatus::Waiting
 }
 
 /// By time; what has the same, which is told in milliseconds, by the graph.
-fn in_order(steps: &mut [StepRecord], order: &Order) {
+fn in_order(steps: &mut [StepHead], order: &Order) {
     steps.sort_by(|a, b| {
-        let key = |step: &StepRecord| (step.finished_at, step.started_at);
+        let key = |step: &StepHead| (step.finished_at, step.started_at);
         key(a)
             .cmp(&key(b))
             .then_with(|| order.compare(&a.node_id, &b.node_id))
@@ -136,7 +133,7 @@ fn in_order(steps: &mut [StepRecord], order: &Order) {
 }
 
 /// FNV-1a of node and scope, the same in every process and version.
-fn key(step: &StepRecord) -> u64 {
+fn key(step: &StepHead) -> u64 {
     let bytes = step
         .node_id
         .as_str()
@@ -152,33 +149,28 @@ fn key(step: &StepRecord) -> u64 {
 mod tests {
     use leveret_core::{
         ids::{NodeId, Scope},
-        json::Json,
         time::Timestamp,
     };
 
     use super::*;
 
-    fn step(node: &str, finished_at: i64, status: StepStatus, attempts: u32) -> StepRecord {
-        StepRecord {
+    fn step(node: &str, finished_at: i64, status: StepStatus, attempts: u32) -> StepHead {
+        StepHead {
             node_id: NodeId::new(node).unwrap(),
             scope: Scope::root(),
             status,
             attempts,
-            output: Json::null(),
-            action: None,
-            via: None,
-            error: None,
             started_at: Timestamp(0),
             finished_at: Timestamp(finished_at),
         }
     }
 
-    fn done(node: &str, finished_at: i64) -> StepRecord {
+    fn done(node: &str, finished_at: i64) -> StepHead {
         step(node, finished_at, StepStatus::Completed, 1)
     }
 
-    fn told(seen: &mut Seen, mut steps: Vec<StepRecord>) -> Vec<(String, Position)> {
-        seen.news(&mut steps, &Order::default())
+    fn told(seen: &mut Seen, steps: Vec<StepHead>) -> Vec<(String, Position)> {
+        seen.news(steps, &Order::default())
             .into_iter()
             .map(|(step, at)| (step.node_id.to_string(), at))
             .collect()
@@ -240,7 +232,7 @@ mod tests {
         };
         let first = told(&mut Seen::default(), all());
         assert_eq!(names(&first), ["a", "b", "w", "c"]);
-        let after = |at: Position, mut steps: Vec<StepRecord>| {
+        let after = |at: Position, mut steps: Vec<StepHead>| {
             let mut seen = Seen::up_to(at, &mut steps, &Order::default());
             let news = told(&mut seen, steps);
             names(&news)
@@ -266,10 +258,10 @@ mod tests {
             "edges": [{ "source": "c", "target": "a" }],
         });
         let workflow = leveret_core::parse::workflow_from_json(&definition, None).unwrap();
-        let order = Order::of(Some(Arc::new(workflow)));
-        let mut steps = vec![done("a", 1), done("b", 1), done("c", 1), done("z", 0)];
+        let order = Order::of(Arc::new(workflow));
+        let steps = vec![done("a", 1), done("b", 1), done("c", 1), done("z", 0)];
         let mut seen = Seen::default();
-        let news = seen.news(&mut steps, &order);
+        let news = seen.news(steps, &order);
         let names: Vec<_> = news.iter().map(|(step, _)| step.node_id.as_str()).collect();
         assert_eq!(names, ["z", "b", "c", "a"]);
     }

@@ -1,10 +1,10 @@
 //! Lists for people.
 
-use leveret_core::ids::RunId;
+use leveret_core::ids::{RunId, Scope};
 use serde_json::json;
 
 use super::world::World;
-use crate::store::{Finished, NewRun, RunFilter, RunStatus};
+use crate::store::{Finished, NewRun, RunFilter, RunStatus, StepHead};
 
 /// Steps come by start time, then node id.
 pub(super) async fn run_and_steps(world: &mut World) {
@@ -29,6 +29,53 @@ pub(super) async fn run_and_steps(world: &mut World) {
         (record.run_id, record.input.value()),
         (run.id.clone(), &json!({ "of": "r" }))
     );
+}
+
+/// Heads say where each step stands; of some steps all is told, in the order asked for.
+pub(super) async fn heads_and_some_steps(world: &mut World) {
+    let run = world.run("r", &world.flow("a>b c d", &json!({}))).await;
+    let other = world.run("o", &world.flow("a>b c d", &json!({}))).await;
+    let waiting = Finished {
+        attempts: 3,
+        ..run.waiting("c", 3, world.at(50))
+    };
+    world
+        .commit(&[run.done("a"), waiting, other.done("d")])
+        .await;
+    let steps = world.steps(&run).await;
+    let mut heads = world.store.step_heads(&run.id).await.expect("heads");
+    let by_node = |heads: &mut Vec<StepHead>| heads.sort_by(|a, b| a.node_id.cmp(&b.node_id));
+    let mut expect: Vec<StepHead> = steps
+        .iter()
+        .map(|step| StepHead {
+            node_id: step.node_id.clone(),
+            scope: step.scope.clone(),
+            status: step.status,
+            attempts: step.attempts,
+            started_at: step.started_at,
+            finished_at: step.finished_at,
+        })
+        .collect();
+    by_node(&mut heads);
+    by_node(&mut expect);
+    assert_eq!(heads, expect);
+    assert_eq!(heads.len(), 2);
+    let wanted = ["c", "d", "a", "c"].map(|node| (run.node(node), Scope::root()));
+    let found = world.store.steps_at(&run.id, &wanted).await.expect("steps");
+    let of = |node: &str| {
+        steps
+            .iter()
+            .find(|step| step.node_id.as_str() == node)
+            .cloned()
+    };
+    assert_eq!(found, [of("c"), None, of("a"), of("c")]);
+    let elsewhere = [(run.node("a"), Scope::new("loop#1"))];
+    let found = world.store.steps_at(&run.id, &elsewhere).await;
+    assert_eq!(found.expect("steps"), [None]);
+    let unknown = RunId::new(format!("{}.unknown", world.prefix)).expect("an id");
+    assert_eq!(world.store.step_heads(&unknown).await.expect("heads"), []);
+    let found = world.store.steps_at(&unknown, &wanted).await;
+    assert_eq!(found.expect("steps"), vec![None; 4]);
 }
 
 async fn list(world: &World, filter: RunFilter) -> Vec<String> {

@@ -12,8 +12,8 @@ use super::{
 use crate::{
     postgres::{Lease, Pool},
     store::{
-        JoinKey, Load, Loaded, NodeRef, NodeValue, Progress, RunStatus, StepRecord, StepStatus,
-        StoreError,
+        JoinKey, Load, Loaded, NodeRef, NodeValue, Progress, RunStatus, StepHead, StepRecord,
+        StepStatus, StoreError,
         commit::{edge_from_i64, mark_of},
     },
 };
@@ -72,6 +72,15 @@ const WAITING: &str =
 const ALL_STEPS: &str = "
     SELECT node_id, scope, status, attempts, output, action, via, error, started_at_ms, finished_at_ms
     FROM steps WHERE run_id = $1 ORDER BY started_at_ms, node_id, scope";
+
+const STEP_HEADS: &str = "
+    SELECT node_id, scope, status, attempts, started_at_ms, finished_at_ms
+    FROM steps WHERE run_id = $1";
+
+const STEPS_AT: &str = "
+    SELECT s.node_id, s.scope, s.status, s.attempts, s.output, s.action, s.via, s.error, s.started_at_ms, s.finished_at_ms, n.position
+    FROM unnest($2::bigint[], $3::text[], $4::text[]) AS n (position, node_id, scope)
+    JOIN steps s ON s.run_id = $1 AND s.node_id = n.node_id AND s.scope = n.scope";
 
 /// What is wanted of a kind, as columns: position in the batch, place in its list, run, and up to two keys.
 #[derive(Default)]
@@ -377,6 +386,45 @@ pub(super) async fn steps(pool: &Pool, run_id: &RunId) -> Result<Vec<StepRecord>
         .query(ALL_STEPS, &[&run_id.as_str()])
         .await?;
     rows.iter().map(|row| Ok(step_at(row)?)).collect()
+}
+
+pub(super) async fn step_heads(pool: &Pool, run_id: &RunId) -> Result<Vec<StepHead>, Failure> {
+    let rows = pool
+        .lease()
+        .await?
+        .query(STEP_HEADS, &[&run_id.as_str()])
+        .await?;
+    let head = |row: &Row| {
+        Ok(StepHead {
+            node_id: node_id_at(row, 0)?,
+            scope: Scope::new(get::<&str>(row, 1)?),
+            status: get::<&str>(row, 2)?.parse()?,
+            attempts: count_at(row, 3)?,
+            started_at: time_at(row, 4)?,
+            finished_at: time_at(row, 5)?,
+        })
+    };
+    rows.iter().map(head).collect()
+}
+
+pub(super) async fn steps_at(
+    pool: &Pool,
+    run_id: &RunId,
+    steps: &[(NodeRef, Scope)],
+) -> Result<Vec<Option<StepRecord>>, Failure> {
+    let positions: Vec<i64> = (0..steps.len() as i64).collect();
+    let nodes: Vec<&str> = steps.iter().map(|(node, _)| node.id.as_str()).collect();
+    let scopes: Vec<&str> = steps.iter().map(|(_, scope)| scope.as_str()).collect();
+    let rows = pool
+        .lease()
+        .await?
+        .query(STEPS_AT, &[&run_id.as_str(), &positions, &nodes, &scopes])
+        .await?;
+    let mut found = vec![None; steps.len()];
+    for row in &rows {
+        found[get::<i64>(row, 10)? as usize] = Some(step_at(row)?);
+    }
+    Ok(found)
 }
 
 fn step_at(row: &Row) -> Result<StepRecord, StoreError> {

@@ -5,7 +5,7 @@ use rusqlite::{Params, Row, ToSql};
 
 use super::{Session, hash, id, json, numbers, parsed, step_error, time};
 use crate::store::{
-    JoinKey, Load, Loaded, NodeRef, NodeValue, Progress, RunFilter, RunRecord, RunStatus,
+    JoinKey, Load, Loaded, NodeRef, NodeValue, Progress, RunFilter, RunRecord, RunStatus, StepHead,
     StepRecord, StoreError, Wanted,
     commit::{edge_from_i64, mark_of},
 };
@@ -283,21 +283,69 @@ fn steps_of_scope(
                 action, via, error, started_at_ms, finished_at_ms
          FROM steps WHERE step_no BETWEEN ?1 AND ?1 | 0xFFFFF",
         [numbers],
-        |row| {
-            Ok(StepRecord {
-                node_id: id(row, 0)?,
-                scope: scope.clone(),
-                status: parsed(row, 1)?,
-                attempts: row.get(2)?,
-                output: json(row, 3)?,
-                action: row.get::<_, Option<String>>(4)?.map(Into::into),
-                via: edge_from_i64(row.get(5)?),
-                error: step_error(row, 6)?,
-                started_at: time(row, 7)?,
-                finished_at: time(row, 8)?,
-            })
-        },
+        |row| step_record(row, scope),
     )
+}
+
+fn step_record(row: &Row<'_>, scope: &Scope) -> Result<StepRecord, StoreError> {
+    Ok(StepRecord {
+        node_id: id(row, 0)?,
+        scope: scope.clone(),
+        status: parsed(row, 1)?,
+        attempts: row.get(2)?,
+        output: json(row, 3)?,
+        action: row.get::<_, Option<String>>(4)?.map(Into::into),
+        via: edge_from_i64(row.get(5)?),
+        error: step_error(row, 6)?,
+        started_at: time(row, 7)?,
+        finished_at: time(row, 8)?,
+    })
+}
+
+/// What stands before the outputs in their rows.
+pub(super) fn step_heads(
+    session: &Session<'_>,
+    run_id: &RunId,
+) -> Result<Vec<StepHead>, StoreError> {
+    let mut heads = Vec::new();
+    for (scope, numbers) in numbers::of_scopes(session, run_id)? {
+        heads.append(&mut session.rows::<_, StoreError>(
+            "SELECT node_id, status, attempts, started_at_ms, finished_at_ms
+             FROM steps WHERE step_no BETWEEN ?1 AND ?1 | 0xFFFFF",
+            [numbers],
+            |row| {
+                Ok(StepHead {
+                    node_id: id(row, 0)?,
+                    scope: scope.clone(),
+                    status: parsed(row, 1)?,
+                    attempts: row.get(2)?,
+                    started_at: time(row, 3)?,
+                    finished_at: time(row, 4)?,
+                })
+            },
+        )?);
+    }
+    Ok(heads)
+}
+
+pub(super) fn steps_at(
+    session: &Session<'_>,
+    run_id: &RunId,
+    steps: &[(NodeRef, Scope)],
+) -> Result<Vec<Option<StepRecord>>, StoreError> {
+    let at = |(node, scope): &(NodeRef, Scope)| {
+        let Some(numbers) = numbers::of_scope(session, run_id, scope)? else {
+            return Ok(None);
+        };
+        session.row::<_, StoreError>(
+            "SELECT node_id, status, attempts, coalesce(output, (SELECT text FROM texts WHERE text_id = output_text_id)),
+                    action, via, error, started_at_ms, finished_at_ms
+             FROM steps WHERE step_no = ?1",
+            [numbers | node.ix as i64],
+            |row| step_record(row, scope),
+        )
+    };
+    steps.iter().map(at).collect()
 }
 
 /// The workflows that have runs, by one look into the index for each.

@@ -22,7 +22,7 @@ use leveret::{
     },
     store::{
         Committed, Finished, Load, Loaded, NewRun, NewTimer, NodeRef, Outcome, Pass, Progress,
-        RunEnd, RunFilter, RunRecord, Started, StepRecord, Store, StoreError, Timer,
+        RunEnd, RunFilter, RunRecord, Started, StepHead, StepRecord, Store, StoreError, Timer,
         WorkflowRecord,
     },
 };
@@ -400,6 +400,18 @@ impl Store for ChaosStore {
     }
     async fn steps(&self, run_id: &RunId) -> Result<Vec<StepRecord>, StoreError> {
         self.life.store("steps", self.inner.steps(run_id)).await
+    }
+    async fn step_heads(&self, run_id: &RunId) -> Result<Vec<StepHead>, StoreError> {
+        let heads = self.inner.step_heads(run_id);
+        self.life.store("step_heads", heads).await
+    }
+    async fn steps_at(
+        &self,
+        run_id: &RunId,
+        steps: &[(NodeRef, Scope)],
+    ) -> Result<Vec<Option<StepRecord>>, StoreError> {
+        let steps = self.inner.steps_at(run_id, steps);
+        self.life.store("steps_at", steps).await
     }
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRecord>, StoreError> {
         self.life.store("runs", self.inner.runs(filter)).await
