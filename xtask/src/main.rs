@@ -9,6 +9,8 @@ mod orders;
 mod paths;
 mod ports;
 mod process;
+#[cfg(test)]
+mod rules;
 mod servers;
 mod test;
 mod validators;
