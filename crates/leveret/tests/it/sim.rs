@@ -5,6 +5,8 @@
 //! run has its completion; nothing is dead-lettered, nothing is left in the queue. The same seed gives the same trace.
 
 mod chaos;
+// Workflows by a seed, and what they come to.
+mod parts;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -197,13 +199,12 @@ async fn simulate_async(seed: u64) -> Vec<String> {
         })
         .await
         .expect("consumes");
-    let mut expected: BTreeMap<RunId, &str> = BTreeMap::new();
+    let mut expected: BTreeMap<RunId, Expect> = BTreeMap::new();
     let count = 3 + world.lock().unwrap().below(6);
     for n in 0..count {
-        let (text, outcome) =
-            WORKFLOWS[world.lock().unwrap().below(WORKFLOWS.len() as u32) as usize];
+        let (definition, outcome) = any_workflow(seed, &mut world.lock().unwrap());
         let run_id = RunId::new(format!("run-{n}")).expect("an id");
-        begin(&client, n, &run_id, blueprint(text)).await;
+        begin(&client, n, &run_id, definition).await;
         expected.insert(run_id, outcome);
     }
     let processes = [
@@ -226,8 +227,15 @@ async fn simulate_async(seed: u64) -> Vec<String> {
         let result = ended.unwrap_or_else(|_| panic!("seed {seed}: run {run_id} does not end"));
         let cancelled = unwanted.as_ref().is_some_and(|(id, _)| id == run_id)
             && result.status == RunStatus::Cancelled;
-        if !cancelled {
-            assert_eq!(summary(&result), *outcome, "seed {seed}: run {run_id}");
+        match outcome {
+            _ if cancelled => {}
+            Expect::Summary(text) => {
+                assert_eq!(summary(&result), *text, "seed {seed}: run {run_id}");
+            }
+            Expect::Output(output) => {
+                let came_to = (result.output.value(), &result.error);
+                assert_eq!(came_to, (output, &None), "seed {seed}: run {run_id}");
+            }
         }
     }
     // What is still on its way comes to its end: copies of jobs, timers that were claimed before a crash.
@@ -273,6 +281,23 @@ async fn simulate_async(seed: u64) -> Vec<String> {
         "seed {seed}: a step is recorded once"
     );
     world.trace.clone()
+}
+
+/// What a run comes to.
+enum Expect {
+    /// As [`summary`] tells it.
+    Summary(&'static str),
+    Output(Value),
+}
+
+/// One of the [`WORKFLOWS`]; in every fifth world one put together of parts.
+fn any_workflow(seed: u64, world: &mut World) -> (Value, Expect) {
+    if seed % 5 == 4 {
+        let (definition, output) = parts::workflow(world);
+        return (definition, Expect::Output(output));
+    }
+    let (text, outcome) = WORKFLOWS[world.below(WORKFLOWS.len() as u32) as usize];
+    (blueprint(text), Expect::Summary(outcome))
 }
 
 /// Starts a run: every other one as a foreign client does, with two copies of the first message.
