@@ -22,8 +22,8 @@ const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_co
 /// How long the server may take for an answer, in seconds.
 const ANSWER_MAX: &str = "30";
 
-/// Fuzzes for so many seconds. Where pip cannot install what it takes, it says so and passes.
-pub(crate) fn run(seconds: u32) -> Result<ExitCode> {
+/// Fuzzes for so many seconds, as the seed says. Where pip cannot install what it takes, it says so and passes.
+pub(crate) fn run(seconds: u32, seed: u64) -> Result<ExitCode> {
     let data = paths::data()?;
     let python = match environment(&data) {
         Ok(python) => python,
@@ -40,14 +40,14 @@ pub(crate) fn run(seconds: u32) -> Result<ExitCode> {
     )?;
     let dir = data.join(format!("fuzz-{}", std::process::id()));
     fs::create_dir_all(&dir)?;
-    let fuzzed = fuzz(&python, &dir, seconds);
+    let fuzzed = fuzz(&python, &dir, seconds, seed);
     fs::remove_dir_all(&dir)?;
     fuzzed?;
     say("fuzz: no answer was other than the document says");
     Ok(ExitCode::SUCCESS)
 }
 
-fn fuzz(python: &Path, dir: &Path, seconds: u32) -> Result<()> {
+fn fuzz(python: &Path, dir: &Path, seconds: u32, seed: u64) -> Result<()> {
     let server = Server::start(dir)?;
     let put = [
         "workflows",
@@ -63,12 +63,14 @@ fn fuzz(python: &Path, dir: &Path, seconds: u32) -> Result<()> {
     )?;
     let document = format!("{}/api/openapi.json", server.url);
     say(format_args!("fuzz: asking {} for {seconds} s", server.url));
-    let seconds = seconds.to_string();
+    let (seconds, seed) = (seconds.to_string(), seed.to_string());
     let run = [
         "run",
         &document,
         "--max-time",
         &seconds,
+        "--seed",
+        &seed,
         "--checks",
         CHECKS,
         "--request-timeout",

@@ -70,6 +70,9 @@ enum Task {
         /// How long, at most
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600), value_name = "N")]
         seconds: u32,
+        /// What it begins with: the same asks the same
+        #[arg(long, default_value_t = 1, value_name = "N")]
+        seed: u64,
     },
     /// Start, stop and break the servers that tests and developers use
     ///
@@ -103,7 +106,7 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Test { args } => return test::run(&args),
         Task::Chaos { rounds } => return test::chaos(rounds),
-        Task::Fuzz { seconds } => return fuzz::run(seconds),
+        Task::Fuzz { seconds, seed } => return fuzz::run(seconds, seed),
         Task::Servers { action } => servers::act(action)?,
         Task::Orders { check: true } => orders::check()?,
         Task::Orders { check: false } => orders::write()?,
