@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, Args, Parser, Subcommand};
 use clap_complete::Shell;
-use leveret_core::ids::{IdError, RunId, ScheduleId, WorkflowId};
+use leveret_core::ids::{EventName, IdError, NodeId, RunId, ScheduleId, SignalId, WorkflowId};
 
 use crate::{
     broadcast::args::{
@@ -81,7 +81,7 @@ pub(crate) enum Command {
     #[command(subcommand, after_help = WORKFLOWS_EXAMPLES)]
     Workflows(WorkflowsCommand),
 
-    /// Start, list, show, cancel and follow runs of a server
+    /// Start, list, show, signal, cancel and follow runs of a server
     #[command(subcommand, after_help = RUNS_EXAMPLES)]
     Runs(RunsCommand),
 
@@ -325,6 +325,7 @@ Examples:
   leveret runs start order --input @order.json --wait
   leveret runs list --workflow order --status failed
   leveret runs events 0199c0de-0000-7000-8000-000000000000
+  leveret runs signal 0199c0de-0000-7000-8000-000000000000 paid --data '{\"cents\": 4200}'
   leveret runs cancel 0199c0de-0000-7000-8000-000000000000
 ";
 
@@ -360,6 +361,36 @@ Examples:
         #[arg(value_parser = id::<RunId>)]
         run_id: RunId,
     },
+    /// Send a signal to a run: it ends the oldest wait for its event there, or is kept for the next one
+    #[command(after_help = "\
+The exit code is 0 when the signal is recorded; it is 1 when there is no such run, or it has ended.
+
+Examples:
+  leveret runs signal 0199c0de-0000-7000-8000-000000000000 paid
+  leveret runs signal 0199c0de-0000-7000-8000-000000000000 paid --data '{\"cents\": 4200}' --id payment-17")]
+    Signal(SignalArgs),
+    /// Approve what a node of a run waits for
+    #[command(after_help = "\
+The exit code is 0 when the decision is recorded; it is 1 when the node does not wait, is decided already, or the data does not fit its form.
+
+Examples:
+  leveret runs approve 0199c0de-0000-7000-8000-000000000000 manager --by ada
+  leveret runs approve 0199c0de-0000-7000-8000-000000000000 manager --data '{\"limit\": 500}' --by ada")]
+    Approve(DecisionArgs),
+    /// Reject what a node of a run waits for
+    #[command(after_help = "\
+The exit code is as that of `leveret runs approve`.
+
+Examples:
+  leveret runs reject 0199c0de-0000-7000-8000-000000000000 manager --data '{\"why\": \"too much\"}' --by ada")]
+    Reject(DecisionArgs),
+    /// List what waits for a decision, the longest first
+    #[command(after_help = "Examples:\n  leveret runs approvals\n  leveret runs approvals --json")]
+    Approvals {
+        /// At most so many
+        #[arg(long, value_name = "N", default_value = "50")]
+        limit: u32,
+    },
     /// Follow a run until its end
     #[command(
         after_help = "The exit code is 0 when the run completed, 1 when not.\n\nExamples:\n  leveret runs events 0199c0de-0000-7000-8000-000000000000 --json"
@@ -369,6 +400,50 @@ Examples:
         #[arg(value_parser = id::<RunId>)]
         run_id: RunId,
     },
+}
+
+#[derive(Args, Debug)]
+#[command(arg = directory_beside_data())]
+pub(crate) struct DecisionArgs {
+    /// The run
+    #[arg(value_parser = id::<RunId>)]
+    pub(crate) run_id: RunId,
+    /// The node
+    #[arg(value_parser = id::<NodeId>)]
+    pub(crate) node_id: NodeId,
+    /// What is given with it: JSON, @FILE, or - for stdin [default: null]
+    #[arg(
+        id = "given_data",
+        long = "data",
+        value_name = "JSON|@FILE|-",
+        allow_hyphen_values = true
+    )]
+    pub(crate) data: Option<String>,
+    /// By whom
+    #[arg(long, value_name = "NAME")]
+    pub(crate) by: Option<String>,
+}
+
+#[derive(Args, Debug)]
+#[command(arg = directory_beside_data())]
+pub(crate) struct SignalArgs {
+    /// The run
+    #[arg(value_parser = id::<RunId>)]
+    pub(crate) run_id: RunId,
+    /// The event
+    #[arg(value_parser = id::<EventName>)]
+    pub(crate) event: EventName,
+    /// What it brings: JSON, @FILE, or - for stdin [default: null]
+    #[arg(
+        id = "given_data",
+        long = "data",
+        value_name = "JSON|@FILE|-",
+        allow_hyphen_values = true
+    )]
+    pub(crate) data: Option<String>,
+    /// Its name: sent again under the same one, it counts once
+    #[arg(long, value_name = "ID", value_parser = id::<SignalId>)]
+    pub(crate) id: Option<SignalId>,
 }
 
 #[derive(Args, Debug)]
@@ -419,6 +494,15 @@ fn setting_beside_filter() -> Arg {
         .long("status-messages")
         .env("LEVERET_STATUS")
         .value_parser(clap::value_parser!(Status))
+        .hide(true)
+}
+
+/// The setting `data` under another flag, as [`setting_beside_filter`]: there, `--data` is what is given.
+fn directory_beside_data() -> Arg {
+    Arg::new("data")
+        .long("data-directory")
+        .env("LEVERET_DATA")
+        .value_parser(clap::value_parser!(PathBuf))
         .hide(true)
 }
 

@@ -38,7 +38,10 @@ pub(crate) fn registry(settings: &Settings) -> anyhow::Result<Registry> {
         reach: settings.reach()?,
         proxies: proxies::of_environment(),
     };
-    Ok(Registry::builtin_with(http).map_err(|error| BadInput::new(error.to_string()))?)
+    let mut registry =
+        Registry::builtin_with(http).map_err(|error| BadInput::new(error.to_string()))?;
+    registry.set_public_url(&settings.public_url()?);
+    Ok(registry)
 }
 
 /// Connects to the store and the broker of the settings and declares the topology.

@@ -234,6 +234,17 @@ pub(crate) struct Settings {
     )]
     pub(crate) retention: Option<Retention>,
 
+    /// Where others reach the API, which `webhook` nodes tell them [default: http:// and the address of --listen]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "LEVERET_PUBLIC_URL",
+        hide_env_values = true,
+        hide_short_help = true,
+        global = true
+    )]
+    pub(crate) public_url: Option<String>,
+
     /// Hosts (`api.example.com`, `*.example.com`), addresses and ranges that `http` nodes may ask, with commas between; all others are refused
     /// [default: everything but metadata addresses]
     #[arg(
@@ -460,6 +471,7 @@ impl Settings {
             drain_timeout: self.drain_timeout.or(file.drain_timeout),
             stalled_after: self.stalled_after.or(file.stalled_after),
             retention: self.retention.or(file.retention),
+            public_url: self.public_url.or(file.public_url),
             http_allow: self.http_allow.or(file.http_allow),
             http_deny: self.http_deny.or(file.http_deny),
             keep_cpus_awake: self.keep_cpus_awake.or(file.keep_cpus_awake),
@@ -564,6 +576,25 @@ impl Settings {
         })
     }
 
+    /// Where others reach the API.
+    pub(crate) fn public_url(&self) -> anyhow::Result<String> {
+        let Some(given) = &self.public_url else {
+            return Ok(format!("http://{}", self.listen()));
+        };
+        let url = reqwest::Url::parse(given);
+        let is_good = url.is_ok_and(|url| {
+            matches!(url.scheme(), "http" | "https")
+                && url.has_host()
+                && url.query().is_none()
+                && url.fragment().is_none()
+        });
+        if is_good {
+            return Ok(given.trim_end_matches('/').to_owned());
+        }
+        let message = format!("public_url: '{given}' is no URL such as https://example.com");
+        Err(BadInput::new(message).into())
+    }
+
     /// Which hosts `http` nodes may ask.
     pub(crate) fn reach(&self) -> anyhow::Result<Reach> {
         let of = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
@@ -609,6 +640,7 @@ impl Settings {
             drain_timeout: Some(Span(worker.drain_timeout)),
             stalled_after: Some(Span(self.engine().quiet)),
             retention: Some(Retention(self.retention().map(Span))),
+            public_url: self.public_url().ok(),
             http_allow: Some(self.http_allow.clone().unwrap_or_default()),
             http_deny: Some(self.http_deny.clone().unwrap_or_default()),
             keep_cpus_awake: Some(self.engine().keep_cpus_awake),

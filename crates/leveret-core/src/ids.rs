@@ -154,6 +154,27 @@ id_type!(
     check,
     ""
 );
+id_type!(
+    /// What steps wait for and signals bring.
+    EventName,
+    "event",
+    check,
+    ""
+);
+id_type!(
+    /// By which a signal finds the runs that wait for it, without their ids.
+    SignalKey,
+    "key",
+    check,
+    ""
+);
+id_type!(
+    /// A client's own name of a signal: the same one counts once.
+    SignalId,
+    "signal id",
+    check,
+    ""
+);
 
 /// Where a step stands in loops and batches: empty, `each[17]`, `loop#2`, nested by `/`.
 ///

@@ -9,6 +9,7 @@ pub mod each;
 pub mod edit;
 pub mod event;
 pub mod expr;
+pub mod form;
 pub mod graph;
 pub mod ids;
 pub mod json;

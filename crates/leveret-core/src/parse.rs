@@ -63,6 +63,10 @@ pub trait NodeCatalog {
     fn actions(&self, _uses: &str, _params: &Value) -> Option<Vec<String>> {
         None
     }
+    /// The secrets that a node with these parameters reads beside those of its expressions: the parameter that names each, and the name.
+    fn secrets(&self, _uses: &str, _params: &Value) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
 }
 
 /// What a node type has against its parameters.

@@ -23,6 +23,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::runtime::{Engine, Names};
 
 mod answer;
+mod approvals;
 mod dead_letters;
 mod detach;
 mod detail;
@@ -39,23 +40,28 @@ mod schema;
 mod scrape;
 mod security;
 mod serve;
+mod signals;
 #[cfg(test)]
 mod tests;
+mod webhooks;
 mod workflows;
 
-use self::{
-    dead_letters::DeadLetters, extract::NoQuery, newest::Newest, problem::Problem,
-    scrape::QueueStatsCache,
-};
 pub use self::{
+    approvals::ApprovalItem,
     dead_letters::{DeadLetterList, DeadLetterQueues, dead_letters},
-    detail::{RunDetail, StepDetail},
+    detail::{RunDetail, StepDetail, WaitDetail},
     guard::{Guard, Scope, ScopeOf, Tokens, TokensError, guarded},
     page::Page,
     problem::ProblemBody,
     runs::{Cancelled, RunBegun, RunItem, StartBody},
     serve::{CONNECTIONS_MAX, DRAIN_TIMEOUT, serve},
+    signals::{SignalStatus, SignalTaken},
+    webhooks::WebhookTaken,
     workflows::{WorkflowDetail, WorkflowItem, WorkflowPut},
+};
+use self::{
+    dead_letters::DeadLetters, extract::NoQuery, newest::Newest, problem::Problem,
+    scrape::QueueStatsCache,
 };
 
 pub(crate) use self::security::describe;
@@ -180,6 +186,11 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(runs::show))
         .routes(routes!(runs::cancel))
         .routes(routes!(events::events))
+        .routes(routes!(signals::to_run))
+        .routes(routes!(signals::by_key))
+        .routes(routes!(approvals::list))
+        .routes(routes!(approvals::decide))
+        .routes(routes!(webhooks::call))
         .routes(routes!(schedules::list))
         .routes(routes!(schedules::show, schedules::put, schedules::delete))
         .routes(routes!(schedules::history))

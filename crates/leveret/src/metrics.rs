@@ -218,6 +218,8 @@ pub struct Metrics {
     pub runs_pruned: Counter,
     /// Timers fired: steps that slept, and retries that came due.
     pub timers_fired: Counter,
+    /// Signals recorded, each once.
+    pub signals: Counter,
     /// Messages that the broker confirmed.
     pub published: Counter,
     /// Status messages that the broker did not take. They are not published again.
@@ -265,6 +267,7 @@ impl Metrics {
             reconciled: Counter::default(),
             runs_pruned: Counter::default(),
             timers_fired: Counter::default(),
+            signals: Counter::default(),
             published: Counter::default(),
             status_messages_lost: Counter::default(),
             consumed: Counter::default(),

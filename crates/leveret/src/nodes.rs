@@ -30,6 +30,9 @@ use leveret_core::{
 };
 use serde_json::Value;
 
+use crate::store::Wait;
+
+mod approve;
 mod batch_gather;
 mod batch_scatter;
 mod check;
@@ -47,10 +50,15 @@ mod set;
 mod sleep;
 mod sort;
 mod switch;
+mod wait;
+pub(crate) mod webhook;
 
 pub(crate) use self::each::Seen;
 pub use self::each::{EachItem, WORK_PER_ITEM};
 pub use self::http::{HttpOptions, Proxies, ProxyError, Reach, ReachError};
+
+/// Where the API is reached, unless it is said.
+const PUBLIC_URL: &str = "http://127.0.0.1:7070";
 
 /// A node type. Shared by all steps that use it, so `execute` takes `&self`.
 #[async_trait]
@@ -72,6 +80,13 @@ pub trait NodeType: Send + Sync + 'static {
     fn actions(&self, params: &Value) -> Option<Vec<String>> {
         let _ = params;
         None
+    }
+
+    /// The secrets that a node with these parameters reads beside those of its expressions: the parameter that names each, and the name. A workflow
+    /// that does not declare one is not valid. Default: none.
+    fn secrets(&self, params: &Value) -> Vec<(&'static str, String)> {
+        let _ = params;
+        Vec::new()
     }
 
     /// The parameters that are URLs. In a text of one that has `{{ … }}` beside other text, what an expression comes to is percent-encoded, so that it
@@ -101,8 +116,10 @@ pub struct NodeContext {
     pub attempt: u32,
     /// When the attempt began.
     pub now: Timestamp,
-    /// The step waited, as it asked, and its time has come.
+    /// The step waited, as it asked, and its time or its signal has come.
     pub woken: bool,
+    /// What the signal brought that the step waited for, if it has come.
+    pub signal: Option<Json>,
     /// The step's input.
     pub input: Json,
     /// The node's parameters, rendered, without `each`.
@@ -129,6 +146,14 @@ pub enum Verdict {
     /// The step sleeps, in the store and not in memory, and is executed again at this time with [`NodeContext::woken`]. It may sleep as often
     /// as it likes; from the second time on that counts as an attempt.
     WaitUntil(Timestamp),
+    /// As [`WaitUntil`](Self::WaitUntil), until a signal has come, or at the latest until this time, if there is one. [`NodeContext::signal`] is what
+    /// it brought.
+    WaitFor {
+        /// The signal.
+        wait: Wait,
+        /// The latest time.
+        until: Option<Timestamp>,
+    },
 }
 
 /// A step's result.
@@ -291,9 +316,9 @@ impl Registry {
         Registry::default()
     }
 
-    /// The built-in node types: `set`, `switch`, `loop-controller`, `batch-scatter`, `batch-gather`, `http`, `sleep`, `log` and `fail`, those over lists (`map`, `filter`, `sort`,
-    /// `limit`), `edit` and `datetime`. Three have further names, which flowcraft blueprints use: `start` and `join` are `set`, `error` is
-    /// `fail`, `SleepNode` is `sleep`.
+    /// The built-in node types: `set`, `switch`, `loop-controller`, `batch-scatter`, `batch-gather`, `http`, `sleep`, `wait`, `webhook`, `approve`,
+    /// `log` and `fail`, those over lists (`map`, `filter`, `sort`, `limit`), `edit` and `datetime`. Some have further names, which flowcraft
+    /// blueprints use: `start` and `join` are `set`, `error` is `fail`, `SleepNode` is `sleep`, `WaitNode` is `wait`, `WebhookNode` is `webhook`.
     pub fn builtin() -> Registry {
         Registry::builtin_with(HttpOptions::default()).expect("there is no proxy")
     }
@@ -310,6 +335,10 @@ impl Registry {
         registry.register("error", fail::Fail);
         registry.register("sleep", sleep::Sleep);
         registry.register("SleepNode", sleep::Sleep);
+        registry.register("wait", wait::Wait);
+        registry.register("WaitNode", wait::Wait);
+        registry.register("approve", approve::Approve);
+        registry.set_public_url(PUBLIC_URL);
         registry.register("switch", switch::Switch);
         registry.register("map", map::Map);
         registry.register("filter", filter::Filter);
@@ -321,6 +350,17 @@ impl Registry {
         registry.register(BATCH_SCATTER, batch_scatter::BatchScatter);
         registry.register(BATCH_GATHER, batch_gather::BatchGather);
         Ok(registry)
+    }
+
+    /// Where others reach the API, which is what `webhook` nodes tell them: `https://example.com`, without a path. Default:
+    /// `http://127.0.0.1:7070`.
+    pub fn set_public_url(&mut self, url: &str) -> &mut Registry {
+        let public_url: Arc<str> = Arc::from(url.trim_end_matches('/'));
+        for name in ["webhook", "WebhookNode"] {
+            let public_url = public_url.clone();
+            self.register(name, webhook::Webhook { public_url });
+        }
+        self
     }
 
     /// Adds a node type, in place of one of the same name. One named `map`, `filter` or `sort` gets the parameter that is evaluated for each
@@ -393,6 +433,11 @@ impl NodeCatalog for Registry {
 
     fn actions(&self, uses: &str, params: &Value) -> Option<Vec<String>> {
         self.types.get(uses)?.actions(params)
+    }
+
+    fn secrets(&self, uses: &str, params: &Value) -> Vec<(&'static str, String)> {
+        let node_type = self.types.get(uses);
+        node_type.map_or_else(Vec::new, |node_type| node_type.secrets(params))
     }
 }
 

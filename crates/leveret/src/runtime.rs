@@ -43,6 +43,7 @@ mod pruner;
 mod reconciler;
 mod result;
 pub(crate) mod schedules;
+mod signals;
 mod starter;
 mod suspects;
 mod timers;
@@ -63,6 +64,7 @@ use self::{
     local::LocalRuns,
     observer::{Observer, Publisher},
     plan::{Plan, Plans},
+    signals::Signals,
     starter::Starter,
     suspects::Suspects,
     timers::TimerHints,
@@ -75,6 +77,7 @@ pub use self::{
     health::Part,
     hub::RunChanged,
     result::{RunResult, StepResult},
+    signals::SignalError,
     wire::{BadJob, Job, Names, Publish, StatusMessages},
     worker::WorkerOptions,
 };
@@ -259,6 +262,7 @@ pub(crate) struct Inner {
     loads: Batcher<(RunId, Load), Result<Option<Loaded>, StoreError>>,
     marks: Batcher<RunId, Result<(), StoreError>>,
     reminders: Batcher<NewTimer, Result<(), StoreError>>,
+    signals: Signals,
     starter: Starter,
     plans: Plans,
     hub: Arc<Hub>,
@@ -317,6 +321,7 @@ impl Engine {
             loads: loads(&store),
             marks: marks(&store),
             reminders: reminders(&store),
+            signals: signals::batcher(&store, &clock),
             starter: Starter::default(),
             store,
             broker,
@@ -383,6 +388,8 @@ impl Engine {
             tokio::time::sleep(drain_max).await;
         };
         if works {
+            let receiving = signals::consume(self.clone(), options.clone(), shutdown.clone());
+            playing.spawn(receiving);
             playing.spawn(worker::work(inner.clone(), options, shutdown));
         }
         let mut failed = inner.failed.subscribe();

@@ -31,10 +31,18 @@ pub(crate) mod follow;
 pub mod memory;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+mod signals;
 pub mod sqlite;
 
-pub(crate) use self::batch::{load_each, start_each};
-pub use self::{batch::commit_each, connect::connect};
+pub(crate) use self::batch::{load_each, signal_each, start_each};
+pub use self::{
+    batch::commit_each,
+    connect::connect,
+    signals::{
+        Addressee, LOOK_PAUSE_MAX, NewSignal, Signalled, WOKEN_MAX, Wait, WaitFilter, WaitKind,
+        WaitRecord, Waited, Woken,
+    },
+};
 use crate::schedules::Schedules;
 
 /// Where a run stands. The texts are persisted and part of the API.
@@ -57,7 +65,7 @@ pub enum RunStatus {
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub enum StepStatus {
-    /// Waits for a timer: asleep, or between two attempts.
+    /// Waits for a timer, a signal, or both: asleep, between two attempts, or for an event.
     Waiting,
     /// Has an output.
     Completed,
@@ -208,6 +216,8 @@ pub struct Finished {
     pub started_at: Timestamp,
     /// When it ended.
     pub finished_at: Timestamp,
+    /// What it knows of the signal that its step waited for.
+    pub woken: Woken,
     /// How.
     pub outcome: Outcome,
 }
@@ -247,11 +257,13 @@ pub enum Outcome {
         /// The items of a scatter, each with its scope.
         items: Option<Vec<(Scope, Json)>>,
     },
-    /// It goes on when a timer is due.
+    /// It goes on when a timer is due, or a signal has come.
     Waiting {
-        /// When.
-        until: Timestamp,
-        /// What the attempt failed with; `None` for a node that sleeps.
+        /// When; `None`: by a signal only.
+        until: Option<Timestamp>,
+        /// For which signal, in the place of the one it waited for before; `None`: for no other than that, if it waited for one.
+        wait: Option<Wait>,
+        /// What the attempt failed with; `None` for a node that waits by itself.
         error: Option<StepError>,
     },
     /// It failed for good.
@@ -272,8 +284,10 @@ pub enum Committed {
         decision: Decision,
         /// The run's end, if this was it.
         end: Option<RunEnd>,
+        /// The signal that the step waits for was there already: its timer is due.
+        signalled: bool,
     },
-    /// The step was recorded before; nothing changed.
+    /// The step was recorded before, or has got a signal that this attempt [knows nothing of](Woken::ByTime); nothing changed.
     Repeated,
     /// The run is over or unknown; nothing changed.
     Over(Option<RunStatus>),
@@ -325,6 +339,8 @@ pub struct Load {
     pub context: Vec<Arc<str>>,
     /// Whether the count of the step's redeliveries is wanted.
     pub redeliveries: bool,
+    /// Whether it is wanted what signal the step waits for, and has got.
+    pub wait: bool,
 }
 
 /// A step whose output and error are wanted: the one in a scope if it has ended, else the latest one of its node within another.
@@ -375,6 +391,8 @@ pub struct Loaded {
     pub context: Vec<Option<Json>>,
     /// The step's [redeliveries](Store::set_redeliveries) so far, if wanted.
     pub redeliveries: u32,
+    /// How the step's wait for a signal stands, if wanted, and if it waits for one.
+    pub wait: Option<Waited>,
 }
 
 /// What a step left behind.
@@ -680,8 +698,27 @@ pub trait Store: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<(RunId, WorkflowHash)>, StoreError>;
 
+    /// Records signals, each with the wait that it ends; answers in the order of the batch.
+    ///
+    /// A signal to a run ends the oldest wait of its event there, one to a node the oldest wait of that node, one by a key the oldest wait of its
+    /// event and key in each run. The timers of their steps are claimed until `now + claim` then, as by [`claim_timers`](Self::claim_timers), and
+    /// the caller fires them. A signal that nothing waits for is kept, and ends the next wait that is recorded; but one to a node is refused.
+    ///
+    /// When it returns, what is recorded is durable: no crash loses a signal, or what it brought, and each ends one wait. One of the same id, event and
+    /// addressee as one that is recorded changes nothing. A crash before leaves each recorded, with the end of its wait, or not begun.
+    async fn signal(
+        &self,
+        batch: &[NewSignal],
+        now: Timestamp,
+        claim: Duration,
+    ) -> Result<Vec<Signalled>, StoreError>;
+
+    /// What running runs wait for, the longest first.
+    async fn waits(&self, filter: &WaitFilter) -> Result<Vec<WaitRecord>, StoreError>;
+
     /// Claims up to `limit` running runs that are due for a look, and returns those without a step recorded in the last `quiet` and
-    /// without a timer; none that is unbegun. All that were looked at are due again after `quiet`, or `quiet` after their last timer. The second number is how many
+    /// without a timer; none that is unbegun. All that were looked at are due again after `quiet`, or `quiet` after their last timer; but those that
+    /// wait for a signal after as long as nothing was recorded of them, up to [`LOOK_PAUSE_MAX`]. The second number is how many
     /// were looked at.
     async fn claim_stalled(
         &self,
@@ -757,7 +794,8 @@ pub trait Store: Send + Sync + 'static {
     /// Removes runs that ended before that time, with their steps and all else that is recorded of them; definitions stay. Looks at up to `limit`
     /// runs from where the pass stands, and returns how many were removed, and where the pass goes on, if it does.
     ///
-    /// A run that has a timer, or is [unbegun](NewRun::UNBEGUN), stays: what tells of its end is still to be published. When it returns, this is
+    /// A run that has a timer, or is [unbegun](NewRun::UNBEGUN), stays: what tells of its end is still to be published. Of signals by a key, up to
+    /// `limit` that came before that time go, too, but those whose data a step is still to read. When it returns, this is
     /// durable; a crash before removes all of these runs or none. Calling again is safe.
     async fn prune(
         &self,

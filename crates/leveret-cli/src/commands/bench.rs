@@ -9,7 +9,7 @@ use std::{
 };
 
 use leveret::{
-    broker::{BrokerError, ConsumeOptions},
+    broker::{BrokerError, ConsumeOptions, work::WorkOptions},
     core::{json::Json, parse::workflow_from_json, workflow::Workflow},
     nodes::{NodeContext, Registry},
     redact_url, remove_prefixed,
@@ -460,13 +460,20 @@ async fn clean_up(engine: &Engine) {
         status,
         completion,
         dead_letters,
+        signal,
+        events,
     } = engine.names();
-    for queue in [execution, status, completion, dead_letters] {
+    let signals = WorkOptions::queue(signal.clone()).topology().queues;
+    let signals = signals.iter().map(|queue| &queue.name);
+    let queues = [execution, status, completion, dead_letters];
+    for queue in queues.into_iter().chain(signals) {
         if let Err(error) = engine.broker().delete_queue(queue).await {
             tracing::warn!(%error, "queue {queue} was not removed");
         }
     }
-    if let Err(error) = engine.broker().delete_exchange(exchange).await {
-        tracing::warn!(%error, "exchange {exchange} was not removed");
+    for exchange in [exchange, events] {
+        if let Err(error) = engine.broker().delete_exchange(exchange).await {
+            tracing::warn!(%error, "exchange {exchange} was not removed");
+        }
     }
 }

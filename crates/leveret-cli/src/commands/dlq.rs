@@ -46,8 +46,8 @@ pub(crate) async fn dlq(
 enum Where {
     Broker {
         broker: Arc<dyn Broker>,
-        /// The engine's queue, which is listed besides those that the broker knows.
-        execution: Arc<str>,
+        /// The engine's queues, which are listed besides those that the broker knows.
+        own: [Arc<str>; 2],
     },
     Server(Client),
 }
@@ -64,7 +64,7 @@ impl Where {
         let names = Names::with_prefix(settings.prefix.as_deref().unwrap_or_default());
         Ok(Where::Broker {
             broker,
-            execution: names.execution,
+            own: [names.execution, names.signal],
         })
     }
 
@@ -112,9 +112,9 @@ impl Where {
 
     async fn list(&self) -> anyhow::Result<Vec<Summary>> {
         match self {
-            Where::Broker { broker, execution } => {
+            Where::Broker { broker, own } => {
                 let mut names = broker.known_queues();
-                names.push(execution.clone());
+                names.extend(own.iter().cloned());
                 Ok(dead_letters::list(&**broker, &names).await?)
             }
             Where::Server(client) => {

@@ -6,7 +6,7 @@ use anyhow::Context;
 use leveret::{
     http::RunDetail,
     runtime::{Clock, RunResult, SystemClock},
-    store::RunStatus,
+    store::{RunStatus, WaitKind},
 };
 use leveret_core::ids::RunId;
 use reqwest::Method;
@@ -18,7 +18,7 @@ use super::{
     workflows::Page,
 };
 use crate::{
-    cli::{ListArgs, RunsCommand, StartArgs},
+    cli::{DecisionArgs, ListArgs, RunsCommand, SignalArgs, StartArgs},
     client::Client,
     exit::{BadInput, Exit},
     input,
@@ -39,6 +39,10 @@ pub(crate) async fn runs(
         RunsCommand::List(args) => list(&client, &args, output).await,
         RunsCommand::Show { run_id } => show(&client, run_id.as_str(), output).await,
         RunsCommand::Cancel { run_id } => cancel(&client, run_id.as_str(), output).await,
+        RunsCommand::Signal(args) => signal(&client, &args, output).await,
+        RunsCommand::Approve(args) => decide(&client, "approve", &args, output).await,
+        RunsCommand::Reject(args) => decide(&client, "reject", &args, output).await,
+        RunsCommand::Approvals { limit } => approvals(&client, limit, output).await,
         RunsCommand::Events { run_id } => events(&client, run_id.as_str(), output).await,
     }
 }
@@ -231,7 +235,21 @@ fn to_come(detail: &RunDetail) -> Vec<String> {
         };
         Some(format!("'{name}' {does} at {due}"))
     });
-    under_way.chain(waiting).collect()
+    let for_signals = detail.steps.iter().filter_map(|(name, step)| {
+        let wait = step.waits_for.as_ref()?;
+        Some(match (wait.kind, &wait.key) {
+            (WaitKind::Signal, Some(key)) => {
+                format!(
+                    "'{name}' waits for the event '{}' of key '{key}'",
+                    wait.event
+                )
+            }
+            (WaitKind::Signal, None) => format!("'{name}' waits for the event '{}'", wait.event),
+            (WaitKind::Webhook, _) => format!("'{name}' waits for its webhook"),
+            (WaitKind::Approval, _) => format!("'{name}' waits for a decision"),
+        })
+    });
+    under_way.chain(waiting).chain(for_signals).collect()
 }
 
 async fn cancel(client: &Client, run_id: &str, output: Output) -> anyhow::Result<Exit> {
@@ -243,6 +261,75 @@ async fn cancel(client: &Client, run_id: &str, output: Output) -> anyhow::Result
     } else {
         output::line(format!("{run_id} {}", text(&answer, "status")))?;
     }
+    Ok(Exit::Ok)
+}
+
+async fn signal(client: &Client, args: &SignalArgs, output: Output) -> anyhow::Result<Exit> {
+    let mut body = json!({ "event": args.event, "data": input::input(args.data.as_deref())? });
+    if let Some(id) = &args.id {
+        body["id"] = Value::from(id.as_str());
+    }
+    let run_id = args.run_id.as_str();
+    let request = client.request(Method::POST, &["runs", run_id, "signals"]);
+    let answer: Value = client.json(request.json(&body)).await?;
+    if output.json {
+        output::json(&answer)?;
+    } else {
+        output::line(format!(
+            "{run_id} {} {}",
+            args.event,
+            text(&answer, "status")
+        ))?;
+    }
+    Ok(Exit::Ok)
+}
+
+async fn decide(
+    client: &Client,
+    decision: &str,
+    args: &DecisionArgs,
+    output: Output,
+) -> anyhow::Result<Exit> {
+    let data = input::input(args.data.as_deref())?;
+    let body = json!({ "decision": decision, "data": data, "by": args.by });
+    let (run_id, node_id) = (args.run_id.as_str(), args.node_id.as_str());
+    let request = client.request(Method::POST, &["runs", run_id, "approvals", node_id]);
+    let decided: Value = client.json(request.json(&body)).await?;
+    if output.json {
+        output::json(&decided)?;
+    } else {
+        output::line(format!("{run_id} {node_id} {decision}"))?;
+    }
+    Ok(Exit::Ok)
+}
+
+async fn approvals(client: &Client, limit: u32, output: Output) -> anyhow::Result<Exit> {
+    let request = client.request(Method::GET, &["approvals"]);
+    let page: Page<Value> = client.json(request.query(&[("limit", limit)])).await?;
+    if output.json {
+        output::json(&page)?;
+        return Ok(Exit::Ok);
+    }
+    let mut table = Table::new(["run", "node", "title", "to", "since", "deadline"]);
+    for approval in &page.items {
+        let to = match &approval["to"] {
+            Value::Array(people) => people
+                .iter()
+                .filter_map(Value::as_str)
+                .collect::<Vec<_>>()
+                .join(", "),
+            one => one.as_str().unwrap_or_default().to_owned(),
+        };
+        table.row([
+            text(approval, "run_id").to_owned(),
+            text(approval, "node_id").to_owned(),
+            text(approval, "title").to_owned(),
+            to,
+            text(approval, "since").to_owned(),
+            text(approval, "deadline").to_owned(),
+        ]);
+    }
+    table.print()?;
     Ok(Exit::Ok)
 }
 

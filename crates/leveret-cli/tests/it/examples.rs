@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::support::{Directory, Ended, get, leveret, payments, root};
+use crate::support::{Directory, Ended, Server, get, leveret, payments, root, until};
 
 /// The workflows, as paths from the root.
 pub(crate) fn files() -> Vec<String> {
@@ -118,6 +118,143 @@ fn sleep() {
     let result = run("sleep", &[]).json();
     assert_eq!(result["output"]["message"], json!("Remember the kettle."));
     assert!(result["duration_ms"].as_u64().unwrap() >= 1000);
+}
+
+/// Nobody sends a signal to a run of `leveret run`; to one of a server, the command does.
+#[test]
+fn wait() {
+    assert_eq!(output("wait", &[]), json!({ "remind": "it is not paid" }));
+    let directory = Directory::new();
+    let data = directory.path();
+    let server = Server::start(&[
+        "up",
+        "--listen",
+        "127.0.0.1:0",
+        "--data",
+        &data,
+        "--log",
+        "error",
+    ]);
+    let url = server.url();
+    let client = |args: &[&str]| leveret(&[args, &["--server", &url, "--json"]].concat());
+    let put = client(&["workflows", "put", "examples/workflows/wait.yaml"]);
+    assert_eq!(put.code, Some(0), "{put:?}");
+    let input = r#"{"order": 7, "patience": "1h"}"#;
+    let begun = client(&["runs", "start", "wait", "--run-id", "r", "--input", input]);
+    assert_eq!(begun.code, Some(0), "{begun:?}");
+    let signal = [
+        "runs",
+        "signal",
+        "r",
+        "paid",
+        "--data",
+        r#"{"cents": 5}"#,
+        "--id",
+        "p",
+    ];
+    let taken = client(&signal);
+    assert_eq!(taken.code, Some(0), "{taken:?}");
+    until("the run ends", || {
+        client(&["runs", "show", "r"]).json()["status"] == "completed"
+    });
+    let shown = client(&["runs", "show", "r"]).json();
+    assert_eq!(shown["output"], json!({ "ship": "shipped for 5 cents" }));
+    assert_eq!(client(&signal).json()["status"], "repeated");
+    let refused = client(&["runs", "signal", "r", "paid"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(
+        refused.stderr.contains("ended before as completed"),
+        "{refused:?}"
+    );
+    let unknown = client(&["runs", "signal", "nobody", "paid"]);
+    assert_eq!(unknown.code, Some(1), "{unknown:?}");
+    server.terminate();
+    assert_eq!(server.wait().0, Some(0));
+}
+
+#[test]
+fn webhook() {
+    assert_eq!(output("webhook", &[]), json!({ "remind": "nobody called" }));
+}
+
+/// By the deadline, and by the commands.
+#[test]
+fn approve() {
+    assert_eq!(
+        output("approve", &[]),
+        json!({ "escalate": "nobody decided" })
+    );
+    let directory = Directory::new();
+    let data = directory.path();
+    let server = Server::start(&[
+        "up",
+        "--listen",
+        "127.0.0.1:0",
+        "--data",
+        &data,
+        "--log",
+        "error",
+    ]);
+    let url = server.url();
+    let client = |args: &[&str]| leveret(&[args, &["--server", &url, "--json"]].concat());
+    let put = client(&["workflows", "put", "examples/workflows/approve.yaml"]);
+    assert_eq!(put.code, Some(0), "{put:?}");
+    for run_id in ["r", "s"] {
+        let input = r#"{"cents": 5, "patience": "1h"}"#;
+        let begun = client(&[
+            "runs", "start", "approve", "--run-id", run_id, "--input", input,
+        ]);
+        assert_eq!(begun.code, Some(0), "{begun:?}");
+    }
+    let waiting = || client(&["runs", "approvals"]).json();
+    until("both wait", || {
+        waiting()["items"]
+            .as_array()
+            .is_some_and(|items| items.len() == 2)
+    });
+    assert_eq!(waiting()["items"][0]["title"], "Pay 5 cents");
+    let misfit = client(&[
+        "runs",
+        "approve",
+        "r",
+        "manager",
+        "--data",
+        r#"{"limit": -1}"#,
+    ]);
+    assert_eq!(misfit.code, Some(1), "{misfit:?}");
+    assert!(
+        misfit.stderr.contains("limit: must be at least 0"),
+        "{misfit:?}"
+    );
+    let approve = [
+        "runs",
+        "approve",
+        "r",
+        "manager",
+        "--data",
+        r#"{"limit": 9}"#,
+        "--by",
+        "ada",
+    ];
+    assert_eq!(client(&approve).code, Some(0));
+    assert_eq!(
+        client(&approve).code,
+        Some(1),
+        "a second decision is refused"
+    );
+    let rejected = client(&["runs", "reject", "s", "manager", "--by", "grace"]);
+    assert_eq!(rejected.code, Some(0), "{rejected:?}");
+    for (run_id, expect) in [
+        ("r", json!({ "pay": "ada pays up to 9" })),
+        ("s", json!({ "refuse": "grace refuses" })),
+    ] {
+        until("it ends", || {
+            client(&["runs", "show", run_id]).json()["status"] == "completed"
+        });
+        assert_eq!(client(&["runs", "show", run_id]).json()["output"], expect);
+    }
+    server.terminate();
+    assert_eq!(server.wait().0, Some(0));
 }
 
 #[test]

@@ -32,6 +32,8 @@ mod poison;
 mod refusals;
 // Servers are killed while schedules are due.
 mod schedules;
+// Processes are killed while signals come.
+mod signals;
 // Runs are started while RabbitMQ is away.
 mod starts;
 // Workers are killed.

@@ -10,6 +10,7 @@ use leveret::{
     broker::{
         Broker,
         rabbitmq::{RabbitMq, RabbitMqOptions},
+        work::WorkOptions,
     },
     runtime::Names,
 };
@@ -66,11 +67,17 @@ async fn remove(place: Place) {
         status,
         completion,
         dead_letters,
+        signal,
+        events,
     } = Names::with_prefix(&place.prefix);
-    for queue in [execution, status, completion, dead_letters] {
+    let signals = WorkOptions::queue(signal).topology().queues.into_iter();
+    let queues = [execution, status, completion, dead_letters].into_iter();
+    for queue in queues.chain(signals.map(|queue| queue.name)) {
         broker.delete_queue(&queue).await.expect("deletes");
     }
-    broker.delete_exchange(&exchange).await.expect("deletes");
+    for exchange in [exchange, events] {
+        broker.delete_exchange(&exchange).await.expect("deletes");
+    }
     broker.close().await;
     place.remove().await;
 }

@@ -1,10 +1,10 @@
 //! A run with all that is known of it, for people who want to know where it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use leveret_core::{
     decide::{decide_start, unfinished},
-    ids::{RunId, WorkflowId},
+    ids::{EventName, RunId, SignalKey, StepKey, WorkflowId},
     json::Json,
     workflow::{Workflow, WorkflowHash},
 };
@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use crate::{
     runtime::{Engine, RunResult, StepResult},
-    store::{RunStatus, StepError, StepStatus, Store, StoreError},
+    store::{RunStatus, StepError, StepStatus, Store, StoreError, Wait, WaitFilter, WaitKind},
 };
 
 /// A run with its steps, as recorded now.
@@ -74,10 +74,28 @@ pub struct StepDetail {
     /// When it is tried again or goes on, RFC 3339; null if it does not wait for a time.
     #[schema(format = DateTime)]
     pub due_at: Option<String>,
+    /// What it waits for besides; null if for nothing.
+    pub waits_for: Option<WaitDetail>,
+}
+
+/// What a step waits for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct WaitDetail {
+    /// Who may end the wait.
+    pub kind: WaitKind,
+    /// The event.
+    #[schema(value_type = String)]
+    pub event: EventName,
+    /// The key by which a signal finds it, if it has one.
+    #[schema(value_type = Option<String>)]
+    pub key: Option<SignalKey>,
 }
 
 /// How many versions of a workflow are looked at for that of a run, from the newest on.
 const VERSIONS_MAX: u32 = 20;
+
+/// Of how many steps it is told what they wait for.
+const WAITS_MAX: u32 = 10_000;
 
 /// Reads a run; `None` if there is none of this id.
 pub(super) async fn of_run(
@@ -93,11 +111,18 @@ pub(super) async fn of_run(
     let workflow = workflow.ok_or_else(missing)?;
     let steps = store.steps(run_id).await?;
     let is_running = run.status == RunStatus::Running;
-    let (timers, under_way) = if is_running {
+    let (timers, waits, under_way) = if is_running {
         let timers = store.timers_of(run_id).await?;
-        (timers, under_way(store, run_id, &workflow).await?)
+        let filter = WaitFilter {
+            run_id: Some(run_id.clone()),
+            limit: WAITS_MAX,
+            ..WaitFilter::default()
+        };
+        let waits = store.waits(&filter).await?.into_iter();
+        let waits = waits.map(|record| (record.key, record.wait)).collect();
+        (timers, waits, under_way(store, run_id, &workflow).await?)
     } else {
-        (Vec::new(), Vec::new())
+        (Vec::new(), HashMap::new(), Vec::new())
     };
     let until = run.ended_at.unwrap_or_else(|| engine.clock().now());
     let duration_ms = until.ms_since(run.created_at);
@@ -116,6 +141,12 @@ pub(super) async fn of_run(
         let timer = timers
             .iter()
             .find(|(node, scope, _)| *node == step.node_id && *scope == step.scope);
+        let key = StepKey {
+            run_id: run_id.clone(),
+            node_id: step.node_id.clone(),
+            scope: step.scope.clone(),
+        };
+        let wait = waits.get(&key);
         let detail = StepDetail {
             status: result.status,
             output: result.output,
@@ -124,6 +155,11 @@ pub(super) async fn of_run(
             started_at: step.started_at.to_string(),
             finished_at: step.finished_at.to_string(),
             due_at: timer.map(|(_, _, due)| due.to_string()),
+            waits_for: wait.map(|wait: &Wait| WaitDetail {
+                kind: wait.kind,
+                event: wait.event.clone(),
+                key: wait.key.clone(),
+            }),
         };
         details.insert(name, detail);
     }

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use leveret_core::{
-    ids::{IdError, RunId, ScheduleId, WorkflowId},
+    ids::{IdError, NodeId, RunId, ScheduleId, WorkflowId},
     parse::Diagnostics,
 };
 use serde::Serialize;
@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use super::guard::Scope;
 use crate::{
     broker::BrokerError,
-    runtime::{CancelError, StartError},
+    runtime::{CancelError, SignalError, StartError},
     store::{RunStatus, StoreError},
 };
 
@@ -237,6 +237,60 @@ impl Problem {
         )
     }
 
+    pub(super) fn not_waiting(node: &NodeId) -> Problem {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "not-waiting",
+            format!("node '{node}' does not wait, or not yet"),
+        )
+    }
+
+    pub(super) fn no_webhook(node: &NodeId) -> Problem {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "not-found",
+            format!("the run's workflow has no webhook '{node}'"),
+        )
+    }
+
+    /// The name is in the log, and not for whoever calls.
+    pub(super) fn no_secret(name: &str) -> Problem {
+        tracing::error!(
+            secret = name,
+            "a webhook cannot be called: secret '{name}' is not set for this process"
+        );
+        Problem::unavailable("this server cannot check signatures of this webhook now")
+    }
+
+    pub(super) fn no_signature() -> Problem {
+        Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "signature",
+            "the header X-Leveret-Signature must be the HMAC-SHA256 of the body by the secret of this webhook",
+        )
+    }
+
+    pub(super) fn called_before() -> Problem {
+        Problem::new(
+            StatusCode::CONFLICT,
+            "waits-no-more",
+            "this webhook was called before",
+        )
+    }
+
+    pub(super) fn misfit(faults: &str) -> Problem {
+        let detail = format!("the data does not fit the form: {faults}");
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "misfit", detail)
+    }
+
+    pub(super) fn waits_no_more(node: &NodeId) -> Problem {
+        Problem::new(
+            StatusCode::CONFLICT,
+            "waits-no-more",
+            format!("node '{node}' has what it waited for, or waits no more"),
+        )
+    }
+
     pub(super) fn unavailable(detail: impl Into<Cow<'static, str>>) -> Problem {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)
     }
@@ -319,6 +373,15 @@ impl From<StartError> for Problem {
         match error {
             StartError::Store(error) => error.into(),
             StartError::Conflict { run_id } => Problem::other_run(&run_id),
+        }
+    }
+}
+
+impl From<SignalError> for Problem {
+    fn from(error: SignalError) -> Problem {
+        match error {
+            SignalError::Store(error) => error.into(),
+            SignalError::TooLarge { bytes_max, .. } => Problem::body_too_large(bytes_max),
         }
     }
 }

@@ -38,6 +38,19 @@ pub(super) struct RunInPath {
     run_id: String,
 }
 
+/// How a path names a node of a run.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "described here, read as ids")]
+pub(super) struct NodeInPath {
+    /// The run.
+    #[param(schema_with = id)]
+    run_id: String,
+    /// The node.
+    #[param(schema_with = id)]
+    node_id: String,
+}
+
 /// How a path names a schedule.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]

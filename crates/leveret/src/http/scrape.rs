@@ -141,6 +141,11 @@ fn counted(writer: &mut TextWriter, metrics: &Metrics) {
             &m.timers_fired,
         ),
         (
+            "leveret_signals_total",
+            "Signals recorded, each once.",
+            &m.signals,
+        ),
+        (
             "leveret_reconciled_total",
             "Stalled runs taken up again.",
             &m.reconciled,

@@ -9,9 +9,9 @@ use utoipa::openapi::{
 
 use super::guard::{Scope, ScopeOf};
 
-/// The scope of a request. Health is open to all: those who ask for it have no tokens.
+/// The scope of a request. Health and webhooks are open to all: those who ask for them have no tokens.
 pub(super) fn scope(method: &Method, path: &str) -> Option<Scope> {
-    if path.starts_with("/health/") {
+    if path.starts_with("/health/") || path.starts_with("/webhooks/") {
         return None;
     }
     if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
@@ -21,7 +21,8 @@ pub(super) fn scope(method: &Method, path: &str) -> Option<Scope> {
     let is_of_runs = *method == Method::POST
         && matches!(
             segments[..],
-            ["api", "v1", "workflows", _, "runs"] | ["api", "v1", "runs" | "schedules", ..]
+            ["api", "v1", "workflows", _, "runs"]
+                | ["api", "v1", "runs" | "schedules" | "signals", ..]
         );
     Some(if is_of_runs { Scope::Run } else { Scope::Admin })
 }
@@ -94,11 +95,16 @@ mod tests {
         let check =
             |method: Method, path: &str, expect| assert_eq!(scope(&method, path), expect, "{path}");
         check(Method::GET, "/health/live", None);
+        check(Method::POST, "/webhooks/r/n", None);
+        check(Method::POST, "/api/v1/runs/r/approvals/n", Some(Scope::Run));
+        check(Method::GET, "/api/v1/approvals", Some(Scope::Read));
         check(Method::GET, "/metrics", Some(Scope::Read));
         check(Method::GET, "/api/v1/runs/a/events", Some(Scope::Read));
         check(Method::POST, "/api/v1/workflows/w/runs", Some(Scope::Run));
         check(Method::POST, "/api/v1/runs/a/cancel", Some(Scope::Run));
         check(Method::POST, "/api/v1/schedules/s/run", Some(Scope::Run));
+        check(Method::POST, "/api/v1/runs/a/signals", Some(Scope::Run));
+        check(Method::POST, "/api/v1/signals", Some(Scope::Run));
         check(Method::PUT, "/api/v1/schedules/s", Some(Scope::Admin));
         check(Method::DELETE, "/api/v1/schedules/s", Some(Scope::Admin));
         check(Method::PUT, "/api/v1/workflows/w", Some(Scope::Admin));

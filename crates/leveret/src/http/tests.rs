@@ -22,12 +22,15 @@ use crate::{
     store::RunStatus,
 };
 
+mod approvals;
 mod dead_letters;
 mod events;
 mod guard;
 mod runs;
 mod schedules;
 mod server;
+mod signals;
+mod webhooks;
 mod workflows;
 
 /// An engine that serves, and its API.
@@ -89,6 +92,11 @@ impl World {
     }
 
     async fn with(options: ApiOptions) -> World {
+        World::made(options, |_| {}).await
+    }
+
+    /// Over an engine of parts that are changed a little.
+    async fn made(options: ApiOptions, change: impl FnOnce(&mut EngineParts)) -> World {
         let path = TempPath::new();
         let connected = connect(&format!("sqlite:{}", path.0.display()), "embedded:")
             .await
@@ -97,6 +105,7 @@ impl World {
         let mut parts = EngineParts::new(connected.store, connected.broker);
         parts.one_file = connected.one_file;
         parts.registry = registry(&gate, &reached);
+        change(&mut parts);
         let engine = Engine::new(parts).await.unwrap();
         let (stop, stopped) = watch::channel(false);
         let options = ApiOptions {
@@ -213,6 +222,7 @@ async fn document_and_routes_are_the_same() {
     let expect = [
         "DELETE /api/v1/schedules/{id}",
         "GET /api/openapi.json",
+        "GET /api/v1/approvals",
         "GET /api/v1/dlq",
         "GET /api/v1/dlq/{queue}",
         "GET /api/v1/runs",
@@ -228,18 +238,22 @@ async fn document_and_routes_are_the_same() {
         "GET /metrics",
         "POST /api/v1/dlq/{queue}/discard",
         "POST /api/v1/dlq/{queue}/replay",
+        "POST /api/v1/runs/{run_id}/approvals/{node_id}",
         "POST /api/v1/runs/{run_id}/cancel",
+        "POST /api/v1/runs/{run_id}/signals",
+        "POST /api/v1/signals",
         "POST /api/v1/schedules/{id}/pause",
         "POST /api/v1/schedules/{id}/resume",
         "POST /api/v1/schedules/{id}/run",
         "POST /api/v1/workflows/{id}/runs",
+        "POST /webhooks/{run_id}/{node_id}",
         "PUT /api/v1/schedules/{id}",
         "PUT /api/v1/workflows/{id}",
     ];
     assert_eq!(routes, expect.map(str::to_owned).into());
     for route in &routes {
         let (method, path) = route.split_once(' ').unwrap();
-        let path = ["{id}", "{run_id}", "{queue}"]
+        let path = ["{id}", "{run_id}", "{node_id}", "{queue}"]
             .iter()
             .fold(path.to_owned(), |path, name| path.replace(name, "none"));
         let request = Request::builder()

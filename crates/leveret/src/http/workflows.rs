@@ -213,6 +213,10 @@ impl NodeCatalog for Catalog<'_> {
     fn actions(&self, uses: &str, params: &serde_json::Value) -> Option<Vec<String>> {
         self.registry.actions(uses, params)
     }
+
+    fn secrets(&self, uses: &str, params: &serde_json::Value) -> Vec<(&'static str, String)> {
+        self.registry.secrets(uses, params)
+    }
 }
 
 /// Which version is shown.

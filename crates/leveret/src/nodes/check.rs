@@ -1,6 +1,8 @@
 //! Checks of parameters as they are written. A text with `{{` stands for any value, and passes all of them.
 
-use leveret_core::{parse::ParamProblem, suggest::nearest};
+use std::time::Duration;
+
+use leveret_core::{parse::ParamProblem, suggest::nearest, time::parse_duration};
 use serde_json::Value;
 
 /// Gathers what is wrong with the parameters of a node.
@@ -135,4 +137,29 @@ pub(super) fn needs_expression(check: &mut Check<'_>, name: &str) {
 /// Whether a parameter's text holds an expression, so that its value is known only at execution.
 pub(super) fn is_template(value: &Value) -> bool {
     value.as_str().is_some_and(|text| text.contains("{{"))
+}
+
+/// The longest wait: a hundred years. Longer ones are taken for mistakes.
+const WAIT_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
+
+/// A parameter that is a length of time: milliseconds, or text such as `10s`.
+pub(super) fn duration_of(params: &Value, name: &str) -> Result<Duration, String> {
+    let value = params
+        .get(name)
+        .ok_or_else(|| format!("parameter '{name}' is missing"))?;
+    let duration = match value {
+        Value::Number(number) => number
+            .as_u64()
+            .map(Duration::from_millis)
+            .ok_or_else(|| format!("{number} is no duration in whole milliseconds"))?,
+        Value::String(text) => parse_duration(text).ok_or_else(|| {
+            format!("'{text}' is no duration: say '250ms', '10s', '5m', '1h' or '2d'")
+        })?,
+        other => return Err(format!("{other} is no duration: say milliseconds or '10s'")),
+    };
+    if duration > WAIT_MAX {
+        Err(format!("{value} is longer than a hundred years"))
+    } else {
+        Ok(duration)
+    }
 }

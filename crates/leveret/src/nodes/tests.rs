@@ -144,3 +144,87 @@ fn templates_pass() {
         assert_eq!(problems(uses, &params), "", "{uses}");
     }
 }
+
+#[test]
+fn a_wait_is_for_one_thing() {
+    let check = |params: Value, expect: &[&str]| {
+        assert_eq!(problems("wait", &params), expect.join("\n"), "{params}");
+    };
+    check(json!({}), &[]);
+    check(
+        json!({ "event": "paid", "key": "{{ run.input.order }}", "timeout": "2d" }),
+        &[],
+    );
+    check(json!({ "until": "2026-12-24T18:00:00+01:00" }), &[]);
+    check(
+        json!({ "duration": "1h", "event": "paid" }),
+        &["event: there is either 'duration' or 'event', not both"],
+    );
+    check(
+        json!({ "until": "tomorrow", "timeout": 5 }),
+        &[
+            "until: 'tomorrow' is no time: say '2026-12-24T18:00:00Z', or with an offset",
+            "timeout: 'timeout' goes with an event, and 'until' waits for none",
+        ],
+    );
+    check(
+        json!({ "event": 5, "key": "", "timeout": "soon" }),
+        &[
+            "timeout: 'soon' is no duration: say '250ms', '10s', '5m', '1h' or '2d'",
+            "event: parameter 'event' must be text, not this number",
+            "key: parameter 'key': key is empty",
+        ],
+    );
+    check(
+        json!({ "evnt": "paid" }),
+        &["evnt: unknown parameter 'evnt'; did you mean 'event'?"],
+    );
+}
+
+#[test]
+fn webhooks_and_approvals_are_checked() {
+    let check = |uses: &str, params: Value, expect: &[&str]| {
+        assert_eq!(
+            problems(uses, &params),
+            expect.join("\n"),
+            "{uses} {params}"
+        );
+    };
+    check("webhook", json!({ "secret": "KEY", "timeout": "2d" }), &[]);
+    check(
+        "webhook",
+        json!({ "wait": false, "secret": "{{ run.input }}", "timeout": "1s" }),
+        &[
+            "secret: parameter 'secret' is the name of a secret, not an expression",
+            "timeout: 'timeout' goes with a webhook that waits; give it to the `wait` that follows",
+        ],
+    );
+    check(
+        "webhook",
+        json!({ "wait": "no", "secret": 5 }),
+        &[
+            "wait: parameter 'wait' must be true or false, not text",
+            "secret: parameter 'secret' must be text, not this number",
+        ],
+    );
+    check(
+        "approve",
+        json!({ "to": ["ada"], "title": "Pay {{ run.input }}", "deadline": "2d", "form": { "type": "{{ run.input }}" } }),
+        &[],
+    );
+    check(
+        "approve",
+        json!({ "deadline": "2026-12-24T18:00:00Z", "to": "{{ run.input.to }}" }),
+        &[],
+    );
+    check(
+        "approve",
+        json!({ "to": [5], "deadline": "tomorrow", "form": { "properties": { "a": { "typ": "object" } } } }),
+        &[
+            "form.properties.a.typ: is no keyword that forms have here",
+            "deadline: parameter 'deadline' is a time such as '2d', or '2026-12-24T18:00:00Z': 'tomorrow' is no time: say \
+             '2026-12-24T18:00:00Z', or with an offset",
+            "to: parameter 'to' must be text, or a list of texts",
+        ],
+    );
+}

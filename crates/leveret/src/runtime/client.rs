@@ -244,6 +244,20 @@ impl Engine {
         Ok(Some(end))
     }
 
+    /// The workflow of a run, by the definition that it began with. `None`: there is no such run.
+    pub async fn workflow_of(&self, run_id: &RunId) -> Result<Option<Arc<Workflow>>, StoreError> {
+        let Some(run) = self.look(run_id).await? else {
+            return Ok(None);
+        };
+        let plan = self.inner.plan_or_corrupt(&run.workflow_hash).await?;
+        Ok(Some(plan.workflow.clone()))
+    }
+
+    /// A secret of this process.
+    pub(crate) fn secret(&self, name: &str) -> Option<String> {
+        self.inner.secrets.secret(name)
+    }
+
     /// Hints about what happens to runs in this process. A listener that lags behind misses some.
     pub fn changes(&self) -> broadcast::Receiver<RunChanged> {
         self.inner.hub.changes()

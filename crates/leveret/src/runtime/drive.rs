@@ -41,7 +41,7 @@ use crate::{
     broker::{Message, Publication},
     store::{
         Committed, ErrorCode, Finished, Load, NewRun, NodeRef, NodeValue, Outcome, RunStatus,
-        Started, StepError, StepStatus, StoreError, commit::ending_of,
+        Started, StepError, StepStatus, StoreError, Waited, Woken, commit::ending_of,
     },
 };
 
@@ -239,6 +239,8 @@ struct Drive<'a> {
     turn: Option<&'a Turn>,
     /// Where the job's step stands, and its attempts.
     job: (Place, u32),
+    /// A step that waited for a signal, and how its wait stood when it was woken.
+    waited: Option<(Place, Waited)>,
     /// The run's start is on its way to the disk: until something is recorded, which goes there behind it, nothing can be loaded.
     unseen: bool,
     known: Known,
@@ -270,6 +272,7 @@ impl Drive<'_> {
             coming,
             turn: None,
             job: (Place::root(0), 0),
+            waited: None,
             unseen: false,
             known: Known::default(),
             begun: Vec::new(),
@@ -398,6 +401,8 @@ impl Drive<'_> {
         let load = Load {
             step: Some(self.step_of(&ready.place)),
             redeliveries: self.is_redelivered(),
+            // A job that wakes a step comes after an attempt.
+            wait: job.attempts > 0,
             ..self.wanted(&ready, true)
         };
         let Some(loaded) = self.inner.load(&self.run_id, load.clone()).await? else {
@@ -420,6 +425,7 @@ impl Drive<'_> {
         self.learn(&load, &loaded);
         match loaded.step {
             Some((StepStatus::Waiting, attempts)) if job.attempts >= attempts => {
+                self.waited = loaded.wait.map(|wait| (ready.place.clone(), wait));
                 self.suspected(ready, attempts, true, loaded.redeliveries)
                     .await
             }
@@ -669,6 +675,10 @@ impl Drive<'_> {
         if self.plan.fallback(node).is_some() {
             self.known.set_input(place.clone(), input.clone());
         }
+        let signal = match self.waited_at(place) {
+            Some(Waited::Ended(brought)) => Some(brought.clone()),
+            _ => None,
+        };
         let mut attempt = Attempt {
             plan: &self.plan,
             known: &self.known,
@@ -677,6 +687,7 @@ impl Drive<'_> {
             place,
             number: attempts.saturating_add(1),
             woken,
+            signal: signal.as_ref(),
             input: &input,
         };
         if woken && self.is_retry(place) {
@@ -748,8 +759,19 @@ impl Drive<'_> {
             attempts,
             started_at,
             finished_at: self.inner.clock.now(),
+            woken: match self.waited_at(&ready.place) {
+                None => Woken::No,
+                Some(Waited::Open) => Woken::ByTime,
+                Some(Waited::Ended(_)) => Woken::BySignal,
+            },
             outcome,
         })
+    }
+
+    /// How the step's wait for a signal stood, if it waited for one.
+    fn waited_at(&self, place: &Place) -> Option<&Waited> {
+        let waited = self.waited.as_ref();
+        waited.filter(|(of, _)| of == place).map(|(_, wait)| wait)
     }
 
     fn keep(&mut self, ready: &Ready, outcome: &Outcome) {
@@ -813,7 +835,11 @@ impl Drive<'_> {
         for (finished, result) in batch.iter().zip(results) {
             last = None;
             match result {
-                Committed::Recorded { decision, end } => {
+                Committed::Recorded {
+                    decision,
+                    end,
+                    signalled,
+                } => {
                     if let Outcome::Failed { error, .. } = &finished.outcome {
                         self.tell_failure(error);
                     }
@@ -830,7 +856,14 @@ impl Drive<'_> {
                     inner.observer.recorded(&self.plan, finished, params).await;
                     self.trail.add(finished, &decision);
                     if let Outcome::Waiting { until, .. } = finished.outcome {
-                        inner.timers.hint(until);
+                        let due = if signalled {
+                            Some(finished.finished_at)
+                        } else {
+                            until
+                        };
+                        if let Some(due) = due {
+                            inner.timers.hint(due);
+                        }
                     }
                     if let Some(end) = end {
                         self.end(&end).await?;

@@ -38,6 +38,8 @@ pub(crate) struct Attempt<'a> {
     /// 1 for the first attempt.
     pub(crate) number: u32,
     pub(crate) woken: bool,
+    /// What the signal brought that the step waited for.
+    pub(crate) signal: Option<&'a Json>,
     pub(crate) input: &'a Json,
 }
 
@@ -108,7 +110,20 @@ impl Attempt<'_> {
         let clock = &*inner.clock;
         loop {
             let failure = match self.try_once(params, clock.now()).await {
-                Ok(Verdict::WaitUntil(until)) => return Outcome::Waiting { until, error: None },
+                Ok(Verdict::WaitUntil(until)) => {
+                    return Outcome::Waiting {
+                        until: Some(until),
+                        wait: None,
+                        error: None,
+                    };
+                }
+                Ok(Verdict::WaitFor { wait, until }) => {
+                    return Outcome::Waiting {
+                        until,
+                        wait: Some(wait),
+                        error: None,
+                    };
+                }
                 Ok(Verdict::Done(output)) => {
                     match self.complete(output, inner.options.output_bytes_max) {
                         Ok(outcome) => return outcome,
@@ -159,6 +174,7 @@ impl Attempt<'_> {
             attempt: self.number,
             now,
             woken: self.woken,
+            signal: self.signal.cloned(),
             input: self.input.clone(),
             params: params.clone(),
             each: self.each(),
@@ -296,7 +312,8 @@ impl Attempt<'_> {
             return Next::Again(failure.error);
         }
         Next::Record(Outcome::Waiting {
-            until: clock.now() + delay,
+            until: Some(clock.now() + delay),
+            wait: None,
             error: Some(failure.error),
         })
     }

@@ -1,7 +1,7 @@
 //! The reconciler: publishes again what should be running but is not.
 //!
 //! It finds running runs in which nothing was recorded for a while and no timer is set, and publishes the jobs that follow from what is
-//! recorded, those of steps that wait for nothing among them. Two kinds of runs are quiet and not stalled, and left alone: those of which a
+//! recorded, those of steps that wait for nothing among them: neither for a timer nor for a signal. Two kinds of runs are quiet and not stalled, and left alone: those of which a
 //! worker has a job, executed ([`attended`]) or waiting for a place, which it says in the store from time to time; and those whose jobs wait in
 //! the queue, as long as that was never empty since they became quiet.
 //!
@@ -25,7 +25,7 @@ use super::{
     timers::FireError,
     wire::Job,
 };
-use crate::store::{Load, Loaded, NodeRef, RunStatus, StepStatus, StoreError, Wanted};
+use crate::store::{Load, Loaded, NodeRef, RunStatus, StepStatus, StoreError, Waited, Wanted};
 
 /// How many steps of a run that wait for nothing are taken up in one go; the others when the run is stalled again.
 const WAITING_MAX: u32 = 1000;
@@ -92,6 +92,10 @@ async fn revive(inner: &Inner, run_id: &RunId) -> Result<(), FireError> {
         .map(|ready| plan.job_at(run_id, ready))
         .collect();
     jobs.extend(waiting(inner, &plan, run_id).await?);
+    if jobs.is_empty() {
+        // It waits for signals.
+        return Ok(());
+    }
     tracing::info!(
         run_id = run_id.as_str(),
         jobs = jobs.len(),
@@ -107,7 +111,8 @@ async fn revive(inner: &Inner, run_id: &RunId) -> Result<(), FireError> {
     Ok(())
 }
 
-/// The jobs of the steps that wait in a run without timers: theirs fired, and what it published was lost.
+/// The jobs of the steps that wait in a run without timers: theirs fired, and what it published was lost. None of those that wait for a signal which
+/// has not come.
 async fn waiting(inner: &Inner, plan: &Plan, run_id: &RunId) -> Result<Vec<Job>, StoreError> {
     let steps = inner.store.waiting_steps(run_id, WAITING_MAX).await?;
     let place = |(id, scope): (NodeId, Scope)| {
@@ -121,6 +126,7 @@ async fn waiting(inner: &Inner, plan: &Plan, run_id: &RunId) -> Result<Vec<Job>,
         let load = Load {
             step: Some((node.clone(), place.scope.clone())),
             nodes: vec![Wanted::exactly(node, place.scope.clone())],
+            wait: true,
             ..Load::default()
         };
         (run_id.clone(), load)
@@ -132,6 +138,9 @@ async fn waiting(inner: &Inner, plan: &Plan, run_id: &RunId) -> Result<Vec<Job>,
         let (StepStatus::Waiting, attempts) = loaded.step? else {
             return None;
         };
+        if let Some(Waited::Open) = loaded.wait {
+            return None;
+        }
         Some(Job {
             via: loaded.nodes.into_iter().next()??.via,
             attempts,

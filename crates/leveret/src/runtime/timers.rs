@@ -25,7 +25,7 @@ use crate::{
 /// How many timers are fired at once.
 const BATCH: u32 = 512;
 /// How long a claimed timer is nobody else's; so late it fires if whoever claimed it died. Firing takes milliseconds, and twice does no harm.
-const CLAIM: Duration = Duration::from_secs(5);
+pub(crate) const CLAIM: Duration = Duration::from_secs(5);
 /// How often the store is asked for timers that other processes set.
 const POLL: Duration = Duration::from_millis(500);
 /// Pause after an error.
@@ -66,7 +66,7 @@ pub(crate) async fn run_once(inner: &Inner, now: Timestamp) -> Result<usize, Fir
 
 /// Publishes the jobs of claimed timers and removes these; returns how many. Those that are not confirmed are `held` afterwards. What is published and
 /// cannot be removed is due again when its claim ends.
-async fn fire(
+pub(crate) async fn fire(
     inner: &Inner,
     timers: Vec<Timer>,
     held: &mut Vec<Timer>,
@@ -215,7 +215,7 @@ mod tests {
     use crate::{
         broker::memory::MemoryBroker,
         runtime::{Engine, EngineParts, Publish, Roles, clock::Clock},
-        store::{Finished, Outcome, memory::MemoryStore},
+        store::{Finished, Outcome, Woken, memory::MemoryStore},
     };
 
     /// Time of the paused clock.
@@ -266,7 +266,12 @@ mod tests {
             attempts: 1,
             started_at: now,
             finished_at: now,
-            outcome: Outcome::Waiting { until, error: None },
+            woken: Woken::No,
+            outcome: Outcome::Waiting {
+                until: Some(until),
+                wait: None,
+                error: None,
+            },
         };
         inner.store.start(&[new]).await.expect("starts");
         inner

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use leveret_core::{
-    ids::{IdError, NodeId, RunId, Scope, WorkflowId},
+    ids::{EventName, IdError, NodeId, RunId, Scope, WorkflowId},
     json::{Json, begins_object},
     time::Timestamp,
     workflow::WorkflowHash,
@@ -34,6 +34,10 @@ pub struct Names {
     pub completion: Arc<str>,
     /// Jobs that cannot be handled, `workflow.execution.dlq`.
     pub dead_letters: Arc<str>,
+    /// Signals, `workflow.signal`; those that cannot be delivered go to `workflow.signal.dlq`.
+    pub signal: Arc<str>,
+    /// The fanout exchange that tells of webhooks which were called, `flowcraft-events`.
+    pub events: Arc<str>,
 }
 
 impl Names {
@@ -46,6 +50,8 @@ impl Names {
             status: name("workflow.node.status"),
             completion: name("workflow.completion"),
             dead_letters: Arc::from(dead_letter_queue_name(&execution)),
+            signal: name("workflow.signal"),
+            events: name("flowcraft-events"),
             execution: Arc::from(execution),
         }
     }
@@ -68,13 +74,14 @@ impl Names {
 
     /// What must exist, given what the worker publishes.
     pub(crate) fn topology(&self, publish: Publish) -> Topology {
-        let mut bound = vec![self.execution.clone()];
+        let mut bound = vec![self.execution.clone(), self.signal.clone()];
         bound.extend(self.for_others(publish));
         let mut queues: Vec<Queue> = bound
             .iter()
             .map(|name| Queue::plain(name.clone()))
             .collect();
         queues.push(Queue::plain(self.dead_letters.clone()));
+        queues.push(Queue::plain(dead_letter_queue_name(&self.signal)));
         let bindings = bound
             .into_iter()
             .map(|name| Binding {
@@ -83,10 +90,14 @@ impl Names {
                 routing_key: name,
             })
             .collect();
-        let exchanges = vec![Exchange {
-            name: self.exchange.clone(),
-            kind: ExchangeKind::Topic,
-        }];
+        let exchange = |name: &Arc<str>, kind| Exchange {
+            name: name.clone(),
+            kind,
+        };
+        let exchanges = vec![
+            exchange(&self.exchange, ExchangeKind::Topic),
+            exchange(&self.events, ExchangeKind::Fanout),
+        ];
         Topology {
             exchanges,
             queues,
@@ -121,6 +132,21 @@ impl Names {
         message.message_id = Some(Arc::from(format!("{}/completion", completion.execution_id)));
         message.correlation_id = Some(Arc::from(completion.execution_id));
         self.publication(&self.completion, message)
+    }
+
+    /// Tells of a webhook that was called.
+    pub(crate) fn event(&self, event: &EventName, payload: &Json) -> Publication {
+        #[derive(Serialize)]
+        struct Event<'a> {
+            event: &'a EventName,
+            payload: &'a Json,
+        }
+        Publication {
+            exchange: self.events.clone(),
+            routing_key: Arc::from(""),
+            message: to_message(&Event { event, payload }),
+            copied: false,
+        }
     }
 
     fn publication(&self, key: &Arc<str>, message: Message) -> Publication {

@@ -1,10 +1,13 @@
 //! Batches on their way to a store: cut where they grow large, and taken apart where they are refused.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use leveret_core::ids::RunId;
+use leveret_core::{ids::RunId, time::Timestamp};
 
-use super::{Committed, Finished, Load, Loaded, NewRun, Outcome, Started, Store, StoreError};
+use super::{
+    Committed, Finished, Load, Loaded, NewRun, NewSignal, Outcome, Signalled, Started, Store,
+    StoreError,
+};
 
 /// Commits a batch; if it is refused, each of its steps alone, so that only the guilty ones fail, and what follows on them in the same run.
 /// Large steps go in several calls. Answers in the order of the batch; what holds after an answer is what [`Store::commit`] promises for it.
@@ -95,6 +98,29 @@ pub(crate) async fn start_each(
     answers
 }
 
+/// Records a batch of signals, large ones in several calls; if one is refused, each alone. Answers in the order of the batch.
+pub(crate) async fn signal_each(
+    store: &dyn Store,
+    batch: &[NewSignal],
+    now: Timestamp,
+    claim: Duration,
+) -> Vec<Result<Signalled, StoreError>> {
+    let mut answers = Vec::with_capacity(batch.len());
+    for part in parts(batch, |signal| signal.data.text().len(), |_, _| false) {
+        match store.signal(part, now, claim).await {
+            Ok(signalled) => answers.extend(signalled.into_iter().map(Ok)),
+            Err(error) if part.len() > 1 && is_of_one(&error) => {
+                for one in part.chunks(1) {
+                    let alone = store.signal(one, now, claim).await;
+                    answers.push(alone.map(|mut signalled| signalled.remove(0)));
+                }
+            }
+            Err(error) => answers.extend(vec![Err(error); part.len()]),
+        }
+    }
+    answers
+}
+
 /// From this many bytes on, what else waits goes into another call: databases bound the size of a message.
 const CALL_BYTES: usize = 64 << 20;
 
@@ -129,6 +155,9 @@ impl Outcome {
                 let items = items.iter().flatten().map(|(_, item)| item.text().len());
                 output.text().len() + context.chain(items).sum::<usize>()
             }
+            Outcome::Waiting {
+                wait: Some(wait), ..
+            } => wait.about.text().len(),
             Outcome::Failed { .. } | Outcome::Waiting { .. } => 0,
         }
     }
@@ -136,13 +165,13 @@ impl Outcome {
 
 #[cfg(test)]
 mod tests {
-    use leveret_core::{ids::Scope, json::Json, parse::workflow_from_json, time::Timestamp};
+    use leveret_core::{ids::Scope, json::Json, parse::workflow_from_json};
     use serde_json::json;
 
     use super::*;
     use crate::{
         sqlite::tests::TempPath,
-        store::{NodeRef, Wanted, sqlite::SqliteStore},
+        store::{NodeRef, Wanted, Woken, sqlite::SqliteStore},
     };
 
     /// What cannot be read of one run fails that run's load only.
@@ -166,6 +195,7 @@ mod tests {
                 attempts: 1,
                 started_at: at,
                 finished_at: at,
+                woken: Woken::No,
                 outcome: Outcome::Completed {
                     output: Json::null(),
                     action: None,

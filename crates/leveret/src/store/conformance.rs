@@ -22,6 +22,7 @@ mod listing;
 mod loading;
 mod looping;
 mod pruning;
+mod signals;
 mod stalled;
 mod starting;
 mod values;
@@ -128,6 +129,20 @@ pub const CASES: &[Case] = cases![
     pruning::what_ended_before_is_removed,
     pruning::what_is_still_to_be_told_stays,
     pruning::passes_go_by_pages,
+    signals::ends_a_wait,
+    signals::is_kept_for_the_next_wait,
+    signals::wait_in_order,
+    signals::same_id_counts_once,
+    signals::refused_where_nobody_is,
+    signals::by_key_to_each_run,
+    signals::goes_before_the_end_of_time,
+    signals::outlives_a_retry,
+    signals::to_a_node_that_waits,
+    signals::waits_are_listed,
+    signals::waiting_runs_are_seldom_looked_at,
+    signals::removed_with_their_runs,
+    signals::meet_their_waits,
+    signals::against_the_end_of_time,
     listing::run_and_steps,
     listing::heads_and_some_steps,
     listing::filters,

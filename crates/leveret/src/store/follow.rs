@@ -10,7 +10,7 @@ use leveret_core::{
     time::Timestamp,
 };
 
-use super::{Finished, Outcome, StepError, StepStatus};
+use super::{Finished, Outcome, StepError, StepStatus, Wait};
 
 /// One thing to write, in the transaction of the step.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +43,9 @@ pub(crate) enum Write<'a> {
     Error(Cow<'a, StepError>),
     /// The timer of the step that ended, in the place of the one before.
     Timer { due: Timestamp },
+    /// The signal that the step waits for from now on, in the place of the one before: its oldest kept signal ends the wait at once, and its timer is
+    /// due then.
+    Wait(&'a Wait),
     /// A value of the run's context, in the place of the one before.
     Context { key: &'a Arc<str>, value: &'a Json },
     /// The run's end, as its error says: written last.
@@ -94,7 +97,10 @@ pub(crate) fn follow<'a>(finished: &'a Finished, decision: &'a Decision) -> Vec<
             writes.push(Write::Error(of_item(finished, error)));
         }
         Outcome::Failed { .. } => {}
-        Outcome::Waiting { until, .. } => writes.push(Write::Timer { due: *until }),
+        Outcome::Waiting { until, wait, .. } => {
+            writes.extend(until.map(|due| Write::Timer { due }));
+            writes.extend(wait.as_ref().map(Write::Wait));
+        }
         Outcome::Completed { context, .. } => {
             let context = context.iter();
             writes.extend(context.map(|(key, value)| Write::Context { key, value }));
@@ -162,13 +168,13 @@ pub(crate) fn passed_status(passed: Passed) -> StepStatus {
 mod tests {
     use leveret_core::{
         decide::Joins,
-        ids::{NodeId, RunId},
+        ids::{EventName, NodeId, RunId},
         parse::workflow_from_json,
     };
     use serde_json::json;
 
     use super::*;
-    use crate::store::{ErrorCode, commit::decide_finished};
+    use crate::store::{ErrorCode, WaitKind, Woken, commit::decide_finished};
 
     /// What follows from the end of `a`, one line each.
     fn check(definition: &serde_json::Value, outcome: Outcome, expect: &[&str]) {
@@ -183,6 +189,7 @@ mod tests {
             attempts: 1,
             started_at: at,
             finished_at: at,
+            woken: Woken::No,
             outcome,
         };
         let none = |_: &[JoinPoint]| Ok::<_, std::convert::Infallible>(Vec::new());
@@ -207,6 +214,7 @@ mod tests {
                 Write::Latest { within } => format!("latest {within:?}"),
                 Write::Error(error) => format!("error {error}"),
                 Write::Timer { due } => format!("timer {}", due.0),
+                Write::Wait(wait) => format!("wait {}", wait.event),
                 Write::Context { key, value } => format!("context {key} {}", value.text()),
                 Write::End => "end".to_owned(),
             })
@@ -255,11 +263,19 @@ mod tests {
             fall_back,
         };
         check(&chain, failed(true), &["cancelled b", "error no", "end"]);
-        let waiting = Outcome::Waiting {
-            until: Timestamp(7),
+        let waiting = |until: Option<i64>, event: Option<&str>| Outcome::Waiting {
+            until: until.map(Timestamp),
+            wait: event.map(|event| Wait {
+                event: EventName::new(event).expect("an event"),
+                key: None,
+                kind: WaitKind::Signal,
+                about: Json::null(),
+            }),
             error: None,
         };
-        check(&chain, waiting, &["timer 7"]);
+        check(&chain, waiting(Some(7), None), &["timer 7"]);
+        check(&chain, waiting(Some(7), Some("e")), &["timer 7", "wait e"]);
+        check(&chain, waiting(None, Some("e")), &["wait e"]);
 
         let guarded = json!({
             "id": "w",

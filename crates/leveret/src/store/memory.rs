@@ -1,5 +1,7 @@
 //! A store in memory: for simulation and tests. Keeps every promise of the seam but durability.
 
+mod signals;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard},
@@ -16,12 +18,15 @@ use leveret_core::{
     workflow::{Workflow, WorkflowHash},
 };
 
+use self::signals::Signals;
 use super::{
-    Committed, Finished, Load, Loaded, NewRun, NewTimer, NodeRef, NodeValue, Outcome, Pass,
-    Progress, RunEnd, RunFilter, RunRecord, RunStatus, Started, StepError, StepHead, StepRecord,
-    StepStatus, Store, StoreError, Timer, Wanted, WorkflowRecord,
+    Committed, Finished, Load, Loaded, NewRun, NewSignal, NewTimer, NodeRef, NodeValue, Outcome,
+    Pass, Progress, RunEnd, RunFilter, RunRecord, RunStatus, Signalled, Started, StepError,
+    StepHead, StepRecord, StepStatus, Store, StoreError, Timer, WaitFilter, WaitRecord, Waited,
+    Wanted, Woken, WorkflowRecord,
     commit::{decide_finished, key_of, mark_of, status_of},
     follow::{Write, follow},
+    signals::look_pause,
 };
 use crate::schedules::{MemorySchedules, Schedules};
 
@@ -36,6 +41,7 @@ struct State {
     runs: BTreeMap<RunId, Run>,
     timers: BTreeMap<StepKey, Timed>,
     redeliveries: HashMap<StepKey, u32>,
+    signals: Signals,
     schedules: MemorySchedules,
 }
 
@@ -120,16 +126,21 @@ impl State {
         if run.record.status != RunStatus::Running {
             return Ok(Committed::Over(Some(run.record.status)));
         }
+        let key = finished.key();
+        let has_signal = matches!(self.signals.of_step(&key), Some(Waited::Ended(_)));
+        if finished.woken == Woken::ByTime && has_signal {
+            return Ok(Committed::Repeated);
+        }
         if !run.record_step(finished) {
             return Ok(Committed::Repeated);
         }
         let mut joins: Joins = run.joins.clone().into_iter().collect();
         let decision = decide_finished(finished, &mut joins, |_| Ok::<_, StoreError>(Vec::new()))?;
-        let key = finished.key();
         if !matches!(finished.outcome, Outcome::Waiting { .. }) {
             self.timers.remove(&key);
+            self.signals.forget_step(&key);
         }
-        let mut end = None;
+        let (mut end, mut until, mut waits) = (None, None, None);
         for write in follow(finished, &decision) {
             match write {
                 Write::Join { join, state } => {
@@ -162,14 +173,21 @@ impl State {
                         claimed_until: due,
                     };
                     self.timers.insert(key.clone(), Timed { due, timer });
+                    until = Some(due);
                 }
+                Write::Wait(wait) => waits = Some(wait),
                 Write::Context { key, value } => {
                     run.context.insert(key.clone(), value.clone());
                 }
                 Write::End => end = Some(run.end(None, finished.finished_at)),
             }
         }
-        Ok(Committed::Recorded { decision, end })
+        let signalled = waits.is_some_and(|wait| self.wait(finished, wait, until));
+        Ok(Committed::Recorded {
+            decision,
+            end,
+            signalled,
+        })
     }
 
     fn cancel(&mut self, run_id: &RunId, now: Timestamp) -> Option<(RunEnd, bool)> {
@@ -177,7 +195,9 @@ impl State {
         if run.record.status != RunStatus::Running {
             return Some((run.ended(), false));
         }
-        Some((run.end(Some(RunStatus::Cancelled), now), true))
+        let end = run.end(Some(RunStatus::Cancelled), now);
+        self.signals.forget_waits_of(run_id);
+        Some((end, true))
     }
 }
 
@@ -327,8 +347,10 @@ impl Run {
                 .map(|key| self.context.get(key).cloned())
                 .collect(),
             redeliveries: 0,
+            wait: None,
         }
     }
+
     fn wanted(&self, wanted: &Wanted) -> Option<&StepRecord> {
         let id = &wanted.node.id;
         let at = |scope: &Scope| self.steps.get(&(id.clone(), scope.clone()));
@@ -433,6 +455,9 @@ impl Store for MemoryStore {
                     scope,
                 };
                 loaded.redeliveries = state.redeliveries.get(&key).copied().unwrap_or(0);
+                if load.wait {
+                    loaded.wait = state.signals.of_step(&key);
+                }
             }
             Some(loaded)
         };
@@ -534,7 +559,12 @@ impl Store for MemoryStore {
         limit: u32,
     ) -> Result<(Vec<RunId>, u32), StoreError> {
         let mut state = self.state();
-        let State { runs, timers, .. } = &mut *state;
+        let State {
+            runs,
+            timers,
+            signals,
+            ..
+        } = &mut *state;
         let due = runs
             .values_mut()
             .filter(|run| run.record.status == RunStatus::Running && run.reconcile_at <= now)
@@ -548,7 +578,13 @@ impl Store for MemoryStore {
                 .filter(|(key, _)| key.run_id == run.record.run_id)
                 .map(|(_, timed)| timed.due)
                 .max();
-            run.reconcile_at = last_timer.map_or(now, |timer| timer.max(now)) + quiet;
+            let waits = State::has_open_wait(signals, &run.record.run_id);
+            let last_step = run.steps.values().map(|step| step.finished_at).max();
+            let pause = match last_step.filter(|_| waits) {
+                Some(at) => look_pause(Duration::from_millis(now.ms_since(at)), quiet),
+                None => quiet,
+            };
+            run.reconcile_at = last_timer.map_or(now, |timer| timer.max(now)) + pause;
             let active = run
                 .steps
                 .values()
@@ -558,6 +594,21 @@ impl Store for MemoryStore {
             }
         }
         Ok((stalled, looked_at))
+    }
+
+    async fn signal(
+        &self,
+        batch: &[NewSignal],
+        now: Timestamp,
+        claim: Duration,
+    ) -> Result<Vec<Signalled>, StoreError> {
+        let mut state = self.state();
+        let signal = |signal| state.signal(signal, now, claim);
+        Ok(batch.iter().map(signal).collect())
+    }
+
+    async fn waits(&self, filter: &WaitFilter) -> Result<Vec<WaitRecord>, StoreError> {
+        Ok(self.state().waits(filter))
     }
 
     async fn put_off(&self, runs: &[RunId], until: Timestamp) -> Result<(), StoreError> {
@@ -649,8 +700,10 @@ impl Store for MemoryStore {
             runs,
             timers,
             redeliveries,
+            signals,
             ..
         } = &mut *state;
+        signals.prune(before, limit);
         let of_workflow = runs
             .values()
             .filter(|run| run.record.workflow_id.as_str() == pass.workflow_id);
@@ -668,6 +721,7 @@ impl Store for MemoryStore {
             if ended && !run.is_unbegun() && !timers.keys().any(|key| key.run_id == run_id) {
                 runs.remove(&run_id);
                 redeliveries.retain(|key, _| key.run_id != run_id);
+                signals.forget_run(&run_id);
                 removed += 1;
             }
         }

@@ -10,6 +10,7 @@ mod prune;
 mod read;
 mod rows;
 mod runs;
+mod signals;
 mod timers;
 mod workflows;
 
@@ -17,8 +18,9 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use self::workflows::Known;
 use super::{
-    Batching, Committed, Finished, Load, Loaded, NewRun, NewTimer, NodeRef, Pass, Progress, RunEnd,
-    RunFilter, RunRecord, Started, StepHead, StepRecord, Store, StoreError, Timer, WorkflowRecord,
+    Batching, Committed, Finished, Load, Loaded, NewRun, NewSignal, NewTimer, NodeRef, Pass,
+    Progress, RunEnd, RunFilter, RunRecord, Signalled, Started, StepHead, StepRecord, Store,
+    StoreError, Timer, WaitFilter, WaitRecord, WorkflowRecord,
 };
 use crate::{
     postgres::{PLANS_BY_KEY, Pool, PoolOptions, quoted},
@@ -40,6 +42,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("postgres/schema.sql"),
     include_str!("postgres/unbegun.sql"),
     include_str!("postgres/scopes.sql"),
+    include_str!("postgres/signals.sql"),
 ];
 
 /// The longest name of a schema.
@@ -314,6 +317,19 @@ impl Store for PostgresStore {
         limit: u32,
     ) -> Result<(Vec<RunId>, u32), StoreError> {
         Ok(timers::claim_stalled(&self.0.writes, now, quiet, limit).await?)
+    }
+
+    async fn signal(
+        &self,
+        batch: &[NewSignal],
+        now: Timestamp,
+        claim: Duration,
+    ) -> Result<Vec<Signalled>, StoreError> {
+        Ok(signals::signal(&self.0.writes, batch, now, claim).await?)
+    }
+
+    async fn waits(&self, filter: &WaitFilter) -> Result<Vec<WaitRecord>, StoreError> {
+        Ok(signals::list(&self.0.reads, filter).await?)
     }
 
     async fn put_off(&self, runs: &[RunId], until: Timestamp) -> Result<(), StoreError> {

@@ -7,6 +7,7 @@ mod commit;
 mod numbers;
 mod prune;
 mod read;
+mod signals;
 mod timers;
 mod workflows;
 
@@ -22,9 +23,9 @@ use leveret_core::{
 use rusqlite::{Row, types::FromSql};
 
 use super::{
-    Batching, Committed, Finished, Load, Loaded, NewRun, NewTimer, NodeRef, Pass, Progress, RunEnd,
-    RunFilter, RunRecord, Started, StepError, StepHead, StepRecord, Store, StoreError, Timer,
-    WorkflowRecord,
+    Batching, Committed, Finished, Load, Loaded, NewRun, NewSignal, NewTimer, NodeRef, Pass,
+    Progress, RunEnd, RunFilter, RunRecord, Signalled, Started, StepError, StepHead, StepRecord,
+    Store, StoreError, Timer, WaitFilter, WaitRecord, WorkflowRecord,
 };
 use crate::{
     schedules::{Schedules, SqliteSchedules},
@@ -36,6 +37,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/schema.sql"),
     include_str!("sqlite/unbegun.sql"),
     include_str!("sqlite/scopes.sql"),
+    include_str!("sqlite/signals.sql"),
 ];
 
 /// The store. Clones share the file.
@@ -352,6 +354,26 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn signal(
+        &self,
+        batch: &[NewSignal],
+        now: Timestamp,
+        claim: Duration,
+    ) -> Result<Vec<Signalled>, StoreError> {
+        let batch = batch.to_vec();
+        self.write(move |session| {
+            let signal = |signal| signals::signal(session, signal, now, claim);
+            batch.iter().map(signal).collect()
+        })
+        .await
+    }
+
+    async fn waits(&self, filter: &WaitFilter) -> Result<Vec<WaitRecord>, StoreError> {
+        let filter = filter.clone();
+        self.read(move |session| signals::list(session, &filter))
+            .await
+    }
+
     async fn put_off(&self, runs: &[RunId], until: Timestamp) -> Result<(), StoreError> {
         let runs = runs.to_vec();
         self.write(move |session| timers::put_off(session, &runs, until))
@@ -405,6 +427,8 @@ impl Store for SqliteStore {
             self.read(move |session| prune::look(session, before, &pass, limit))
         };
         let (page, over, next) = looked_at.await?;
+        self.write(move |session| signals::prune(session, before, limit))
+            .await?;
         let removed = if over.is_empty() {
             0
         } else {
@@ -480,7 +504,7 @@ mod tests {
     use super::*;
     use crate::{
         sqlite::{DatabaseOptions, tests::TempPath},
-        store::{Outcome, conformance},
+        store::{Outcome, Woken, conformance},
     };
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -522,8 +546,10 @@ mod tests {
                 attempts: 1,
                 started_at: at,
                 finished_at: at,
+                woken: Woken::No,
                 outcome: Outcome::Waiting {
-                    until: Timestamp(10),
+                    until: Some(Timestamp(10)),
+                    wait: None,
                     error: None,
                 },
             };

@@ -39,6 +39,8 @@ mod rabbitmq;
 mod requests;
 // Secrets in the errors of steps.
 mod secrets;
+// Waits for signals, and signals by call and message.
+mod signals;
 // Simulation by seed: crashes, lost answers, duplicates, delays.
 mod sim;
 // Runs that stand still, and runs that only look so.

@@ -35,6 +35,7 @@ fn context(params: Value) -> NodeContext {
         attempt: 1,
         now: Timestamp(1_000),
         woken: false,
+        signal: None,
         input: Json::from(json!({ "from": "before" })),
         params: Arc::new(params),
         each: None,

@@ -17,7 +17,7 @@ use leveret::{
         WorkerOptions,
     },
     store::{
-        Committed, Finished, NewRun, Outcome, Started, Store, StoreError, conformance,
+        Committed, Finished, NewRun, Outcome, Started, Store, StoreError, Woken, conformance,
         postgres::{PostgresOptions, PostgresStore},
     },
 };
@@ -117,6 +117,7 @@ fn done(run: &NewRun, node: usize) -> Finished {
         attempts: 1,
         started_at: Timestamp(1),
         finished_at: Timestamp(2),
+        woken: Woken::No,
         outcome: Outcome::Completed {
             output: Json::from(json!({ "value": "a result of some length, as results have" })),
             action: None,
@@ -407,7 +408,8 @@ async fn sleeper(store: &PostgresStore, id: &str, until: i64) -> NewRun {
     );
     let waits = Finished {
         outcome: Outcome::Waiting {
-            until: Timestamp(until),
+            until: Some(Timestamp(until)),
+            wait: None,
             error: None,
         },
         ..done(&new, 0)

@@ -9,7 +9,10 @@ use std::{
 };
 
 use leveret::{
-    broker::rabbitmq::{RabbitMq, RabbitMqOptions},
+    broker::{
+        rabbitmq::{RabbitMq, RabbitMqOptions},
+        work::WorkOptions,
+    },
     core::ids::RunId,
     runtime::{
         Engine, EngineOptions, EngineParts, Names, Publish, Roles, ServeError, StatusMessages,
@@ -147,11 +150,20 @@ impl Rig {
             status,
             completion,
             dead_letters,
+            signal,
+            events,
         } = names;
-        for queue in [execution, status, completion, dead_letters] {
+        let signals = WorkOptions::queue(signal.clone()).topology().queues;
+        let signals = signals.iter().map(|queue| &queue.name);
+        for queue in [execution, status, completion, dead_letters]
+            .into_iter()
+            .chain(signals)
+        {
             broker.delete_queue(queue).await.expect("deletes");
         }
-        broker.delete_exchange(exchange).await.expect("deletes");
+        for exchange in [exchange, events] {
+            broker.delete_exchange(exchange).await.expect("deletes");
+        }
         self.engine.close().await;
         self.place.remove().await;
     }

@@ -140,10 +140,19 @@ impl Reader<'_, '_, '_> {
         };
         if let (Some(catalog), Some(uses)) = (self.catalog, uses) {
             let problems = catalog.check_params(uses, value);
-            let is_good = problems.is_empty();
+            let mut is_good = problems.is_empty();
             for ParamProblem { path, message } in problems {
                 let problem = Problem::error("bad-params", message);
                 at.tell_within(self.report, &path, None, problem);
+            }
+            for (param, name) in catalog.secrets(uses, value) {
+                if !self.secrets.contains(&*name) {
+                    let message = format!("the workflow does not declare the secret `{name}`");
+                    let help = format!("declare it: `secrets: [{name}]` beside `nodes`");
+                    let problem = Problem::error("bad-params", message).help(help);
+                    at.tell_within(self.report, &[param.to_owned()], None, problem);
+                    is_good = false;
+                }
             }
             if !is_good {
                 return Err(Told);

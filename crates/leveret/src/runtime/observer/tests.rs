@@ -6,6 +6,7 @@ use crate::{
     broker::memory::MemoryBroker,
     nodes::Registry,
     runtime::{Publish, health::Part},
+    store::Woken,
 };
 
 struct World {
@@ -72,6 +73,7 @@ impl World {
             attempts: 1,
             started_at: Timestamp(0),
             finished_at: Timestamp(0),
+            woken: Woken::No,
             outcome: Outcome::Completed {
                 output: Json::from(json!("x".repeat(bytes))),
                 action: None,

@@ -42,6 +42,7 @@ pub(super) async fn everything(world: &mut World) {
             .into(),
         context: vec!["missing".into(), "k".into()],
         redeliveries: true,
+        wait: true,
     };
     let loaded = world.load(&run, load).await;
     assert_eq!(
@@ -52,7 +53,7 @@ pub(super) async fn everything(world: &mut World) {
     assert_eq!(loaded.input, Some(Json::from(json!({ "of": "r" }))));
     assert_eq!(loaded.step, Some((StepStatus::Waiting, 4)));
     assert_eq!(loaded.context, [None, Some(Json::from(json!("v")))]);
-    assert_eq!(loaded.redeliveries, 0);
+    assert_eq!((loaded.redeliveries, loaded.wait), (0, None));
     let value = |status, output, action: Option<&str>, error, via| {
         Some(NodeValue {
             scope: Scope::root(),

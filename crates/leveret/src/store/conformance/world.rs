@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::Opener;
 use crate::store::{
     Committed, ErrorCode, Finished, Load, Loaded, NewRun, NodeRef, Outcome, RunEnd, RunRecord,
-    RunStatus, StepError, StepRecord, Store, Timer, Wanted,
+    RunStatus, StepError, StepRecord, Store, Timer, Wanted, Woken,
 };
 
 /// When the reconciler first looks at a run, unless a case says otherwise: later than any clock of the suite.
@@ -240,6 +240,7 @@ impl Run {
             attempts: 1,
             started_at: self.now,
             finished_at: self.now + Duration::from_millis(1),
+            woken: Woken::No,
             outcome,
         }
     }
@@ -292,7 +293,14 @@ impl Run {
         let error = Some(error(node));
         Finished {
             attempts,
-            ..self.ended(node, Outcome::Waiting { until, error })
+            ..self.ended(
+                node,
+                Outcome::Waiting {
+                    until: Some(until),
+                    wait: None,
+                    error,
+                },
+            )
         }
     }
 
@@ -335,7 +343,7 @@ pub(super) async fn commit(store: &Arc<dyn Store>, batch: &[Finished]) -> Vec<Co
 
 pub(super) fn recorded(committed: Committed) -> (Decision, Option<RunEnd>) {
     match committed {
-        Committed::Recorded { decision, end } => {
+        Committed::Recorded { decision, end, .. } => {
             assert_eq!(
                 decision.ended,
                 end.is_some(),

@@ -13,6 +13,7 @@
 mod decision;
 mod follow;
 mod plan;
+mod waits;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,7 +22,7 @@ use std::{
 
 use leveret_core::{
     decide::Joins,
-    ids::{RunId, Scope},
+    ids::{RunId, Scope, StepKey},
 };
 use tokio_postgres::{Row, types::ToSql};
 
@@ -51,7 +52,7 @@ const LOCK: &str = "SELECT run_id FROM runs WHERE run_id = ANY($1) AND status = 
 const BEGIN: &str = "BEGIN; SET LOCAL leveret.batch = 'open'";
 
 /// Inserts steps of running runs; a waiting step is overtaken as `MemoryStore` says. Answers with the keys of those that were recorded, in
-/// one row, or with none if all were. Removes the timers of steps that no longer wait. `xmax` is 0 in a row that was inserted, not updated.
+/// one row, or with none if all were. Removes the timers and waits of steps that no longer wait. `xmax` is 0 in a row that was inserted, not updated.
 /// Unless it is to stand alone, it records nothing outside of the transaction of [`BEGIN`], which may have failed before it.
 const RECORD: &str = "
     WITH recorded AS (
@@ -73,6 +74,9 @@ const RECORD: &str = "
     ), woken AS (
         DELETE FROM timers t USING recorded r
         WHERE r.woken AND t.run_id = r.run_id AND t.node_id = r.node_id AND t.scope = r.scope
+    ), waited AS (
+        DELETE FROM waits w USING recorded r
+        WHERE r.woken AND w.run_id = r.run_id AND w.node_id = r.node_id AND w.scope = r.scope
     )
     SELECT array_agg(run_id), array_agg(node_id), array_agg(scope) FROM recorded
     HAVING count(*) < cardinality($1)";
@@ -126,7 +130,7 @@ async fn commit_once(
         && segment.is_plain()
     {
         let decided = record(lease, segment, &mut answers, Begin::Alone).await?;
-        answers.take(decided);
+        answers.take(decided, &HashSet::new());
     } else {
         for (position, segment) in segments.iter().enumerate() {
             let begin = if position == 0 {
@@ -135,9 +139,9 @@ async fn commit_once(
                 Begin::Inside
             };
             let decided = record(lease, segment, &mut answers, begin).await?;
-            let ends = follow::write(lease, &decided, position == last).await?;
-            answers.end(batch, &decided, &ends)?;
-            answers.take(decided);
+            let followed = follow::write(lease, &decided, position == last).await?;
+            answers.end(batch, &decided, &followed.ends)?;
+            answers.take(decided, &followed.signalled);
         }
     }
     Ok(answers.finish(batch, &segments))
@@ -157,7 +161,14 @@ async fn record<'a>(
     answers: &mut Answers,
     begin: Begin,
 ) -> Result<Vec<Decided<'a>>, Failure> {
-    let columns = StepColumns::of(segment.items.iter().map(|item| item.finished));
+    let (mut begin, mut late) = (begin, HashSet::new());
+    if segment.waits() {
+        late = waits::lock(lease, segment, begin == Begin::Transaction).await?;
+        begin = Begin::Inside;
+    }
+    let items = segment.items.iter().enumerate();
+    let in_time = items.filter(|(position, _)| !late.contains(position));
+    let columns = StepColumns::of(in_time.map(|(_, item)| item.finished));
     let (lock, insert) = (lease.statement(LOCK).await?, lease.statement(RECORD).await?);
     let read = lease.statement(READ_JOINS).await?;
     let (runs, wanted) = (segment.runs_to_lock(), segment.joins_to_read());
@@ -183,7 +194,8 @@ async fn record<'a>(
         )
         .map(|((), locked, recorded, joins)| (locked, recorded, joins))?
     };
-    let recorded = recorded_positions(segment, &recorded)?;
+    let mut recorded = recorded_positions(segment, &recorded)?;
+    recorded.retain(|position| !late.contains(position));
     explain_unrecorded(lease, segment, &recorded, answers).await?;
     // A run that began after the locks were taken is not locked.
     let locked: HashSet<&str> = locked
@@ -327,16 +339,20 @@ impl Answers {
             self.committed[step.position] = Some(Committed::Recorded {
                 decision: step.decision.clone(),
                 end: Some(end.clone()),
+                signalled: false,
             });
         }
         Ok(())
     }
 
-    fn take(&mut self, decided: Vec<Decided<'_>>) {
+    /// Also takes which of the steps waited for signals that were there already.
+    fn take(&mut self, decided: Vec<Decided<'_>>, signalled: &HashSet<StepKey>) {
         for step in decided {
+            let signalled = !signalled.is_empty() && signalled.contains(&step.finished.key());
             self.committed[step.position].get_or_insert(Committed::Recorded {
                 decision: step.decision,
                 end: None,
+                signalled,
             });
         }
     }

@@ -24,9 +24,19 @@ const REMOVE: &str = "
     ), of_latest AS (DELETE FROM latest l USING gone g WHERE l.run_id = g.run_id
     ), of_context AS (DELETE FROM context c USING gone g WHERE c.run_id = g.run_id
     ), of_redeliveries AS (DELETE FROM redeliveries d USING gone g WHERE d.run_id = g.run_id
+    ), of_waits AS (DELETE FROM waits w USING gone g WHERE w.run_id = g.run_id
+    ), of_signals AS (DELETE FROM signals s USING gone g WHERE s.run_id = g.run_id
     ), of_runs AS (DELETE FROM runs r USING gone g WHERE r.run_id = g.run_id
     )
     SELECT count(*) FROM gone";
+
+/// Signals by a key, but those that a step is to read.
+const REMOVE_SIGNALS: &str = "
+    DELETE FROM signals WHERE signal_no IN (
+        SELECT signal_no FROM signals s WHERE run_id = '' AND received_at_ms < $1
+            AND NOT EXISTS (SELECT FROM waits w WHERE w.signal_no = s.signal_no)
+        LIMIT $2 FOR UPDATE SKIP LOCKED
+    )";
 
 pub(super) async fn prune(
     pool: &Pool,
@@ -55,6 +65,9 @@ pub(super) async fn prune(
         let rows = lease.query(REMOVE, &[&over, &before.0]).await?;
         removed = get::<i64>(&rows[0], 0)? as u32;
     }
+    lease
+        .query(REMOVE_SIGNALS, &[&before.0, &i64::from(limit)])
+        .await?;
     let rows = lease.query(NEXT, &[&pass.workflow_id]).await?;
     let next = get::<Option<String>>(&rows[0], 0)?.map(Pass::at);
     Ok((removed, pass.behind(&page, limit).or(next)))

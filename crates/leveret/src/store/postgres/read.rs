@@ -13,7 +13,7 @@ use crate::{
     postgres::{Lease, Pool},
     store::{
         JoinKey, Load, Loaded, NodeRef, NodeValue, Progress, RunStatus, StepHead, StepRecord,
-        StepStatus, StoreError,
+        StepStatus, StoreError, Waited,
         commit::{edge_from_i64, mark_of},
     },
 };
@@ -45,6 +45,12 @@ const REDELIVERIES: &str = "
     SELECT n.position, d.count
     FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[]) AS n (position, run_id, node_id, scope)
     JOIN redeliveries d ON d.run_id = n.run_id AND d.node_id = n.node_id AND d.scope = n.scope";
+
+const WAITS: &str = "
+    SELECT n.position, w.signal_no IS NOT NULL, s.data
+    FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[]) AS n (position, run_id, node_id, scope)
+    JOIN waits w ON w.run_id = n.run_id AND w.node_id = n.node_id AND w.scope = n.scope
+    LEFT JOIN signals s ON s.signal_no = w.signal_no";
 
 const CONTEXT: &str = "
     SELECT n.position, n.place, c.value
@@ -118,7 +124,8 @@ pub(super) async fn load(
         return Ok(Vec::new());
     }
     let mut lease = pool.lease().await?;
-    let (mut nodes, mut latest, mut steps, mut context, mut counts) = (
+    let (mut nodes, mut latest, mut steps, mut context, mut counts, mut waits) = (
+        Wanted::default(),
         Wanted::default(),
         Wanted::default(),
         Wanted::default(),
@@ -140,6 +147,9 @@ pub(super) async fn load(
         }
         if let Some((node, scope)) = &load.step {
             steps.push(position, 0, run, node.id.as_str(), scope.as_str());
+            if load.wait {
+                waits.push(position, 0, run, node.id.as_str(), scope.as_str());
+            }
             if load.redeliveries {
                 counts.push(position, 0, run, node.id.as_str(), scope.as_str());
             }
@@ -148,7 +158,7 @@ pub(super) async fn load(
     let rows = query_all(
         &mut lease,
         batch,
-        [&nodes, &latest, &steps, &context, &counts],
+        [&nodes, &latest, &steps, &context, &counts, &waits],
     )
     .await?;
     Ok(assemble(batch, &rows)?)
@@ -161,12 +171,13 @@ struct Rows {
     steps: Vec<Row>,
     context: Vec<Row>,
     counts: Vec<Row>,
+    waits: Vec<Row>,
 }
 
 async fn query_all(
     lease: &mut Lease,
     batch: &[(RunId, Load)],
-    [nodes, latest, steps, context, counts]: [&Wanted<'_>; 5],
+    [nodes, latest, steps, context, counts, waits]: [&Wanted<'_>; 6],
 ) -> Result<Rows, Failure> {
     let positions: Vec<i64> = (0..batch.len() as i64).collect();
     let run_ids: Vec<&str> = batch.iter().map(|(run, _)| run.as_str()).collect();
@@ -182,6 +193,11 @@ async fn query_all(
         lease.statement(CONTEXT).await?,
     );
     let counts_sql = lease.statement(REDELIVERIES).await?;
+    let waits_sql = if waits.runs.is_empty() {
+        counts_sql.clone()
+    } else {
+        lease.statement(WAITS).await?
+    };
     let runs_params: [&(dyn ToSql + Sync); 3] = [&positions, &run_ids, &inputs];
     let client = lease.client();
     let placed = async |wanted: &Wanted<'_>, sql| {
@@ -233,7 +249,7 @@ async fn query_all(
             )
             .await
     };
-    let (runs, nodes, latest, steps, context, counts) = tokio::try_join!(
+    let (runs, nodes, latest, steps, context, counts, waits) = tokio::try_join!(
         biased;
         client.query(&runs_sql, &runs_params),
         named(nodes, &nodes_sql),
@@ -241,6 +257,7 @@ async fn query_all(
         scoped(steps, &steps_sql),
         placed(context, &context_sql),
         scoped(counts, &counts_sql),
+        scoped(waits, &waits_sql),
     )?;
     Ok(Rows {
         runs,
@@ -249,6 +266,7 @@ async fn query_all(
         steps,
         context,
         counts,
+        waits,
     })
 }
 
@@ -267,6 +285,7 @@ fn assemble(batch: &[(RunId, Load)], rows: &Rows) -> Result<Vec<Option<Loaded>>,
             nodes: vec![None; load.nodes.len()],
             context: vec![None; load.context.len()],
             redeliveries: 0,
+            wait: None,
         });
     }
     let mut each =
@@ -294,6 +313,15 @@ fn assemble(batch: &[(RunId, Load)], rows: &Rows) -> Result<Vec<Option<Loaded>>,
     })?;
     each(&rows.context, &mut |loaded, row| {
         loaded.context[get::<i64>(row, 1)? as usize] = Some(json_at(row, 2)?);
+        Ok(())
+    })?;
+    each(&rows.waits, &mut |loaded, row| {
+        let has_come: bool = get(row, 1)?;
+        loaded.wait = Some(if has_come {
+            Waited::Ended(json_at(row, 2)?)
+        } else {
+            Waited::Open
+        });
         Ok(())
     })?;
     each(&rows.counts, &mut |loaded, row| {

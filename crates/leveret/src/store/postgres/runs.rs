@@ -27,9 +27,15 @@ const START: &str = "
 
 const STATUSES: &str = "SELECT run_id, status FROM runs WHERE run_id = ANY($1)";
 
+/// Nothing of a run that has ended waits for a signal.
 const CANCEL: &str = "
-    UPDATE runs SET status = 'cancelled', ended_at_ms = $2
-    WHERE run_id = $1 AND status = 'running' RETURNING status, error, created_at_ms, ended_at_ms";
+    WITH cancelled AS (
+        UPDATE runs SET status = 'cancelled', ended_at_ms = $2
+        WHERE run_id = $1 AND status = 'running' RETURNING status, error, created_at_ms, ended_at_ms
+    ), of_waits AS (
+        DELETE FROM waits WHERE run_id = $1 AND EXISTS (SELECT FROM cancelled)
+    )
+    SELECT status, error, created_at_ms, ended_at_ms FROM cancelled";
 
 const ENDED: &str = "SELECT status, error, created_at_ms, ended_at_ms FROM runs WHERE run_id = $1";
 

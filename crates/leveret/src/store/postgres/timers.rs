@@ -17,7 +17,7 @@ use super::{
 use crate::{
     postgres::Pool,
     store::{
-        NewTimer, StoreError, Timer,
+        LOOK_PAUSE_MAX, NewTimer, StoreError, Timer,
         commit::{edge_from_i64, edge_to_i64},
     },
 };
@@ -58,13 +58,19 @@ const STALLED: &str = "
     ), looked_at AS (
         SELECT d.run_id,
             (SELECT max(t.due_at_ms) FROM timers t WHERE t.run_id = d.run_id) AS last_timer,
-            EXISTS (SELECT FROM steps s WHERE s.run_id = d.run_id AND s.finished_at_ms > $1 - $2) AS active
+            EXISTS (SELECT FROM steps s WHERE s.run_id = d.run_id AND s.finished_at_ms > $1 - $2) AS active,
+            CASE WHEN EXISTS (SELECT FROM waits w WHERE w.run_id = d.run_id AND w.signal_no IS NULL)
+                 THEN greatest($2, least($4, $1 - (SELECT max(s.finished_at_ms) FROM steps s WHERE s.run_id = d.run_id)))
+                 ELSE $2 END AS pause
         FROM due d
     ), put_off AS (
-        UPDATE runs r SET reconcile_at_ms = greatest($1, least(coalesce(l.last_timer, $1), 9223372036854775807 - $2)) + $2
+        UPDATE runs r SET reconcile_at_ms = greatest($1, least(coalesce(l.last_timer, $1), 9223372036854775807 - l.pause)) + l.pause
         FROM looked_at l WHERE r.run_id = l.run_id
     )
     SELECT run_id, last_timer IS NULL AND NOT active FROM looked_at";
+
+/// In milliseconds.
+const LONGEST_PAUSE: i64 = LOOK_PAUSE_MAX.as_millis() as i64;
 
 /// [`NewRun::UNBEGUN`](crate::store::NewRun::UNBEGUN) is -1.
 const MARK_UNBEGUN: &str = "
@@ -252,7 +258,10 @@ pub(super) async fn claim_stalled(
     let rows = pool
         .lease()
         .await?
-        .query(STALLED, &[&now.0, &quiet, &i64::from(limit)])
+        .query(
+            STALLED,
+            &[&now.0, &quiet, &i64::from(limit), &LONGEST_PAUSE],
+        )
         .await?;
     let stalled = readable(&rows, |row| {
         Ok(if get(row, 1)? {

@@ -10,10 +10,10 @@ use leveret_core::{
 };
 use rusqlite::params;
 
-use super::{Session, error_text, hash, json_text, numbers, parsed, step_error, time};
+use super::{Session, error_text, hash, json_text, numbers, parsed, signals, step_error, time};
 use crate::store::{
     Committed, Finished, NewRun, Outcome, RunEnd, RunStatus, Started, StepError, StepStatus,
-    StoreError,
+    StoreError, Woken,
     commit::{decide_finished, edge_to_i64, key_of, node_id, parse_join, status_of},
     follow::{Write, follow},
 };
@@ -117,6 +117,7 @@ pub(super) fn commit(session: &Session<'_>, finished: &Finished) -> Result<Commi
         load_joins(session, finished, missing)
     })?;
     let (mut end, mut passed_in) = (None, None::<(&Scope, i64)>);
+    let (mut until, mut signalled) = (None, false);
     for write in follow(finished, &decision) {
         match write {
             Write::Join { join, state } => save_join(session, finished, join, state)?,
@@ -156,7 +157,11 @@ pub(super) fn commit(session: &Session<'_>, finished: &Finished) -> Result<Commi
                     (run_id.as_str(), error_text(&error)),
                 )?;
             }
-            Write::Timer { due } => set_timer(session, finished, due)?,
+            Write::Timer { due } => {
+                set_timer(session, finished, due)?;
+                until = Some(due);
+            }
+            Write::Wait(wait) => signalled = signals::wait(session, finished, wait, until)?,
             Write::Context { key, value } => {
                 session.execute(
                     "INSERT INTO context (run_id, key, value) VALUES (?1, ?2, ?3)
@@ -171,7 +176,11 @@ pub(super) fn commit(session: &Session<'_>, finished: &Finished) -> Result<Commi
             }
         }
     }
-    Ok(Committed::Recorded { decision, end })
+    Ok(Committed::Recorded {
+        decision,
+        end,
+        signalled,
+    })
 }
 
 /// Copies a step that was recorded to another scope, where it stands, too.
@@ -316,6 +325,10 @@ fn record_step(
         forget_text(session, long)?;
         return Ok(Some(refused));
     }
+    if finished.woken == Woken::ByTime && signals::has_come(session, finished)? {
+        forget_text(session, long)?;
+        return Ok(Some(refused));
+    }
     let overtaken = session.execute(
         "UPDATE steps SET status = ?3, attempts = ?4, finished_at_ms = ?5, action = ?6, error = ?7, output = ?8, output_text_id = ?9
          WHERE step_no = ?1 | ?2 AND status = 'waiting'
@@ -338,6 +351,7 @@ fn record_step(
     }
     if !matches!(finished.outcome, Outcome::Waiting { .. }) {
         remove_timer(session, (run_id, node_id, scope))?;
+        signals::forget_step(session, (run_id, node_id, scope))?;
     }
     Ok(None)
 }
@@ -409,7 +423,11 @@ fn remove_timer(session: &Session<'_>, key: (&str, &str, &str)) -> Result<(), St
     Ok(())
 }
 
-fn set_timer(session: &Session<'_>, finished: &Finished, due: Timestamp) -> Result<(), StoreError> {
+pub(super) fn set_timer(
+    session: &Session<'_>,
+    finished: &Finished,
+    due: Timestamp,
+) -> Result<(), StoreError> {
     session.execute(
         "INSERT INTO timers (run_id, node_id, scope, due_at_ms, attempts, via) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
          ON CONFLICT (run_id, node_id, scope) DO UPDATE SET due_at_ms = excluded.due_at_ms, attempts = excluded.attempts",
@@ -432,6 +450,7 @@ pub(super) fn cancel(
     now: Timestamp,
 ) -> Result<Option<(RunEnd, bool)>, StoreError> {
     if let Some(end) = end_running(session, run_id, Some(RunStatus::Cancelled), now)? {
+        signals::forget_waits_of(session, run_id)?;
         return Ok(Some((end, true)));
     }
     let before = end_of(session, run_id)?;

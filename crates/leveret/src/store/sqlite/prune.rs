@@ -86,6 +86,8 @@ fn remove_run(session: &Session<'_>, run_id: &RunId) -> Result<(), StoreError> {
         "DELETE FROM latest WHERE run_id = ?1",
         "DELETE FROM context WHERE run_id = ?1",
         "DELETE FROM redeliveries WHERE run_id = ?1",
+        "DELETE FROM waits WHERE run_id = ?1",
+        "DELETE FROM signals WHERE run_id = ?1",
         "DELETE FROM runs WHERE run_id = ?1",
     ] {
         session.execute(sql, [id])?;

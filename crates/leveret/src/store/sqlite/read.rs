@@ -3,7 +3,7 @@
 use leveret_core::ids::{NodeId, RunId, Scope, WorkflowId};
 use rusqlite::{Params, Row, ToSql};
 
-use super::{Session, hash, id, json, numbers, parsed, step_error, time};
+use super::{Session, hash, id, json, numbers, parsed, signals, step_error, time};
 use crate::store::{
     JoinKey, Load, Loaded, NodeRef, NodeValue, Progress, RunFilter, RunRecord, RunStatus, StepHead,
     StepRecord, StoreError, Wanted,
@@ -23,7 +23,7 @@ pub(super) fn load(
     let Some((root, workflow_hash, status, created_at, input)) = run else {
         return Ok(None);
     };
-    let (mut step, mut redeliveries) = (None, 0);
+    let (mut step, mut redeliveries, mut wait) = (None, 0, None);
     if let Some((node, scope)) = &load.step {
         let numbers = if scope.is_root() {
             Some(root)
@@ -35,8 +35,11 @@ pub(super) fn load(
             (numbers, node.ix as i64),
             |row| Ok((parsed(row, 0)?, row.get(1)?)),
         )?;
+        let key = (run_id.as_str(), node.id.as_str(), scope.as_str());
+        if load.wait {
+            wait = signals::of_step(session, key)?;
+        }
         if load.redeliveries {
-            let key = (run_id.as_str(), node.id.as_str(), scope.as_str());
             redeliveries = session.row::<_, StoreError>(
                 "SELECT count FROM redeliveries WHERE run_id = ?1 AND node_id = ?2 AND scope = ?3",
                 key,
@@ -68,6 +71,7 @@ pub(super) fn load(
         nodes,
         context,
         redeliveries,
+        wait,
     }))
 }
 

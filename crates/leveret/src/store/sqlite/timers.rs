@@ -9,10 +9,11 @@ use leveret_core::{
 };
 use rusqlite::{Row, params};
 
-use super::{Session, hash, id, numbers};
+use super::{Session, hash, id, numbers, signals};
 use crate::store::{
     NewRun, NewTimer, StoreError, Timer,
     commit::{edge_from_i64, edge_to_i64},
+    signals::look_pause,
 };
 
 pub(super) fn next(session: &Session<'_>) -> Result<Option<Timestamp>, StoreError> {
@@ -166,7 +167,13 @@ pub(super) fn claim_stalled(
         )?;
         let timer = timer.flatten();
         let step = last_step(session, run_id)?;
-        let next = Timestamp(timer.map_or(now.0, |due| due.max(now.0))) + quiet;
+        let pause = match step {
+            Some(at) if signals::has_open(session, run_id)? => {
+                look_pause(Duration::from_millis(now.ms_since(at)), quiet)
+            }
+            _ => quiet,
+        };
+        let next = Timestamp(timer.map_or(now.0, |due| due.max(now.0))) + pause;
         let claimed = session.execute(
             "UPDATE runs SET reconcile_at_ms = ?2 WHERE run_id = ?1 AND status = 'running' AND reconcile_at_ms <= ?3",
             params![run_id.as_str(), next.0, now.0],

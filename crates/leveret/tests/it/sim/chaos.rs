@@ -21,9 +21,9 @@ use leveret::{
         workflow::{Workflow, WorkflowHash},
     },
     store::{
-        Committed, Finished, Load, Loaded, NewRun, NewTimer, NodeRef, Outcome, Pass, Progress,
-        RunEnd, RunFilter, RunRecord, Started, StepHead, StepRecord, Store, StoreError, Timer,
-        WorkflowRecord,
+        Committed, Finished, Load, Loaded, NewRun, NewSignal, NewTimer, NodeRef, Outcome, Pass,
+        Progress, RunEnd, RunFilter, RunRecord, Signalled, Started, StepHead, StepRecord, Store,
+        StoreError, Timer, WaitFilter, WaitRecord, WorkflowRecord,
     },
 };
 use tokio::sync::watch;
@@ -337,6 +337,18 @@ impl Store for ChaosStore {
         self.life
             .store("claim_stalled", self.inner.claim_stalled(now, quiet, limit))
             .await
+    }
+    async fn signal(
+        &self,
+        batch: &[NewSignal],
+        now: Timestamp,
+        claim: Duration,
+    ) -> Result<Vec<Signalled>, StoreError> {
+        let signalled = self.inner.signal(batch, now, claim);
+        self.life.store("signal", signalled).await
+    }
+    async fn waits(&self, filter: &WaitFilter) -> Result<Vec<WaitRecord>, StoreError> {
+        self.inner.waits(filter).await
     }
     async fn put_off(&self, runs: &[RunId], until: Timestamp) -> Result<(), StoreError> {
         self.life

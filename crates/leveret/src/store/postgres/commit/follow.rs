@@ -2,17 +2,17 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
 };
 
-use leveret_core::ids::RunId;
+use leveret_core::ids::{RunId, SignalKey, StepKey};
 use tokio_postgres::{Row, types::ToSql};
 
-use super::decision::Decided;
+use super::{decision::Decided, waits};
 use crate::{
     postgres::Lease,
     store::{
-        RunEnd, StepStatus,
+        Finished, RunEnd, StepStatus, Wait,
         commit::{edge_to_i64, key_of, node_id},
         follow::{Write, follow},
         postgres::{
@@ -58,15 +58,34 @@ const RUNS: &str = "
     WHERE r.run_id = n.run_id AND r.status = 'running'
     RETURNING r.run_id, r.status, r.error, r.created_at_ms, r.ended_at_ms";
 
+/// The new waits, in the order in which their steps began to wait.
+const WAITS: &str = "
+    INSERT INTO waits (run_id, node_id, scope, event, key, kind, about, attempts, via, since_ms, until_ms)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],
+                         $9::bigint[], $10::bigint[], $11::bigint[])
+    ON CONFLICT (run_id, node_id, scope) DO UPDATE
+    SET event = excluded.event, key = excluded.key, kind = excluded.kind, about = excluded.about, attempts = excluded.attempts,
+        via = excluded.via, since_ms = excluded.since_ms, until_ms = excluded.until_ms, signal_no = NULL";
+
 /// The ends of runs.
 pub(super) type Ends = HashMap<RunId, RunEnd>;
+
+/// What is known when everything is written.
+#[derive(Default)]
+pub(super) struct Followed {
+    pub(super) ends: Ends,
+    /// Steps that wait for signals which were there already.
+    pub(super) signalled: HashSet<StepKey>,
+}
 
 /// Writes, and commits if this is the last segment; all in one round trip.
 pub(super) async fn write(
     lease: &mut Lease,
     decided: &[Decided<'_>],
     last: bool,
-) -> Result<Ends, Failure> {
+) -> Result<Followed, Failure> {
+    let mut rows = Rows::of(decided);
+    let signalled = write_waits(lease, &mut rows).await?;
     let Rows {
         stands,
         joins,
@@ -74,7 +93,8 @@ pub(super) async fn write(
         context,
         timers,
         runs,
-    } = Rows::of(decided);
+        ..
+    } = rows;
     let statements = (
         lease.statement(PASS).await?,
         lease.statement(JOINS).await?,
@@ -122,7 +142,39 @@ pub(super) async fn write(
             ends.insert(run_id_at(row, 0)?, end);
         }
     }
-    Ok(ends)
+    Ok(Followed { ends, signalled })
+}
+
+/// Records what steps wait for, if any of them does, and gives them the signals that were there. The timers of those that got one are due.
+async fn write_waits(lease: &mut Lease, rows: &mut Rows<'_>) -> Result<HashSet<StepKey>, Failure> {
+    let waits = &rows.waits;
+    if waits.steps.0.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let timers = std::mem::take(&mut rows.timers);
+    if !timers.0.is_empty() {
+        // Before those that are due at once.
+        let params: [&(dyn ToSql + Sync); 6] = [
+            &timers.0, &timers.1, &timers.2, &timers.3, &timers.4, &timers.5,
+        ];
+        lease.query(TIMERS, &params).await?;
+    }
+    let params: [&(dyn ToSql + Sync); 11] = [
+        &waits.steps.0,
+        &waits.steps.1,
+        &waits.steps.2,
+        &waits.events,
+        &waits.keys,
+        &waits.kinds,
+        &waits.abouts,
+        &waits.attempts,
+        &waits.vias,
+        &waits.since,
+        &waits.until,
+    ];
+    lease.query(WAITS, &params).await?;
+    let by_key = waits.keys.iter().any(Option::is_some);
+    waits::give(lease, &waits.steps, by_key).await
 }
 
 /// What the steps of a segment write, as columns, each table's rows sorted by key.
@@ -134,7 +186,39 @@ struct Rows<'a> {
     latest: (Vec<&'a str>, Vec<&'a str>, Vec<String>, Vec<&'a str>),
     context: (Vec<&'a str>, Vec<&'a str>, Vec<&'a str>),
     timers: TimerColumns<'a>,
+    waits: WaitColumns<'a>,
     runs: (Vec<&'a str>, Vec<Option<String>>, Vec<Option<i64>>),
+}
+
+/// What steps wait for, in the order of the batch.
+#[derive(Default)]
+struct WaitColumns<'a> {
+    steps: (Vec<&'a str>, Vec<&'a str>, Vec<&'a str>),
+    events: Vec<&'a str>,
+    keys: Vec<Option<&'a str>>,
+    kinds: Vec<&'a str>,
+    abouts: Vec<&'a str>,
+    attempts: Vec<i64>,
+    vias: Vec<i64>,
+    since: Vec<i64>,
+    until: Vec<Option<i64>>,
+}
+
+impl<'a> WaitColumns<'a> {
+    fn push(&mut self, finished: &'a Finished, wait: &'a Wait, until: Option<i64>) {
+        let (run_id, node_id, scope) = step_order(finished);
+        self.steps.0.push(run_id);
+        self.steps.1.push(node_id);
+        self.steps.2.push(scope);
+        self.events.push(wait.event.as_str());
+        self.keys.push(wait.key.as_ref().map(SignalKey::as_str));
+        self.kinds.push(wait.kind.as_str());
+        self.abouts.push(wait.about.text());
+        self.attempts.push(i64::from(finished.attempts));
+        self.vias.push(edge_to_i64(finished.via));
+        self.since.push(finished.finished_at.0);
+        self.until.push(until);
+    }
 }
 
 type TimerColumns<'a> = (
@@ -155,6 +239,7 @@ impl<'a> Rows<'a> {
         let mut context = BTreeMap::new();
         let mut timers = BTreeMap::new();
         let mut runs: BTreeMap<&str, (Option<String>, Option<i64>)> = BTreeMap::new();
+        let mut rows = Rows::default();
         for Decided {
             finished, decision, ..
         } in decided
@@ -214,6 +299,10 @@ impl<'a> Rows<'a> {
                     Write::Timer { due } => {
                         timers.insert(step_order(finished), (*finished, due));
                     }
+                    Write::Wait(wait) => {
+                        let until = timers.get(&step_order(finished));
+                        rows.waits.push(finished, wait, until.map(|(_, due)| due.0));
+                    }
                     Write::Context { key, value } => {
                         context.insert((run_id, &**key), value.text());
                     }
@@ -221,7 +310,6 @@ impl<'a> Rows<'a> {
                 }
             }
         }
-        let mut rows = Rows::default();
         for (key, (by, stand)) in stands {
             match stand {
                 Some(stand) => rows.stands.push_stand(key, by.finished_at, &stand),

@@ -9,7 +9,7 @@ use leveret_core::{
 
 use super::{JoinColumns, push_join};
 use crate::store::{
-    Finished, StepStatus,
+    Finished, Outcome, StepStatus, Wait, Woken,
     commit::{decide_finished, status_of},
     follow::{fails_run, follow},
     postgres::rows::step_order,
@@ -44,7 +44,8 @@ impl<'a> Item<'a> {
             Ok::<_, std::convert::Infallible>(Vec::new())
         });
         let Ok(decision) = decided;
-        let locks = !joins.is_empty() || decision.ended || fails_run(finished);
+        let locks =
+            !joins.is_empty() || decision.ended || fails_run(finished) || waits(finished).is_some();
         Item {
             position,
             finished,
@@ -56,7 +57,10 @@ impl<'a> Item<'a> {
 
     fn is_plain(&self) -> bool {
         let decision = self.decision.as_ref();
-        !self.locks && decision.is_some_and(|decision| follow(self.finished, decision).is_empty())
+        let is_woken = self.finished.woken != Woken::No;
+        !self.locks
+            && !is_woken
+            && decision.is_some_and(|decision| follow(self.finished, decision).is_empty())
     }
 }
 
@@ -64,6 +68,12 @@ impl Segment<'_> {
     /// Whether recording the steps is all there is to do.
     pub(super) fn is_plain(&self) -> bool {
         self.items.iter().all(Item::is_plain)
+    }
+
+    /// Whether a step of it waits for a signal, or has waited for one.
+    pub(super) fn waits(&self) -> bool {
+        let mut steps = self.items.iter().map(|item| item.finished);
+        steps.any(|step| step.woken != Woken::No || waits(step).is_some())
     }
 
     /// Sorted.
@@ -98,6 +108,14 @@ impl Segment<'_> {
         locks
             .map(|item| (item.finished.run_id.as_str(), &*item.finished.workflow))
             .collect()
+    }
+}
+
+/// The signal that a step waits for from now on.
+pub(super) fn waits(finished: &Finished) -> Option<&Wait> {
+    match &finished.outcome {
+        Outcome::Waiting { wait, .. } => wait.as_ref(),
+        _ => None,
     }
 }
 
