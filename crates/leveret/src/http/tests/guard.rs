@@ -122,7 +122,9 @@ async fn what_is_no_plain_json_is_told() {
 async fn unknown_query_parameters_are_refused() {
     let world = World::new().await;
     let document = world.get("/api/openapi.json").await.expect(200);
-    for (path, item) in document["paths"].as_object().unwrap() {
+    // Who calls a webhook may add to its URL what they like.
+    let paths = document["paths"].as_object().unwrap().iter();
+    for (path, item) in paths.filter(|(path, _)| !path.starts_with("/webhooks/")) {
         for method in item.as_object().unwrap().keys() {
             let filled = path.split('/').map(|segment| match segment {
                 segment if segment.starts_with('{') => "none",
