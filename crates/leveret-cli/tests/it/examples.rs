@@ -221,7 +221,7 @@ fn approve() {
         "--data",
         r#"{"limit": -1}"#,
     ]);
-    assert_eq!(misfit.code, Some(1), "{misfit:?}");
+    assert_eq!(misfit.code, Some(2), "{misfit:?}");
     assert!(
         misfit.stderr.contains("limit: must be at least 0"),
         "{misfit:?}"
@@ -239,7 +239,7 @@ fn approve() {
     assert_eq!(client(&approve).code, Some(0));
     assert_eq!(
         client(&approve).code,
-        Some(1),
+        Some(2),
         "a second decision is refused"
     );
     let rejected = client(&["runs", "reject", "s", "manager", "--by", "grace"]);
