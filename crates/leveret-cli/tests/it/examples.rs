@@ -161,13 +161,13 @@ fn wait() {
     assert_eq!(shown["output"], json!({ "ship": "shipped for 5 cents" }));
     assert_eq!(client(&signal).json()["status"], "repeated");
     let refused = client(&["runs", "signal", "r", "paid"]);
-    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert_eq!(refused.code, Some(2), "{refused:?}");
     assert!(
         refused.stderr.contains("ended before as completed"),
         "{refused:?}"
     );
     let unknown = client(&["runs", "signal", "nobody", "paid"]);
-    assert_eq!(unknown.code, Some(1), "{unknown:?}");
+    assert_eq!(unknown.code, Some(2), "{unknown:?}");
     server.terminate();
     assert_eq!(server.wait().0, Some(0));
 }
