@@ -173,6 +173,7 @@ async fn every_answered_run_completes_once_however_often_the_process_is_killed()
     for run_id in &accepted {
         assert_shown_completed(&http, &server, run_id).await;
     }
+    until_drained(&http, &server).await;
     println!(
         "{KILLS} kills, {} runs, {:.1} s",
         accepted.len(),
@@ -200,6 +201,32 @@ async fn until_idle(http: &Client, server: &Server) {
             return;
         }
         assert!(begun.elapsed() < PATIENCE, "still running: {running}");
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Waits until no job is left: copies of those whose runs have ended may still be on their way.
+async fn until_drained(http: &Client, server: &Server) {
+    let url = format!("{}/metrics", server.url());
+    let begun = Instant::now();
+    loop {
+        let answer = http.get(&url).send().await.expect("the server answers");
+        let text = answer.text().await.expect("text");
+        let sum = |name: &str| {
+            let lines = text.lines().filter(|line| line.starts_with(name));
+            let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+            values.sum::<f64>()
+        };
+        let taken = sum("leveret_messages_consumed_total");
+        let settled = sum("leveret_messages_acked_total") + sum("leveret_messages_requeued_total");
+        let waiting = sum("leveret_queue_messages{queue=\"workflow.execution\"");
+        if settled >= taken && waiting == 0.0 {
+            return;
+        }
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{waiting} jobs wait, {settled} of {taken} are settled"
+        );
         tokio::time::sleep(POLL).await;
     }
 }
