@@ -11,7 +11,7 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use hmac::{Hmac, KeyInit, Mac};
 use leveret_core::{
-    ids::{NodeId, RunId, SignalId},
+    ids::{EventName, NodeId, RunId, Scope, SignalId},
     json::Json,
     workflow::Node,
 };
@@ -89,7 +89,7 @@ pub(super) async fn call(
     let data = payload(&parts.headers, &body)?;
     if waits(node.params.raw()) {
         let to = Addressee::Node(run_id, node_id.clone(), WaitKind::Webhook);
-        let event = leveret_core::ids::EventName::new(node_id.as_str())?;
+        let event = EventName::new(node_id.as_str())?;
         take(&api, to, event, None, data).await?;
     } else {
         let node_ref = NodeRef::new(&workflow, ix);
@@ -109,8 +109,8 @@ async fn bring(
 ) -> Result<(), Problem> {
     let latest = Wanted {
         node: node_ref,
-        scope: Some(leveret_core::ids::Scope::root()),
-        latest: Some(leveret_core::ids::Scope::root()),
+        scope: Some(Scope::root()),
+        latest: Some(Scope::root()),
     };
     let load = Load {
         nodes: vec![latest],
@@ -135,7 +135,7 @@ async fn bring(
 async fn take(
     api: &Shared,
     to: Addressee,
-    event: leveret_core::ids::EventName,
+    event: EventName,
     id: Option<SignalId>,
     data: Json,
 ) -> Result<(), Problem> {
